@@ -1,0 +1,73 @@
+"""The failures of skillaxes, as types.
+
+::
+
+    SkillaxesError            the job failed                          exit code 1
+    ├── UsageError            wrong usage: an option, a combination   exit code 2
+    ├── InputError            unusable input                          exit code 2
+    │   ├── StoreError        a store that is missing, misshapen or damaged
+    │   ├── BadRowsError      rows with NaN or infinity
+    │   ├── SourceError       a file that ``ingest`` or ``apply`` cannot take
+    │   ├── TracesError       texts that do not belong to the rows
+    │   └── RunFolderError    a run folder that is missing, foreign or of another configuration
+    ├── DeviceError           a device that was named and is not there  exit code 2
+    └── StoppedEarly          stopped with a checkpoint               exit code 75
+
+A message is one line: what was given, what is needed, what to type instead.
+"""
+
+from __future__ import annotations
+
+
+class SkillaxesError(Exception):
+    """The root: the job failed."""
+
+    exit_code = 1
+
+
+class UsageError(SkillaxesError):
+    """Wrong usage: an option or a combination of options that cannot be served."""
+
+    exit_code = 2
+
+
+class InputError(SkillaxesError):
+    """Unusable input."""
+
+    exit_code = 2
+
+
+class StoreError(InputError):
+    """A store that is missing, misshapen or damaged."""
+
+
+class BadRowsError(InputError):
+    """Rows that hold NaN or infinity. ``rows`` names the first of them."""
+
+    def __init__(self, message: str, rows: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.rows = rows
+
+
+class SourceError(InputError):
+    """A file that ``ingest`` or ``apply`` cannot take."""
+
+
+class TracesError(InputError):
+    """Texts that are missing or do not belong to the rows."""
+
+
+class RunFolderError(InputError):
+    """A run folder that is missing, damaged, foreign or of another configuration."""
+
+
+class DeviceError(SkillaxesError):
+    """A device that was named and cannot be used here."""
+
+    exit_code = 2
+
+
+class StoppedEarly(SkillaxesError):
+    """Stopped early with a checkpoint: the same command goes on from there."""
+
+    exit_code = 75

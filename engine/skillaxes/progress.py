@@ -1,0 +1,55 @@
+"""How long work speaks: one protocol, so that the engine never prints.
+
+The engine reports through a :class:`Progress`; the command line draws it as a bar on a terminal
+and as plain lines elsewhere; from Python nothing is shown unless a ``Progress`` is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Stage(Protocol):
+    """One stretch of work under way."""
+
+    def advance(self, rows: int) -> None:
+        """``rows`` further units are done."""
+
+
+class Progress(Protocol):
+    """Where stages and remarks go."""
+
+    def note(self, text: str) -> None:
+        """One remark that the user should see, without a newline."""
+
+    def stage(self, name: str, total: int, *, unit: str = "rows", unit_bytes: int = 0):  # type: ignore[no-untyped-def]
+        """A context manager yielding a :class:`Stage`.
+
+        Parameters
+        ----------
+        name : what is going on, e.g. ``"read 2"``
+        total : how many units it takes
+        unit : what is counted
+        unit_bytes : bytes behind one unit; 0 where a rate in GB/s means nothing
+        """
+
+
+class _SilentStage:
+    def advance(self, rows: int) -> None:
+        pass
+
+
+class Silent:
+    """The :class:`Progress` that says nothing."""
+
+    def note(self, text: str) -> None:
+        pass
+
+    @contextmanager
+    def stage(self, name: str, total: int, *, unit: str = "rows", unit_bytes: int = 0) -> Iterator[Stage]:
+        yield _SilentStage()
+
+
+SILENT = Silent()
