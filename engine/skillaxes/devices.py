@@ -1,0 +1,97 @@
+"""Which device computes: what was asked for, what there is, and why.
+
+A named device is that device or an error; ``auto`` takes the best one there is and says why.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from skillaxes.errors import DeviceError
+
+if TYPE_CHECKING:
+    import torch
+
+NAMES = ("auto", "cpu", "cuda")
+_DRIVER_VERSION = Path("/proc/driver/nvidia/version")
+
+
+class Resolved(NamedTuple):
+    """A device and the reason why it is this one, a phrase such as ``"no CUDA build of torch"``."""
+
+    device: torch.device
+    reason: str
+
+
+def resolve(name: str = "auto", *, local_index: int = 0) -> Resolved:
+    """The device that ``name`` stands for.
+
+    Parameters
+    ----------
+    name : ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``
+    local_index : which process of this host asks; ``auto`` and ``cuda`` take GPU ``local_index`` modulo
+        the visible GPUs
+
+    Raises
+    ------
+    DeviceError
+        For an unknown name, or a GPU that is not there: the message says what is missing.
+    """
+    import torch
+
+    kind, _, index = name.partition(":")
+    if kind not in NAMES or (index and (kind != "cuda" or not index.isdigit())):
+        raise DeviceError(f"unknown device {name!r}: use auto, cpu, cuda or cuda:N")
+    if kind == "cpu":
+        return Resolved(torch.device("cpu"), "asked for")
+    missing = missing_for_cuda()
+    if kind == "auto":
+        if missing:
+            return Resolved(torch.device("cpu"), missing)
+        gpu = local_index % torch.cuda.device_count()
+        return Resolved(torch.device("cuda", gpu), torch.cuda.get_device_name(gpu))
+    if missing:
+        raise DeviceError(f"--device {name}: {missing}; use --device cpu, or auto to take what there is")
+    count = torch.cuda.device_count()
+    gpu = int(index) if index else local_index % count
+    if gpu >= count:
+        raise DeviceError(f"--device {name}: the visible GPUs are cuda:0 to cuda:{count - 1}; use one of them")
+    return Resolved(torch.device("cuda", gpu), torch.cuda.get_device_name(gpu))
+
+
+def missing_for_cuda() -> str | None:
+    """What keeps torch from using a GPU here, as one phrase; None when nothing does."""
+    import torch
+
+    driver = driver_version()
+    has_build = torch.version.cuda is not None or getattr(torch.version, "hip", None) is not None
+    lacks = []
+    if not has_build:
+        lacks.append(f"torch {torch.__version__} is not a CUDA build")
+    if driver is None:
+        lacks.append("no NVIDIA driver is loaded (libcuda.so.1)")
+    if lacks:
+        return " and ".join(lacks)
+    if torch.cuda.is_available():
+        return None
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and torch.cuda.device_count() == 0:
+        return f"no GPU is visible (CUDA_VISIBLE_DEVICES={visible!r})"
+    return f"the NVIDIA driver ({driver}) and torch's CUDA {torch.version.cuda} do not work together, or there is no GPU"
+
+
+def driver_version() -> str | None:
+    """The NVIDIA driver's version, ``"unknown"`` where it is loaded but does not tell, None without one."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    try:
+        # "NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86.15  Tue Jan ..."
+        words = _DRIVER_VERSION.read_text().split("\n", 1)[0].split()
+    except OSError:
+        return "unknown"
+    return next((word for word in words if word[:1].isdigit() and "." in word), "unknown")
