@@ -1,0 +1,122 @@
+"""The public functions: checked here, trusted below."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from skillaxes_kernels import eager, reference
+from skillaxes_kernels.dispatch import which
+from skillaxes_kernels.types import Projection, Scratch
+
+PANEL_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def make_scratch(
+    device: torch.device | str, panel_rows: int, n_features: int, panel_dtype: torch.dtype, backend: str = "auto"
+) -> Scratch:
+    """The buffers for panels of up to ``panel_rows`` rows: 4 bytes an element, 12 for float64 panels."""
+    device = torch.device(device)
+    rows = torch.empty((panel_rows, n_features), dtype=torch.float32, device=device)
+    wide = None
+    if panel_dtype == torch.float64:
+        wide = torch.empty((panel_rows, n_features), dtype=torch.float64, device=device)
+    return Scratch(rows, wide)
+
+
+def project(
+    panel: Tensor,
+    directions: Tensor,
+    shift: Tensor | None = None,
+    *,
+    scale: Tensor | None = None,
+    epilogue: str = "dots",
+    backend: str = "auto",
+    scratch: Scratch | None = None,
+) -> Projection:
+    """Dots of the centred rows of a panel with a block of directions, and their squared norms.
+
+    With ``y = panel * scale - shift``, bad rows (see :class:`Projection`) zeroed: ``y @ directions`` and
+    ``|y|^2``, summed in float32. A row's result depends on that row and on the panel's shape alone.
+
+    Parameters
+    ----------
+    panel : Tensor of shape (b, d), float16, bfloat16, float32 or float64, unit column stride, any row stride.
+        float64 is centred in float64, then rounded to float32.
+    directions : float32 Tensor of shape (d, l)
+    shift : Tensor of shape (d,), the provisional mean of ``panel * scale``; None for no centring
+    scale : Tensor of shape (d,), a factor for each column; None for 1
+    epilogue : "dots", or "cosines" for ``dots / |y|`` (0 where ``|y|`` is below 1.1e-19: a row of zeros)
+    backend : see :func:`which`
+    scratch : from :func:`make_scratch`, reused from call to call; allocated here when None
+
+    Raises
+    ------
+    ValueError : shapes, dtypes or devices that do not belong together; shift or scale not finite
+    BackendError : ``backend`` was named and declines
+    """
+    _check(panel, directions, shift, scale, epilogue)
+    b, d = panel.shape
+    choice = which(panel.device, panel.dtype, d, directions.shape[1], backend)
+    if choice.name == "reference":
+        return reference.project(panel, directions, shift, scale=scale, epilogue=epilogue)
+    if scratch is None:
+        scratch = make_scratch(panel.device, b, d, panel.dtype, backend)
+    elif scratch.rows is not None and (len(scratch.rows) < b or scratch.rows.shape[1] != d):
+        raise ValueError(f"scratch of shape {tuple(scratch.rows.shape)} cannot hold a panel of shape {(b, d)}")
+    return eager.project(panel, directions, shift, scale, epilogue, scratch)
+
+
+def accumulate(z: Tensor, projection: Projection, weights: Tensor, *, cheap: bool = False) -> None:
+    """``z += y^T @ weights`` for the rows of ``projection``, in place.
+
+    Parameters
+    ----------
+    z : float32 Tensor of shape (d, l')
+    projection : from :func:`project`, before its scratch is used again
+    weights : float32 Tensor of shape (b, l'), zero on rows that do not count
+    cheap : operands may be rounded to 8 bits (bfloat16) or 11 (TF32); sums stay float32
+
+    Raises
+    ------
+    ValueError : shapes or dtypes that do not belong together
+    """
+    b, d = projection.rows.shape
+    if z.dtype != torch.float32 or weights.dtype != torch.float32:
+        raise ValueError(f"z and weights are float32, got {z.dtype} and {weights.dtype}")
+    if weights.ndim != 2 or len(weights) != b or tuple(z.shape) != (d, weights.shape[1]):
+        raise ValueError(
+            f"z {tuple(z.shape)} += ({b}, {d})^T @ weights {tuple(weights.shape)} do not fit: "
+            f"z needs the shape (d, l') and weights (b, l')"
+        )
+    if projection.backend == "reference":
+        reference.accumulate(z, projection, weights)
+    else:
+        eager.accumulate(z, projection.rows, weights, cheap)
+
+
+def _check(panel: Tensor, directions: Tensor, shift: Tensor | None, scale: Tensor | None, epilogue: str) -> None:
+    if panel.ndim != 2 or panel.dtype not in PANEL_DTYPES:
+        raise ValueError(
+            f"a panel is a (b, d) tensor of float16, bfloat16, float32 or float64, "
+            f"got {panel.dtype} of shape {tuple(panel.shape)}"
+        )
+    d = panel.shape[1]
+    if panel.shape[1] > 1 and panel.stride(1) != 1:
+        raise ValueError(f"a panel's columns lie next to each other, got column stride {panel.stride(1)}; copy it")
+    if directions.ndim != 2 or directions.shape[0] != d or directions.dtype != torch.float32:
+        raise ValueError(
+            f"directions are a float32 tensor of shape ({d}, l), got {directions.dtype} "
+            f"of shape {tuple(directions.shape)}"
+        )
+    for name, vector in (("shift", shift), ("scale", scale)):
+        if vector is None:
+            continue
+        if tuple(vector.shape) != (d,) or vector.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"{name} is float32 of shape ({d},), got {vector.dtype} of shape {tuple(vector.shape)}")
+        if vector.device != panel.device:
+            raise ValueError(f"{name} is on {vector.device}, the panel on {panel.device}; move it there")
+    if directions.device != panel.device:
+        raise ValueError(f"directions are on {directions.device}, the panel on {panel.device}; move them there")
+    if epilogue not in ("dots", "cosines"):
+        raise ValueError(f"epilogue is 'dots' or 'cosines', got {epilogue!r}")
