@@ -1,0 +1,171 @@
+"""Where the chunks of a zarr array lie: chunk files, shards and their indexes, and what is not stored at all.
+
+zarr reads a chunk that is not stored as fill values, silently, so that a lost chunk looks like rows of zeros. This module is
+what knows better. A *band* is the row of chunks that hold the same rows: one chunk, unless the columns are split.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skillaxes.errors import StoreError
+
+ABSENT = np.uint64(2**64 - 1)  # offset and length of a chunk that a shard does not hold
+CRC_BYTES = 4
+_INDEX_ENTRY = 16  # offset and length, uint64 each
+
+
+def crc32c(data: Any) -> int:
+    """CRC-32C of a contiguous array or of bytes."""
+    import google_crc32c  # the library that zarr checks with
+
+    if isinstance(data, np.ndarray):
+        data = data.reshape(-1).view(np.uint8)
+    return int(google_crc32c.value(data))
+
+
+def parse_index(raw: bytes, n_chunks: int, *, checked: bool, where: str) -> np.ndarray:
+    """The index of a shard: uint64 array of shape (n_chunks, 2), offsets and lengths in bytes.
+
+    Raises
+    ------
+    StoreError : too short, or its crc32c does not hold
+    """
+    size = n_chunks * _INDEX_ENTRY
+    if len(raw) != size + checked * CRC_BYTES:
+        raise StoreError(f"shard {where} is shorter than its index; it was cut off: write or copy the store again")
+    if checked and crc32c(raw[:size]) != int.from_bytes(raw[size:], "little"):
+        raise StoreError(f"the index of shard {where} fails its crc32c; it is damaged: write or copy the store again")
+    return np.frombuffer(raw[:size], dtype="<u8").astype(np.uint64).reshape(n_chunks, 2)
+
+
+def pack_index(index: np.ndarray) -> bytes:
+    """The bytes of a shard index (n_chunks, 2), with their crc32c behind them."""
+    raw = np.ascontiguousarray(index, dtype="<u8").tobytes()
+    return raw + crc32c(raw).to_bytes(CRC_BYTES, "little")
+
+
+def _index_codecs_checked(codecs: Any) -> bool | None:
+    """Whether a shard index carries a crc32c; None where its encoding is another one."""
+    from zarr.codecs import BytesCodec, Crc32cCodec
+
+    if not codecs or not isinstance(codecs[0], BytesCodec) or getattr(codecs[0].endian, "value", "") != "little":
+        return None
+    if len(codecs) == 1:
+        return False
+    return True if len(codecs) == 2 and isinstance(codecs[1], Crc32cCodec) else None
+
+
+class ChunkMap:
+    """The chunks of one zarr array, local or not. Shard indexes are read when needed and kept."""
+
+    def __init__(self, array: Any) -> None:
+        from zarr.codecs import ShardingCodec
+        from zarr.storage import LocalStore
+
+        self._array = array
+        self.shape: tuple[int, ...] = array.shape
+        self.chunk_shape: tuple[int, ...] = array.chunks
+        self.shard_shape: tuple[int, ...] | None = array.shards
+        prefix = array.store_path.path
+        self.key_prefix = f"{prefix}/" if prefix else ""
+        store = array.store_path.store
+        self.root: Path | None = Path(store.root) if isinstance(store, LocalStore) else None
+        codecs = getattr(array.metadata, "codecs", ())
+        self.sharding: Any = codecs[0] if len(codecs) == 1 and isinstance(codecs[0], ShardingCodec) else None
+        self.index_checked = _index_codecs_checked(self.sharding.index_codecs) if self.sharding else None
+        self._indexes: dict[tuple[int, ...], np.ndarray | None] = {}
+
+    @property
+    def file_shape(self) -> tuple[int, ...]:
+        """Shape of what one file holds: a shard, or a chunk."""
+        return self.shard_shape or self.chunk_shape
+
+    @property
+    def chunks_per_shard(self) -> tuple[int, ...]:
+        return tuple(s // c for s, c in zip(self.file_shape, self.chunk_shape, strict=True))
+
+    @property
+    def n_bands(self) -> int:
+        return math.ceil(self.shape[0] / self.chunk_shape[0])
+
+    def key(self, file: tuple[int, ...]) -> str:
+        return self.key_prefix + str(self._array.metadata.encode_chunk_key(file))
+
+    def local_file(self, file: tuple[int, ...]) -> Path:
+        assert self.root is not None
+        return self.root / self.key(file)
+
+    def index(self, file: tuple[int, ...]) -> np.ndarray | None:
+        """The index of a shard, uint64 (n_chunks, 2); None where the shard is not stored."""
+        if file not in self._indexes:
+            self._indexes[file] = self._read_index(file)
+        return self._indexes[file]
+
+    def _read_index(self, file: tuple[int, ...]) -> np.ndarray | None:
+        n_chunks = math.prod(self.chunks_per_shard)
+        size = n_chunks * _INDEX_ENTRY + bool(self.index_checked) * CRC_BYTES
+        at_start = self.sharding.index_location.value == "start"
+        if self.root is None:
+            raw = self._remote_part(self.key(file), size, at_start=at_start)
+            if raw is None:
+                return None
+        else:
+            try:
+                with open(self.local_file(file), "rb") as shard:
+                    if not at_start:
+                        shard.seek(max(0, shard.seek(0, 2) - size))
+                    raw = shard.read(size)
+            except FileNotFoundError:
+                return None
+        return parse_index(raw, n_chunks, checked=bool(self.index_checked), where=self.key(file))
+
+    def _remote_part(self, key: str, size: int, *, at_start: bool) -> bytes | None:
+        from zarr.abc.store import RangeByteRequest, SuffixByteRequest
+        from zarr.core.buffer import default_buffer_prototype
+        from zarr.core.sync import sync
+
+        part = RangeByteRequest(0, size) if at_start else SuffixByteRequest(size)
+        found = sync(self._array.store_path.store.get(key, default_buffer_prototype(), part))
+        return None if found is None else bytes(found.to_bytes())
+
+    def _stored_files(self, files: list[tuple[int, ...]]) -> set[tuple[int, ...]]:
+        if self.root is not None:
+            return {file for file in files if self.local_file(file).is_file()}
+        from zarr.core.sync import sync
+
+        async def keys() -> set[str]:
+            return {key async for key in self._array.store_path.store.list_prefix(self.key_prefix)}
+
+        stored = sync(keys())
+        return {file for file in files if self.key(file) in stored}
+
+    def _inner(self, file: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+        """(band, position in the shard index) of the chunks of a shard that lie within the array."""
+        per_shard = self.chunks_per_shard
+        for position, place in enumerate(product(*map(range, per_shard))):
+            chunk = [f * n + p for f, n, p in zip(file, per_shard, place, strict=True)]
+            if all(c * size < extent for c, size, extent in zip(chunk, self.chunk_shape, self.shape, strict=True)):
+                yield chunk[0], position
+
+    def missing_bands(self) -> list[int]:
+        """Bands of which at least one chunk is not stored, ascending."""
+        grid = [math.ceil(extent / size) for extent, size in zip(self.shape, self.file_shape, strict=True)]
+        files = list(product(*map(range, grid)))
+        stored = self._stored_files(files)
+        missing: set[int] = set()
+        for file in files:
+            if self.sharding is None or self.index_checked is None:
+                if file not in stored:
+                    per_file = self.file_shape[0] // self.chunk_shape[0]
+                    missing.update(range(file[0] * per_file, min((file[0] + 1) * per_file, self.n_bands)))
+                continue
+            index = self.index(file) if file in stored else None
+            missing.update(band for band, at in self._inner(file) if index is None or index[at, 0] == ABSENT)
+        return sorted(missing)
