@@ -1,4 +1,4 @@
-"""The store: a zarr array of activations, one row per trace. Opening, checking, describing, writing; nothing numerical."""
+"""The store: a zarr array of activations, one row per trace. Opened, checked, described, written; nothing numerical."""
 
 from __future__ import annotations
 

@@ -88,7 +88,9 @@ def parse(given: Mapping[str, Any]) -> StoreAttributes:
 
 
 def fit(attributes: StoreAttributes, row_shape: Sequence[int]) -> StoreAttributes:
-    """The attributes checked against the shape of a row, ``(D,)`` or ``(layers, hidden)``, with ``hidden`` filled in where it follows.
+    """The attributes checked against the shape of a row, ``(D,)`` or ``(layers, hidden)``.
+
+    ``hidden`` is filled in where it follows from the others.
 
     Raises
     ------

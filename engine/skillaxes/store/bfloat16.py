@@ -1,7 +1,7 @@
-"""bfloat16 for zarr-python, which has none: the data type ``bfloat16`` of the zarr-extensions registry, as bits in uint16.
+"""bfloat16 for zarr-python, which has none: the data type of the zarr-extensions registry, as bits in uint16.
 
-Registered only while skillaxes opens or creates an array, so that importing or using skillaxes changes nothing for other
-users of zarr in the same process; an opened array keeps its data type.
+Registered only while skillaxes opens an array, so that using skillaxes changes nothing for other users of zarr in the
+same process; an opened array keeps its data type.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Where the chunks of a zarr array lie: chunk files, shards and their indexes, and what is not stored at all.
 
-zarr reads a chunk that is not stored as fill values, silently, so that a lost chunk looks like rows of zeros. This module is
-what knows better. A *band* is the row of chunks that hold the same rows: one chunk, unless the columns are split.
+zarr reads a chunk that is not stored as fill values, silently, so that a lost chunk looks like rows of zeros. This
+module knows better. A *band* is the row of chunks that hold the same rows: one chunk, unless the columns are split.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class ChunkMap:
         self.key_prefix = f"{prefix}/" if prefix else ""
         store = array.store_path.store
         self.root: Path | None = Path(store.root) if isinstance(store, LocalStore) else None
-        codecs = getattr(array.metadata, "codecs", ())
+        codecs: tuple[Any, ...] = getattr(array.metadata, "codecs", ())
         self.sharding: Any = codecs[0] if len(codecs) == 1 and isinstance(codecs[0], ShardingCodec) else None
         self.index_checked = _index_codecs_checked(self.sharding.index_codecs) if self.sharding else None
         self._indexes: dict[tuple[int, ...], np.ndarray | None] = {}

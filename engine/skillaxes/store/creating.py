@@ -39,7 +39,7 @@ def _row_shape(n_features: int | None, attributes: StoreAttributes, *, layered: 
         return (n_features,)
     hidden = hidden or (n_features // len(ids) if ids else None)
     if hidden is None or n_features % hidden:
-        raise UsageError(f"layered=True needs a hidden size that divides the {n_features} columns of a row; give hidden")
+        raise UsageError(f"layered=True needs a hidden size that divides the {n_features} columns; give hidden")
     return (n_features // hidden, hidden)
 
 
@@ -116,9 +116,9 @@ def create_store(
 def open_writer(path: Path | str, start: int, stop: int) -> StoreWriter:
     """A writer of rows ``start`` to ``stop`` (excluded) of a store that :func:`create_store` made with ``n_rows``.
 
-    Writers of disjoint parts may run at once, in several processes or on several hosts; the one that closes last finishes the
-    store. Parts begin at multiples of ``StoreWriter.file_rows`` and end at one or at the last row. A part that
-    failed is simply written again.
+    Writers of disjoint parts may run at once, in several processes or on several hosts; the one that closes last
+    finishes the store. Parts begin at multiples of ``StoreWriter.file_rows`` and end at one or at the last row. A part
+    that failed is simply written again.
 
     Raises
     ------

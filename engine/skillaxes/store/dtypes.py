@@ -1,7 +1,7 @@
 """The four dtypes of a store, and what numpy holds for each.
 
-numpy has no bfloat16: its values travel as their bit patterns in ``uint16``. ``torch.from_numpy(bits).view(torch.bfloat16)``
-gives the tensor.
+numpy has no bfloat16: its values travel as their bit patterns in ``uint16``;
+``torch.from_numpy(bits).view(torch.bfloat16)`` gives the tensor.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The files of a store under way: one per chunk or per shard, written aside and renamed, so that none is ever half there.
+"""The files of a store under way: one per chunk or per shard, written aside and renamed, so that none is half there.
 
-The bytes are what zarr would write (``tests/store/test_writing.py`` compares them), but a shard is written chunk by chunk
-instead of being held in memory.
+The bytes are what zarr would write (``tests/store/test_writing.py`` compares them), but a shard is written chunk by
+chunk instead of being held in memory.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class ChunkFiles:
             self._index = np.full((self._per_file, 2), ABSENT)
         assert self._open is not None
         start = self._open.tell()
-        flat = memoryview(values.reshape(-1).view(np.uint8))
+        flat = values.reshape(-1).view(np.uint8).data
         written = 0
         while written < len(flat):  # an unbuffered write may take part of it
             written += self._open.write(flat[written:])

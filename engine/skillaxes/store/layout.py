@@ -1,8 +1,8 @@
 """How large chunks and shards are.
 
-Chunks are full-width, 8 to 32 MiB by the size of the store, and never more than 1/16 of it, so that a small store still streams;
-rows of a chunk are a multiple of 64 where they can be. Above 50 GB chunks go into shards of 1 GiB: 200 GB in 8 MiB
-chunks would be 24,000 files.
+Chunks are full-width, 8 to 32 MiB by the size of the store, and never more than 1/16 of it, so that a small store still
+streams; rows of a chunk are a multiple of 64 where they can be. Above 50 GB chunks go into shards of 1 GiB: 200 GB in
+8 MiB chunks would be 24,000 files.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def chunk_rows_for(n_rows: int, row_bytes: int) -> int:
     return rows - rows % _ROUND if rows >= _ROUND else rows
 
 
-def choose_layout(n_rows: int, row_bytes: int, *, chunk_rows: int | None = None, shard_size: int | None = None) -> Layout:
+def choose_layout(
+    n_rows: int, row_bytes: int, *, chunk_rows: int | None = None, shard_size: int | None = None
+) -> Layout:
     """The layout of a store to be written.
 
     Parameters
@@ -69,6 +71,7 @@ def choose_layout(n_rows: int, row_bytes: int, *, chunk_rows: int | None = None,
     per_shard = min(shard_size // chunk_bytes, math.ceil(n_rows / chunk_rows))
     if per_shard < 1:
         raise UsageError(
-            f"shard_size {shard_size} is smaller than a chunk ({chunk_bytes} bytes); needed: at least one chunk, or 0 for no shards"
+            f"shard_size {shard_size} is smaller than a chunk ({chunk_bytes} bytes); "
+            f"needed: at least one chunk, or 0 for no shards"
         )
     return Layout(chunk_rows, per_shard * chunk_rows)

@@ -47,15 +47,13 @@ def _open(path: Path | str, pipeline: str, *, strict: bool) -> Any:
 
 def _why_not_zarrs(array: Any) -> str | None:
     """Why zarr's own pipeline should decode this array although ``zarrs`` may be there; None if it should not."""
-    codecs = getattr(array.metadata, "codecs", ())
     from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 
-    if array.metadata.zarr_format == 2 and array.metadata.dtype.to_native_dtype().str.startswith(">"):
-        return "zarrs does not decode big-endian zarr v2 arrays"
+    codecs: tuple[Any, ...] = getattr(array.metadata, "codecs", ())
     if len(codecs) == 1 and isinstance(codecs[0], ShardingCodec):
         codecs = codecs[0].codecs
-    if codecs and all(isinstance(codec, (BytesCodec, Crc32cCodec)) for codec in codecs[:2]) and len(codecs) == 2:
-        return "zarr checks the crc32c of uncompressed chunks faster than zarrs"
+    if [type(codec) for codec in codecs] == [BytesCodec, Crc32cCodec]:
+        return "zarr checks the crc32c of large uncompressed chunks faster than zarrs"
     return None
 
 
@@ -95,7 +93,8 @@ def _dtype_name(path: Path | str, array: Any) -> str:
     name = "bfloat16" if isinstance(kind, BFloat16) else array.dtype.newbyteorder("=").name
     if name not in DTYPES:
         raise StoreError(
-            f"{path} holds {name}; needed: {', '.join(DTYPES)}; convert it, e.g. x.astype('float32'), and ingest it again"
+            f"{path} holds {name}; needed: {', '.join(DTYPES)}; "
+            f"convert it, e.g. x.astype('float32'), and ingest it again"
         )
     return str(name)
 

@@ -1,7 +1,8 @@
 """The metadata of a store under way, and what several writers of disjoint parts leave for each other.
 
-A writer that closes its part leaves a record in ``parts/``; whoever finds all rows covered finishes the store. Two writers that
-find it at once do the same work twice, with the same result: no lock is needed, nor would one be safe on a cluster's file system.
+A writer that closes its part leaves a record in ``parts/``; whoever finds all rows covered finishes the store. Two
+writers that find it at once do the same work twice, with the same result: no lock is needed, nor would one be safe on
+a cluster's file system.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def _metadata(path: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((path / _METADATA).read_text(encoding="utf-8"))
         return found
     except FileNotFoundError:
-        raise StoreError(f"there is no store at {path}; make it first: create_store({str(path)!r}, n_rows=...)") from None
+        raise StoreError(f"there is no store at {path}; make it first: create_store(PATH, n_rows=...)") from None
     except ValueError as error:
         raise StoreError(f"{path / _METADATA} is damaged ({error}); create the store again") from error
 
@@ -167,7 +168,9 @@ def _merge(path: Path, records: list[dict[str, Any]]) -> list[str | None] | None
     if not with_ids:
         return None
     if len(with_ids) < len(records):
-        raise StoreError(f"some writers of {path} gave ids and others none; it stays unfinished: give ids for all or none")
+        raise StoreError(
+            f"some writers of {path} gave ids and others none; it stays unfinished: give ids for all or none"
+        )
     merged: list[str | None] = []
     for record in records:
         merged.extend(record["ids"][len(merged) - record["start"] :])

@@ -18,7 +18,7 @@ class ChunkLocation(NamedTuple):
 
     path : the file
     offset : first byte of the values
-    n_bytes : bytes of values, without the checksum; a last chunk is stored full-size, so part of it may lie behind the last row
+    n_bytes : bytes of values, without the checksum; a last chunk is stored full-size, with filling behind the last row
     crc32c : of those bytes, as stored behind them; None where the store keeps none
     """
 
@@ -66,7 +66,7 @@ class PlainChunks:
                 raise self._missing(chunk, path)
             offset, stored = int(entry[0]), int(entry[1])
             if stored != length:
-                raise StoreError(f"chunk {chunk} of {path} has {stored} bytes instead of {length}; the shard is damaged")
+                raise StoreError(f"chunk {chunk} in {path} has {stored} bytes, not {length}; the shard is damaged")
         try:
             with open(path, "rb", buffering=0) as opened:
                 size = opened.seek(0, 2)

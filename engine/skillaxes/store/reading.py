@@ -104,7 +104,7 @@ class Store:
         return self._plain[0]
 
     def missing_chunks(self) -> list[int]:
-        """Chunks that are not stored (inner chunks of shards too): zarr would read them as fill values. Looked up once."""
+        """Chunks that are not stored (inner ones of shards too): zarr would read fill values. Looked up once."""
         return list(self._missing)
 
     def columns_of(self, layers: Sequence[int]) -> tuple[slice, ...]:
@@ -138,7 +138,7 @@ class Store:
 
         Parameters
         ----------
-        out : C-ordered array of shape (stop - start, n_features) in the holder dtype, to decode into; made when not given
+        out : C-ordered array of shape (stop - start, n_features) in the holder dtype to decode into; made if None
 
         Returns
         -------
@@ -150,17 +150,18 @@ class Store:
         """
         if not 0 <= start <= stop <= self.n_rows:
             raise IndexError(f"rows {start} to {stop} of {self.n_rows}")
+        wanted = ((stop - start, self.n_features), holder(self.dtype))
         if out is None:
-            out = np.empty((stop - start, self.n_features), dtype=holder(self.dtype))
-        elif out.shape != (stop - start, self.n_features) or out.dtype != holder(self.dtype) or not out.flags.c_contiguous:
-            raise ValueError(f"out must be C-ordered {holder(self.dtype)} of shape {(stop - start, self.n_features)}")
+            out = np.empty(*wanted)
+        elif (out.shape, out.dtype) != wanted or not out.flags.c_contiguous:
+            raise ValueError(f"out must be a C-ordered array of shape {wanted[0]} and dtype {wanted[1]}")
         if start == stop:
             return out
         self._refuse_missing(start, stop)
         from zarr.core.buffer import default_buffer_prototype
 
         block = out.reshape((stop - start, *self.shape[1:]))
-        buffer = default_buffer_prototype().nd_buffer.from_ndarray_like(block)
+        buffer = default_buffer_prototype().nd_buffer.from_numpy_array(block)
         try:
             self.array.get_basic_selection((slice(start, stop),), out=buffer)
         except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
@@ -194,7 +195,8 @@ class Store:
     def fingerprint(self) -> str:
         """What tells this store from others: SHA-256 over shape, dtype and a few seeded rows.
 
-        Neither path nor chunking nor attributes count: staged copies and other chunkings of the same rows are the same store.
+        Neither path nor chunking nor attributes count: a staged copy or another chunking of the same rows is the same
+        store.
         """
         return self._fingerprint
 

@@ -14,7 +14,7 @@ _ROWS_NAMED = 10
 
 
 def rows_as_array(rows: Any) -> tuple[np.ndarray, str]:
-    """(values, dtype) of an array or a tensor: native byte order; a bfloat16 tensor comes as its bits, a CUDA one by way of the host.
+    """(values, dtype) of an array or a tensor, in native byte order; a bfloat16 tensor as its bits, any on the host.
 
     Raises
     ------

@@ -22,7 +22,8 @@ from skillaxes.store.rows import name_rows, rows_as_array
 class StoreWriter:
     """Appends rows to a store or to a part of one. Use as a context manager: an error inside discards what it wrote.
 
-    Until every row is written and the writer is closed, the store says that it is unfinished and ``open_store`` refuses it.
+    Until every row is written and the writer is closed, the store says that it is unfinished and ``open_store``
+    refuses it.
     """
 
     def __init__(
@@ -109,11 +110,12 @@ class StoreWriter:
         if values.ndim not in (2, 3) or values[:1].size != min(len(values), 1) * n_features:
             raise StoreError(f"rows of shape {values.shape} were appended; needed: (n, {n_features}), as the store has")
         if values.ndim == 3 and len(self.row_shape) == 2 and values.shape[1:] != self.row_shape:
-            raise StoreError(f"rows of shape {values.shape} were appended; needed: (n, {', '.join(map(str, self.row_shape))})")
+            raise StoreError(f"rows of shape {values.shape} were appended; needed: (n, *{self.row_shape})")
         values = values.reshape(len(values), n_features)
         limit = self.n_rows if self._part is None else len(self._part)
         if limit is not None and self._written + len(values) > limit:
-            raise StoreError(f"{self._written + len(values)} rows were appended to {self.path}; it was declared with {limit}")
+            total = self._written + len(values)
+            raise StoreError(f"{total} rows were appended to {self.path}; it was declared with {limit}")
         self._take_ids(ids, len(values))
         converted = convert(values, dtype, self.dtype)
         lost = overflowing_rows(values, dtype, converted, self.dtype)
@@ -136,12 +138,12 @@ class StoreWriter:
         had_ids = bool(self._ids) or self._written == 0
         if ids is None:
             if self._ids:
-                raise StoreError(f"rows without ids were appended to {self.path} after rows with ids; give ids for all or none")
+                raise StoreError(f"rows without ids follow rows with ids in {self.path}; give ids for all or none")
             return
         if len(ids) != n_rows:
             raise StoreError(f"{len(ids)} ids were given for {n_rows} rows; needed: one a row")
         if not had_ids:
-            raise StoreError(f"rows with ids were appended to {self.path} after rows without; give ids for all or none")
+            raise StoreError(f"rows with ids follow rows without in {self.path}; give ids for all or none")
         self._ids.extend(None if name is None else str(name) for name in ids)
 
     def _flush(self, chunk_rows: int, *, last: bool) -> None:
