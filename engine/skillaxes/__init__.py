@@ -1,0 +1,71 @@
+"""skillaxes: named principal directions of activation matrices that no memory holds.
+
+::
+
+    import skillaxes
+
+    found = skillaxes.discover("activations.zarr", "run", components=10)
+    found.directions.components      # (10, n_features), unit rows
+    found.topk                       # the rows at both ends of every direction
+
+Importing loads nothing heavy; a name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from skillaxes.applying import apply
+    from skillaxes.config import DiscoverConfig
+    from skillaxes.discovery import Discovery, discover, load, plan
+    from skillaxes.errors import SkillaxesError
+    from skillaxes.estimator import StreamingPCA
+    from skillaxes.store import Store, create_store, open_store, open_writer
+
+_HOME = {
+    "apply": "applying",
+    "DiscoverConfig": "config",
+    "Discovery": "discovery",
+    "discover": "discovery",
+    "load": "discovery",
+    "plan": "discovery",
+    "SkillaxesError": "errors",
+    "StreamingPCA": "estimator",
+    "Store": "store",
+    "create_store": "store",
+    "open_store": "store",
+    "open_writer": "store",
+}
+
+__all__ = [
+    "DiscoverConfig",
+    "Discovery",
+    "SkillaxesError",
+    "Store",
+    "StreamingPCA",
+    "apply",
+    "create_store",
+    "discover",
+    "load",
+    "open_store",
+    "open_writer",
+    "plan",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("skillaxes")
+    if name in _HOME:
+        value = getattr(import_module(f"skillaxes.{_HOME[name]}"), name)
+        globals()[name] = value  # a submodule of the same name must not hide the function
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,134 @@
+"""What the plain method hides and a job must say aloud: mean direction, layer scale, norm, stability, and what was left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skillaxes.pca.problem import PCAResult
+from skillaxes.pca.split_half import REPRODUCIBLE, Stability, subspaces
+from skillaxes.ranking.lists import Ranking
+from skillaxes.run_folder.formats import SIDES
+
+_ONE_SIGN = 0.99  # share of rows whose raw cosines have one sign
+_NORM = 0.3  # |correlation| with the row norm that is worth a word
+
+
+def shared_top(ranking: Ranking, top: int) -> list[float]:
+    """Rows that the raw and the centred top lists of each direction share, averaged over both sides."""
+    shared = []
+    for direction in range(len(ranking.raw.positive.rows)):
+        count = 0
+        for side in SIDES:
+            raw, centered = (getattr(lists, side).rows[direction, :top].tolist() for lists in (ranking.raw, ranking.centered))
+            count += len(set(raw) & set(centered) - {-1})
+        shared.append(count / 2)
+    return shared
+
+
+def layer_energy(components: Tensor, layers: Sequence[slice]) -> list[list[float]]:
+    """Share of each direction's squared entries in each layer, of shape (k, n_layers)."""
+    return [[float(row[part].square().sum()) for part in layers] for row in components]
+
+
+def announcements(
+    result: PCAResult,
+    stability: Stability,
+    ranking: Ranking,
+    *,
+    top: int,
+    layers: Sequence[slice],
+    layer_ids: Sequence[int | str],
+    bad: np.ndarray,
+    tolerance: float,
+) -> list[dict[str, Any]]:
+    """Each as ``{"kind", "text", "values"}``; the text is one sentence."""
+    found = [_mean_direction(result, ranking, top), _norm(ranking), _stability(result, stability)]
+    if layers:
+        found.insert(1, _layer_scale(result, layers, layer_ids))
+    if ranking.n_zero:
+        found.append(_said("zero_rows", f"{ranking.n_zero:,} rows of zeros have no cosine and are in no list", count=ranking.n_zero))
+    if len(bad):
+        named = ", ".join(f"{row:,}" for row in bad[:8]) + (" ..." if len(bad) > 8 else "")
+        found.append(
+            _said("bad_rows", f"{len(bad):,} rows with NaN or infinity were left out: {named}", rows=bad.tolist())
+        )
+    if not result.converged:
+        worst = int(result.residuals.argmax())
+        found.append(
+            _said(
+                "not_converged",
+                f"direction {worst} has a residual of {float(result.residuals[worst]):.1e}, above the tolerance of "
+                f"{tolerance:.0e}: allow more reads with --max-reads",
+                residuals=result.residuals.tolist(),
+            )
+        )
+    return found
+
+
+def _mean_direction(result: PCAResult, ranking: Ranking, top: int) -> dict[str, Any]:
+    share = ranking.positive_share
+    one_sign = [i for i, value in enumerate(share) if max(value, 1 - value) >= _ONE_SIGN]
+    shared = shared_top(ranking, top)
+    text = f"raw and centred cosine share {np.mean(shared):.1f} of the top {top} rows on average"
+    if one_sign:
+        text += f"; the mean is so large that directions {_listed(one_sign)} have raw cosines of one sign only"
+    spread = float(np.sqrt(max(result.total_variance, 0)))
+    return _said(
+        "mean_direction",
+        text,
+        shared=shared,
+        one_sign=one_sign,
+        positive_share=share.tolist(),
+        mean_norm=float(torch.linalg.vector_norm(result.mean)),
+        spread=spread,
+    )
+
+
+def _layer_scale(result: PCAResult, layers: Sequence[slice], layer_ids: Sequence[int | str]) -> dict[str, Any]:
+    shares = (result.layer_variance / result.layer_variance.sum().clamp(min=1e-300)).tolist()
+    first = int(np.argmax(shares))
+    even = 1 / len(shares)
+    text = f"layer {layer_ids[first]} holds {100 * shares[first]:.0f}% of the variance (an even share is {100 * even:.0f}%)"
+    return _said("layer_scale", text, layers=list(layer_ids), variance_share=shares)
+
+
+def _norm(ranking: Ranking) -> dict[str, Any]:
+    correlations = ranking.norm_correlation
+    strong = [i for i, value in enumerate(correlations) if abs(value) >= _NORM]
+    if strong:
+        text = f"the raw cosines of directions {_listed(strong)} correlate with the row norm (" + ", ".join(
+            f"{correlations[i]:+.2f}" for i in strong
+        )
+        text += ")"
+    else:
+        text = f"no direction's raw cosines correlate with the row norm by {_NORM} or more"
+    return _said("norm", text, correlations=correlations.tolist())
+
+
+def _stability(result: PCAResult, stability: Stability) -> dict[str, Any]:
+    cosines = stability.cosines
+    weak = [i for i, value in enumerate(cosines.tolist()) if value < REPRODUCIBLE]
+    groups = [
+        group for group in subspaces(result.explained_variance, stability.standard_errors) if len(group) > 1
+    ]
+    if weak:
+        text = f"directions {_listed(weak)} are sample-dependent (|cos| between random halves of the rows below {REPRODUCIBLE})"
+    else:
+        text = f"every direction is reproducible: |cos| between random halves of the rows is at least {float(cosines.min()):.2f}"
+    if groups:
+        text += "; eigenvalues too close to tell apart: " + ", ".join(f"{g[0]}-{g[-1]}" for g in groups)
+        text += " - read each such group as one subspace"
+    return _said("stability", text, split_half=cosines.tolist(), sample_dependent=weak, subspaces=groups)
+
+
+def _said(kind: str, text: str, **values: Any) -> dict[str, Any]:
+    return {"kind": kind, "text": text, "values": values}
+
+
+def _listed(indices: Sequence[int]) -> str:
+    return ", ".join(map(str, indices))

@@ -1,0 +1,48 @@
+"""Centred float32 rows of a panel, for the solvers that need the rows themselves and not only their projections."""
+
+from __future__ import annotations
+
+import skillaxes_kernels as kernels
+import torch
+from torch import Tensor
+
+from skillaxes.pca.moments import RowMoments
+from skillaxes.pca.problem import Problem
+from skillaxes.stream.panels import Panel
+
+
+class Centering:
+    """Rows less the provisional mean, with the row moments noted on the way.
+
+    Parameters
+    ----------
+    problem : the problem
+    shift : Tensor of shape (d,), float64: the provisional mean
+    scale : Tensor of shape (d,), float32, or None
+    """
+
+    def __init__(self, problem: Problem, shift: Tensor, scale: Tensor | None) -> None:
+        self._shift = shift.to(problem.device)
+        self._scale = scale
+        self._scratch = kernels.make_scratch(
+            problem.device, problem.panel_rows, problem.n_columns, problem.panel_dtype
+        )
+        carried = torch.zeros((problem.n_columns, 16), dtype=torch.float64, device=problem.device)
+        carried[:, 0] = self._shift
+        high = kernels.round_directions(carried.float(), problem.panel_dtype, problem.device, scale)
+        carried[:, 1] = carried[:, 0] - high[:, 0].double()
+        carried[:, 0] = high[:, 0].double()
+        self._carried = kernels.round_directions(carried.float(), problem.panel_dtype, problem.device, scale)
+
+    def rows(self, panel: Panel, moments: RowMoments) -> Tensor:
+        """Centred rows that count, of shape (n, d), float32; noted in ``moments``. Valid until the next call."""
+        shift = self._shift if panel.rows.dtype == torch.float64 else self._shift.float()
+        projection = kernels.project(panel.rows, self._carried, shift, scale=self._scale, scratch=self._scratch)
+        carried = projection.dots[: panel.count, :2].sum(dim=1)
+        moments.add(panel, projection, carried, self._shift, self._scale)
+        rows = projection.rows[: panel.count]
+        if projection.shift is not None:
+            rows = rows.float() if self._scale is None else rows.float() * self._scale
+            rows = rows - self._shift.float()
+        good = moments.good(panel.start, panel.count, rows.device)
+        return rows if bool(good.all()) else rows[good]

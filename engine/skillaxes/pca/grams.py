@@ -1,0 +1,85 @@
+"""Gram matrices of the kept projections, by random group of rows.
+
+Their sum gives the Rayleigh-Ritz problem, and any choice of half the groups gives the covariance of a random half of the rows:
+twenty groups make ten splits without another pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skillaxes.cluster.world import World
+from skillaxes.pca.projections import Projections, blocks
+
+GROUPS = 20
+
+
+class GroupedGrams:
+    """SᵀS and sums of S for each group of rows, for the blocks that have been read.
+
+    Parameters
+    ----------
+    seed : of the groups
+    first_row, n_rows : the rows of this process
+    """
+
+    def __init__(self, seed: int, first_row: int, n_rows: int) -> None:
+        self.seed, self.first_row, self.n_rows = seed, first_row, n_rows
+        self.products = torch.zeros((GROUPS, 0, 0), dtype=torch.float64)
+        self.sums = torch.zeros((GROUPS, 0), dtype=torch.float64)
+
+    def extend(self, tables: Sequence[Projections], width: int, world: World) -> GroupedGrams:
+        """The Grams of all blocks of ``tables``, given those of all but the last.
+
+        Only the products with the new block are computed: the rest is kept. Each block takes ``width`` columns, of which
+        the utility columns are zero.
+        """
+        new = torch.zeros((GROUPS, len(tables) * width, width), dtype=torch.float64)
+        sums = torch.zeros((GROUPS, width), dtype=torch.float64)
+        useful = [slice(number * width, number * width + table.width - 1) for number, table in enumerate(tables)]
+        for start, stop in blocks(self.first_row, self.n_rows):
+            groups = row_groups(self.seed, start, stop)
+            order = np.argsort(groups, kind="stable")
+            ends = np.searchsorted(groups[order], np.arange(GROUPS + 1))
+            rows = [torch.from_numpy(table.rows(start, stop)[:, :-1][order]).double() for table in tables]
+            for group in range(GROUPS):
+                part = slice(int(ends[group]), int(ends[group + 1]))
+                last = rows[-1][part]
+                sums[group, : last.shape[1]] += last.sum(dim=0)
+                for place, block in zip(useful, rows, strict=True):
+                    new[group, place, : last.shape[1]] += block[part].T @ last
+        world.sum_(new, sums)
+        out = GroupedGrams(self.seed, self.first_row, self.n_rows)
+        before = (len(tables) - 1) * width
+        out.products = torch.zeros((GROUPS, before + width, before + width), dtype=torch.float64)
+        out.products[:, :before, :before] = self.products
+        out.products[:, :, before:] = new
+        out.products[:, before:, :before] = new[:, :before].transpose(1, 2)
+        out.sums = torch.cat([self.sums, sums], dim=1)
+        return out
+
+    def covariance(self, n_samples: int) -> Tensor:
+        """KᵀCK over all rows, of shape (n_basis, n_basis), float64. Rows of zeros (skipped ones) add nothing."""
+        return centered(self.products.sum(dim=0), self.sums.sum(dim=0), n_samples)
+
+
+def centered(products: Tensor, sums: Tensor, n_samples: float) -> Tensor:
+    """(SᵀS - s sᵀ / n) / (n - 1) from the products and sums over n rows."""
+    return (products - torch.outer(sums, sums) / n_samples) / max(n_samples - 1, 1)
+
+
+def row_groups(seed: int, start: int, stop: int) -> np.ndarray:
+    """The group of each global row, of shape (stop - start,): a hash of row and seed (splitmix64), so that order and chunks
+    play no part."""
+    offset = (seed * 0x9E3779B97F4A7C15 + 1) % 2**64
+    with np.errstate(over="ignore"):
+        state = np.arange(start, stop, dtype=np.uint64) + np.uint64(offset)
+        state *= np.uint64(0x9E3779B97F4A7C15)
+        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        state ^= state >> np.uint64(31)
+    return (state % np.uint64(GROUPS)).astype(np.int64)

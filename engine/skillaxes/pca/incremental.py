@@ -1,0 +1,112 @@
+"""Incremental principal components: rows arrive once (Ross et al. 2008, algorithm of section 3.1, without forgetting).
+
+What comes out is either used as it is (``StreamingPCA``) or as the start of one Krylov read, which ranks the rows, turns the
+directions to their best within the kept subspace and measures the residuals.
+
+The state keeps a few directions more than are wanted and takes rows in batches; each batch costs one small eigenproblem through
+its Gram matrix instead of an SVD of tall blocks. A batch smaller than k is as good as any other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+BATCH_ROWS = 512
+OVERSAMPLING = 4  # directions kept for each one wanted: what is cut off at every batch is the error of the method
+_MINIMUM_EXTRA = 22
+_NEGLIGIBLE = 1e-13  # of the largest squared singular value
+
+
+@dataclass(frozen=True)
+class IncrementalState:
+    """A summary of the rows so far. q directions, at most ``capacity``.
+
+    Attributes
+    ----------
+    n_columns, n_components : d and k
+    n_seen : rows so far
+    shift : Tensor of shape (d,), float64: the rows of ``pending`` and the mean are relative to it
+    mean : Tensor of shape (d,), float64: of the rows in ``directions``, relative to ``shift``
+    directions : Tensor of shape (d, q), float32, orthonormal
+    squares : Tensor of shape (q,), float64: squared singular values
+    pending : Tensor of shape (n, d), float32, n < BATCH_ROWS: rows that wait for their batch
+    discarded : squared singular values that were cut off, in all
+    """
+
+    n_columns: int
+    n_components: int
+    n_seen: int
+    shift: Tensor
+    mean: Tensor
+    directions: Tensor
+    squares: Tensor
+    pending: Tensor
+    discarded: float = 0.0
+
+    @property
+    def capacity(self) -> int:
+        """Directions kept."""
+        return capacity(self.n_columns, self.n_components)
+
+
+def capacity(n_columns: int, n_components: int) -> int:
+    """Directions kept for k wanted ones of a matrix with d columns."""
+    return min(n_columns, max(OVERSAMPLING * n_components, n_components + _MINIMUM_EXTRA))
+
+
+def init(n_columns: int, n_components: int, shift: Tensor) -> IncrementalState:
+    """The state before any row; ``shift`` (d,) is a provisional mean, on the device to work on."""
+    device = shift.device
+    return IncrementalState(
+        n_columns,
+        n_components,
+        0,
+        shift.double(),
+        torch.zeros(n_columns, dtype=torch.float64, device=device),
+        torch.zeros((n_columns, 0), device=device),
+        torch.zeros(0, dtype=torch.float64, device=device),
+        torch.zeros((0, n_columns), device=device),
+    )
+
+
+def update(state: IncrementalState, rows: Tensor) -> IncrementalState:
+    """The state after ``rows`` (n, d), float32, already less ``shift``, all finite."""
+    at = 0
+    while at < len(rows):
+        take = min(BATCH_ROWS - len(state.pending), len(rows) - at)
+        state = replace(state, pending=torch.cat([state.pending, rows[at : at + take]]))
+        at += take
+        if len(state.pending) == BATCH_ROWS:
+            state = flush(state)
+    return state
+
+
+def flush(state: IncrementalState) -> IncrementalState:
+    """The state with no rows waiting."""
+    batch = state.pending
+    n, m = state.n_seen, len(batch)
+    if m == 0:
+        return state
+    batch_mean = batch.mean(dim=0, dtype=torch.float64)
+    rows = batch - batch_mean.float()
+    correction = (state.mean - batch_mean) * (n * m / (n + m)) ** 0.5
+    stacked = torch.cat(
+        [state.directions.T * state.squares.sqrt().float()[:, None], rows, correction.float()[None]], dim=0
+    )
+    squares, weights = torch.linalg.eigh((stacked @ stacked.T).double())
+    squares, weights = squares.flip(0), weights.flip(1)
+    keep = min(state.capacity, int((squares > _NEGLIGIBLE * squares[0].clamp(min=1e-300)).sum()))
+    directions = stacked.T @ (weights[:, :keep] / squares[:keep].sqrt()).float()
+    orthonormal, triangle = torch.linalg.qr(directions)
+    return replace(
+        state,
+        n_seen=n + m,
+        mean=(state.mean * n + batch_mean * m) / (n + m),
+        directions=orthonormal * torch.where(triangle.diagonal() < 0, -1.0, 1.0),
+        squares=squares[:keep].clone(),
+        pending=batch[:0],
+        discarded=state.discarded + float(squares[keep:].clamp(min=0).sum()),
+    )

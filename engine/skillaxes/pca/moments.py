@@ -1,0 +1,136 @@
+"""What the first read tells of the rows: how many count, their norms, their mean and total variance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import skillaxes_kernels as kernels
+import torch
+from torch import Tensor
+
+from skillaxes.cluster.world import World
+from skillaxes.errors import BadRowsError
+from skillaxes.pca.problem import Problem
+from skillaxes.stream.panels import Panel
+
+_CANCELLED = 1e-3  # |x|² over |x - m|² under which float32 has lost too many digits of |x|²
+_NAMED = 8  # bad rows that a message names
+
+
+@dataclass(frozen=True)
+class RowMoments:
+    """Per row and in all; the arrays are filled by :meth:`add` as the panels pass.
+
+    Attributes
+    ----------
+    norm : ndarray of shape (n_local,), float32: |x|
+    shifted_square : ndarray of shape (n_local,), float32: |x - m|²
+    bad : ndarray of shape (n_local,), bool: holds NaN or infinity
+    layer_squares : Tensor of shape (n_layers,), float64: sums of (x - m)² by layer
+    n_samples : rows that count, of all processes; 0 until complete
+    delta : Tensor of shape (d,), float64: mean - m; None until complete
+    total_variance : trace of the covariance
+    layer_variance : Tensor of shape (n_layers,)
+    """
+
+    problem: Problem
+    first_row: int
+    norm: np.ndarray
+    shifted_square: np.ndarray
+    bad: np.ndarray
+    layer_squares: Tensor
+    n_samples: int = 0
+    delta: Tensor | None = None
+    total_variance: float = 0.0
+    layer_variance: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
+
+    @classmethod
+    def empty(cls, problem: Problem, first_row: int, n_local: int) -> RowMoments:
+        return cls(
+            problem,
+            first_row,
+            np.zeros(n_local, np.float32),
+            np.zeros(n_local, np.float32),
+            np.zeros(n_local, bool),
+            torch.zeros(len(problem.layers), dtype=torch.float64, device=problem.device),
+        )
+
+    @property
+    def degrees(self) -> int:
+        """n - 1, at least 1."""
+        return max(self.n_samples - 1, 1)
+
+    def add(
+        self, panel: Panel, projection: kernels.Projection, carried: Tensor, shift: Tensor, scale: Tensor | None
+    ) -> None:
+        """Note the rows of a panel. ``carried`` holds (x - m)·m of shape (count,).
+
+        Raises
+        ------
+        BadRowsError : rows with NaN or infinity, unless they are to be skipped
+        """
+        count, at = panel.count, panel.start - self.first_row
+        bad = projection.bad[:count]
+        if bool(bad.any()):
+            self._note_bad(panel, bad)
+        squares = projection.sq_norms[:count].double()
+        raw = squares + 2 * carried.double() + shift.square().sum()
+        doubtful = (raw < _CANCELLED * squares) & ~bad
+        if bool(doubtful.any()):
+            rows = panel.rows[:count][doubtful].double()
+            raw[doubtful] = (rows if scale is None else rows * scale).square().sum(dim=1)
+        raw[bad] = 0
+        squares[bad] = 0
+        self.norm[at : at + count] = raw.clamp(min=0).sqrt().float().cpu().numpy()
+        self.shifted_square[at : at + count] = squares.float().cpu().numpy()
+        if self.problem.layers:
+            self._add_layers(projection, count, shift, scale)
+
+    def good(self, start: int, count: int, device: torch.device) -> Tensor:
+        """Which of the rows count, of shape (count,), bool."""
+        at = start - self.first_row
+        return torch.from_numpy(~self.bad[at : at + count]).to(device)
+
+    def complete(self, sums: Tensor, world: World) -> RowMoments:
+        """The moments of all rows, from the sums of x - m by column (all processes) and the squares kept here."""
+        counts = torch.tensor(
+            [float(len(self.bad) - self.bad.sum()), float(self.shifted_square.sum(dtype=np.float64))],
+            dtype=torch.float64,
+        )
+        squares = self.layer_squares.clone()
+        world.sum_(counts, squares)
+        n_samples = int(counts[0])
+        if n_samples < 2:
+            raise BadRowsError(f"{n_samples} rows are finite: at least 2 are needed")
+        delta = sums / n_samples
+        degrees = n_samples - 1
+        total = max(float((counts[1] - n_samples * delta.square().sum().cpu()) / degrees), 0.0)
+        lost = torch.stack([delta[part].square().sum() for part in self.problem.layers]) if self.problem.layers else 0
+        layer_variance = (squares - n_samples * lost) / degrees
+        return replace(
+            self, n_samples=n_samples, delta=delta, total_variance=total, layer_variance=layer_variance.clamp(min=0)
+        )
+
+    def _note_bad(self, panel: Panel, bad: Tensor) -> None:
+        rows = panel.start + bad.nonzero()[:, 0].cpu().numpy()
+        self.bad[rows - self.first_row] = True
+        if not self.problem.skip_bad_rows:
+            named = ", ".join(f"{row:,}" for row in rows[:_NAMED])
+            more = f" and {len(rows) - _NAMED} more close by" if len(rows) > _NAMED else ""
+            raise BadRowsError(
+                f"NaN or infinity in row {named}{more}: mend the store, or leave such rows out with --bad-rows skip",
+                tuple(int(row) for row in rows),
+            )
+
+    def _add_layers(
+        self, projection: kernels.Projection, count: int, shift: Tensor, scale: Tensor | None
+    ) -> None:
+        rows = projection.rows[:count]
+        if projection.shift is not None:  # the kernel left the rows as they were
+            rows = rows.float() if scale is None else rows.float() * scale
+            rows = rows - shift.float()
+        good = ~projection.bad[:count]
+        for number, part in enumerate(self.problem.layers):
+            norms = torch.linalg.vector_norm(rows[:, part], dim=1).double()
+            self.layer_squares[number] += norms[good].square().sum()

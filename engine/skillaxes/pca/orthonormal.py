@@ -1,0 +1,52 @@
+"""Orthonormal blocks, with dependent columns dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+DEPENDENT = 1e-10  # squared length, relative to 1, under which what is left of a column is rounding
+_ROWS = 8192  # rows of a tall block that are held in float64 at once
+
+
+def gram(left: Tensor, right: Tensor) -> Tensor:
+    """leftᵀ @ right in float64, of shape (a, b), for tall blocks (d, a) and (d, b) of any float dtype."""
+    total = torch.zeros((left.shape[1], right.shape[1]), dtype=torch.float64, device=left.device)
+    for at in range(0, left.shape[0], _ROWS):
+        total += left[at : at + _ROWS].double().T @ right[at : at + _ROWS].double()
+    return total
+
+
+def orthonormalize(block: Tensor, against: Sequence[Tensor] = ()) -> Tensor:
+    """An orthonormal basis of what ``block`` (d, b), float64, adds to the span of ``against``, of shape (d, b') with b' <= b.
+
+    Symmetric orthonormalisation through the Gram matrix of the scaled columns, twice ("twice is enough", Giraud et al.
+    2005), so that nearly dependent columns are found by their eigenvalue and dropped. The blocks of ``against`` may be
+    orthonormal to the precision of their own rounding only.
+    """
+    block = _unit_columns(block)
+    for _ in range(2):
+        for other in against:
+            block = block - other.double() @ _solve(other, gram(other, block))
+        block = _symmetric(block, DEPENDENT)
+        if block.shape[1] == 0:
+            return block
+    return block
+
+
+def _unit_columns(block: Tensor) -> Tensor:
+    lengths = torch.linalg.vector_norm(block, dim=0)
+    return block[:, lengths > 0] / lengths[lengths > 0]
+
+
+def _symmetric(block: Tensor, threshold: float) -> Tensor:
+    lengths, vectors = torch.linalg.eigh(gram(block, block))
+    keep = lengths > threshold
+    return block @ (vectors[:, keep] / lengths[keep].sqrt()).flip(1)
+
+
+def _solve(basis: Tensor, projections: Tensor) -> Tensor:
+    """(BᵀB)⁺ projections, for a basis that rounding may have made a little oblique, zero columns included."""
+    return torch.linalg.pinv(gram(basis, basis), rtol=1e-12, hermitian=True) @ projections

@@ -1,0 +1,103 @@
+"""The projections of every row that each read leaves behind, in global row order, in memory or on disk.
+
+From these alone come the Rayleigh-Ritz problem, the ranking and the split halves: N x l numbers a read instead of N x D.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+BLOCK_ROWS = 8192  # rows that later passes take at once; fixed, so that sums have one order
+
+
+class Projections:
+    """A table of shape (n_rows, width), float32, written in row order and read in blocks.
+
+    Parameters
+    ----------
+    first_row, n_rows : the global rows it belongs to
+    width : columns
+    file : where the table is spilled to by plain writes; None keeps it in memory
+    """
+
+    def __init__(self, first_row: int, n_rows: int, width: int, file: Path | None = None) -> None:
+        self.first_row, self.n_rows, self.width = first_row, n_rows, width
+        self.file = file
+        self._table = np.empty((n_rows, width), np.float32) if file is None else None
+        self._descriptor = -1
+        if file is not None:
+            self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+            file.unlink()  # the file lives as long as the process: nothing is left behind, however it ends
+
+    def write(self, start: int, rows: np.ndarray) -> None:
+        """Put ``rows`` of shape (n, width) at global row ``start``."""
+        at = start - self.first_row
+        if self._table is not None:
+            self._table[at : at + len(rows)] = rows
+            return
+        view = memoryview(np.ascontiguousarray(rows, np.float32).view(np.uint8).reshape(-1))
+        offset = at * self.width * 4
+        while view:
+            written = os.pwrite(self._descriptor, view, offset)
+            view, offset = view[written:], offset + written
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Rows ``start`` to ``stop`` (global), of shape (stop - start, width), float32."""
+        at = start - self.first_row
+        if self._table is not None:
+            return self._table[at : at + stop - start]
+        out = np.empty((stop - start, self.width), np.float32)
+        view, offset = memoryview(out.view(np.uint8).reshape(-1)), at * self.width * 4
+        while view:
+            count = os.preadv(self._descriptor, [view], offset)
+            if count == 0:
+                raise OSError(f"{self.file}: the spilled projections end too early")
+            view, offset = view[count:], offset + count
+        return out
+
+    def close(self) -> None:
+        """Give back the memory or the file."""
+        self._table = None
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class ProjectionStore:
+    """Makes the tables of one job and takes them away again.
+
+    Parameters
+    ----------
+    first_row, n_rows : the global rows of this process
+    scratch : folder for the tables; None keeps them in memory
+    """
+
+    def __init__(self, first_row: int, n_rows: int, scratch: Path | None = None) -> None:
+        self.first_row, self.n_rows, self._scratch = first_row, n_rows, scratch
+        self._tables: list[Projections] = []
+
+    def new(self, width: int) -> Projections:
+        """A further table."""
+        name = f"projections-{os.getpid()}-{len(self._tables)}.f32"
+        file = None if self._scratch is None else self._scratch / name
+        self._tables.append(Projections(self.first_row, self.n_rows, width, file))
+        return self._tables[-1]
+
+    def close(self) -> None:
+        """Give everything back."""
+        for table in self._tables:
+            table.close()
+        self._tables.clear()
+
+
+def blocks(first_row: int, n_rows: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) of the blocks of a pass over kept projections, at multiples of BLOCK_ROWS of the global rows."""
+    start = first_row
+    while start < first_row + n_rows:
+        stop = min((start // BLOCK_ROWS + 1) * BLOCK_ROWS, first_row + n_rows)
+        yield start, stop
+        start = stop

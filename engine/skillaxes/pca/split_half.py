@@ -1,0 +1,110 @@
+"""Would other rows of the same kind give the same directions? From the kept projections, inside the basis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skillaxes.cluster.world import ALONE, World
+from skillaxes.pca.grams import GROUPS, GroupedGrams, centered, row_groups
+
+SPLITS = 10
+REPRODUCIBLE = 0.9  # |cos| between halves below which a direction is called sample-dependent
+_EXTRA = 10  # directions of a half beyond k that may match one of the k: neighbours swap places
+
+
+@dataclass(frozen=True)
+class Stability:
+    """How directions and eigenvalues vary between random halves of the rows.
+
+    Attributes
+    ----------
+    cosines : Tensor of shape (k,), float64: |cos| between the matched directions of two halves, averaged over the splits
+    standard_errors : Tensor of shape (k,), float64: of the eigenvalues, from the differences between halves
+    """
+
+    cosines: Tensor
+    standard_errors: Tensor
+
+
+def split_half(
+    grams: GroupedGrams, bad: np.ndarray, weights: Tensor, n_components: int, seed: int, world: World = ALONE
+) -> Stability:
+    """Compare the directions of two random halves of the rows, ten times.
+
+    Parameters
+    ----------
+    grams : of the kept projections, by group of rows, of all processes
+    bad : rows that do not count, bool of shape (n_local,)
+    weights : Tensor of shape (n_basis, r), float64: K @ weights is orthonormal and begins with the k directions
+    n_components : k
+    seed : of the splits
+    """
+    k, r = n_components, weights.shape[1]
+    products = weights.T @ grams.products @ weights  # (groups, r, r)
+    sums = grams.sums @ weights  # (groups, r)
+    counts = group_counts(grams, bad)
+    world.sum_(counts)
+    rng = np.random.default_rng([seed, GROUPS])
+    cosines = torch.zeros(k, dtype=torch.float64)
+    differences = torch.zeros(k, dtype=torch.float64)
+    for _ in range(SPLITS):
+        chosen = np.zeros(GROUPS, bool)
+        chosen[rng.permutation(GROUPS)[: GROUPS // 2]] = True
+        halves = []
+        for part in (torch.from_numpy(chosen), torch.from_numpy(~chosen)):
+            count = float(counts[part].sum())
+            if count < 2:
+                return Stability(torch.full((k,), torch.nan), torch.full((k,), torch.nan))
+            inner = centered(products[part].sum(dim=0), sums[part].sum(dim=0), count)
+            values, vectors = torch.linalg.eigh((inner + inner.T) / 2)
+            width = min(k + _EXTRA, r)
+            halves.append((values.flip(0)[:width], vectors.flip(1)[:, :width]))
+        places = [matched(vectors[:k].abs()) for _, vectors in halves]
+        first, second = (vectors[:, place] for (_, vectors), place in zip(halves, places, strict=True))
+        cosines += (first * second).sum(dim=0).abs().clamp(max=1) / SPLITS
+        differences += (halves[0][0][places[0]] - halves[1][0][places[1]]).square() / SPLITS
+    # Two independent halves differ by sqrt(2) times the error of a half, which is sqrt(2) times that of the whole.
+    return Stability(cosines, differences.sqrt() / 2)
+
+
+def group_counts(grams: GroupedGrams, bad: np.ndarray) -> Tensor:
+    """Rows that count in each group, of shape (GROUPS,), float64, of this process."""
+    counts = np.zeros(GROUPS)
+    step = 1 << 20
+    for at in range(0, len(bad), step):
+        part = bad[at : at + step]
+        groups = row_groups(grams.seed, grams.first_row + at, grams.first_row + at + len(part))
+        counts += np.bincount(groups[~part], minlength=GROUPS)
+    return torch.from_numpy(counts)
+
+
+def matched(similarity: Tensor) -> Tensor:
+    """For each row of ``similarity`` (k, n >= k) a column of its own, largest similarities first, of shape (k,)."""
+    left = similarity.clone()
+    places = torch.zeros(len(left), dtype=torch.int64)
+    for _ in range(len(left)):
+        row, column = divmod(int(left.argmax()), left.shape[1])
+        places[row] = column
+        left[row] = -1
+        left[:, column] = -1
+    return places
+
+
+def subspaces(values: Tensor, standard_errors: Tensor) -> list[list[int]]:
+    """Groups of neighbours whose eigenvalues the sample does not tell apart, as lists of indices.
+
+    North et al. 1982: two directions mix when their eigenvalues lie closer than their sampling error; here the error is
+    measured on halves instead of taken from normal theory.
+    """
+    groups = [[0]]
+    for index in range(1, len(values)):
+        error = float(torch.hypot(standard_errors[index - 1], standard_errors[index]))
+        if float(values[index - 1] - values[index]) < error:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups

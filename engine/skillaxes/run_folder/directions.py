@@ -1,0 +1,64 @@
+"""``directions.safetensors``: principal directions with their numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from skillaxes.errors import RunFolderError
+from skillaxes.run_folder.atomic import replacing
+from skillaxes.run_folder.formats import DIRECTIONS
+
+
+@dataclass(frozen=True)
+class Directions:
+    """What the file holds; float32, k directions, d columns in use.
+
+    Attributes
+    ----------
+    components : ndarray of shape (k, d), unit rows
+    mean : ndarray of shape (d,), of the (scaled) rows
+    explained_variance, explained_variance_ratio, singular_values, residuals, split_half : ndarrays of shape (k,)
+    scale : ndarray of shape (d,), the factor of each column before anything else; None where rows were taken as they are
+    """
+
+    components: np.ndarray
+    mean: np.ndarray
+    explained_variance: np.ndarray
+    explained_variance_ratio: np.ndarray
+    singular_values: np.ndarray
+    residuals: np.ndarray
+    split_half: np.ndarray
+    scale: np.ndarray | None = None
+
+
+def write_directions(run_dir: Path, directions: Directions) -> None:
+    """Put the file in place, atomically."""
+    from safetensors.numpy import save_file
+
+    tensors = {
+        name: np.ascontiguousarray(value, np.float32) for name, value in vars(directions).items() if value is not None
+    }
+    with replacing(run_dir / DIRECTIONS) as aside:
+        save_file(tensors, aside)
+
+
+def read_directions(run_dir: Path) -> Directions:
+    """The directions of a run folder.
+
+    Raises
+    ------
+    RunFolderError : the file is not there or not whole
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    path = Path(run_dir) / DIRECTIONS
+    try:
+        return Directions(**load_file(path))
+    except FileNotFoundError:
+        raise RunFolderError(f"{run_dir} holds no {DIRECTIONS}: run `skillaxes discover` first") from None
+    except (SafetensorError, TypeError, OSError) as error:
+        raise RunFolderError(f"{path} cannot be read ({error}): run `skillaxes discover` again with --overwrite") from None

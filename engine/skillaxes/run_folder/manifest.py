@@ -1,0 +1,157 @@
+"""``manifest.json``: what a job was asked, on which store, how it went and what it found."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from skillaxes.errors import RunFolderError
+from skillaxes.run_folder.atomic import remove, write_json
+from skillaxes.run_folder.formats import (
+    DIRECTIONS,
+    FORMAT_VERSION,
+    LABELS,
+    MANIFEST,
+    REPORT,
+    SCORES,
+    SELECTION,
+    TOPK,
+)
+
+RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
+_OURS = (DIRECTIONS, SCORES, TOPK, SELECTION, LABELS, REPORT)
+_PACKAGES = ("skillaxes", "torch", "numpy", "zarr", "zarrs", "triton", "pyarrow", "safetensors")
+
+
+def read_manifest(run_dir: Path) -> dict[str, Any]:
+    """The manifest of a run folder.
+
+    Raises
+    ------
+    RunFolderError : no run folder, a damaged manifest, or one of a later format
+    """
+    try:
+        manifest = json.loads((Path(run_dir) / MANIFEST).read_text(encoding="utf-8"))
+        version = manifest["format_version"]
+    except FileNotFoundError:
+        raise RunFolderError(
+            f"{run_dir} is no run folder: it holds no {MANIFEST}; make one with `skillaxes discover STORE {run_dir}`"
+        ) from None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunFolderError(f"{run_dir}: {MANIFEST} cannot be read ({error}); run the job again with --overwrite") from None
+    if version > FORMAT_VERSION:
+        raise RunFolderError(
+            f"{run_dir} has format {version}, this skillaxes reads up to {FORMAT_VERSION}: update skillaxes"
+        )
+    return manifest
+
+
+def write_manifest(run_dir: Path, manifest: dict[str, Any]) -> None:
+    """Put the manifest in place, atomically; NaN becomes null."""
+    write_json(run_dir / MANIFEST, _plain(manifest))
+
+
+def claim(run_dir: Path, command: str, config: dict[str, Any], fingerprint: str, overwrite: bool) -> dict[str, Any] | None:
+    """Hold a run folder against a job that is about to begin.
+
+    Parameters
+    ----------
+    run_dir : the folder; need not exist
+    command : ``discover`` or ``apply``
+    config : the options that change the result
+    fingerprint : of the store
+    overwrite : start afresh whatever is there
+
+    Returns
+    -------
+    The manifest of the same job where it is done or was begun, else None. Results of another job are gone afterwards.
+
+    Raises
+    ------
+    RunFolderError : the folder belongs to something else, and what differs
+    """
+    if run_dir.exists() and not run_dir.is_dir():
+        raise RunFolderError(f"{run_dir} is a file; type the name of a folder for the results")
+    if not (run_dir / MANIFEST).exists():
+        if run_dir.exists() and any(not name.startswith(".") for name in os.listdir(run_dir)):
+            raise RunFolderError(f"{run_dir} holds files and no {MANIFEST}: it is no run folder; type the name of a new one")
+        return None
+    if overwrite:
+        clear(run_dir)
+        return None
+    before = read_manifest(run_dir)
+    differences = _differences(before, command, _plain(config), fingerprint)
+    if differences:
+        raise RunFolderError(
+            f"{run_dir} holds another job ({'; '.join(differences)}): type another folder, or --overwrite to replace it"
+        )
+    return before
+
+
+def clear(run_dir: Path) -> None:
+    """Take away what a job wrote; files that are not ours stay."""
+    for name in (*_OURS, MANIFEST):
+        remove(run_dir / name)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine(device: str, threads: int, memory_bytes: int) -> dict[str, Any]:
+    """Where a job runs."""
+    cpu = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return {
+        "platform": platform.platform(),
+        "cpu": cpu,
+        "threads": threads,
+        "memory_bytes": memory_bytes,
+        "device": device,
+    }
+
+
+def _differences(before: dict[str, Any], command: str, config: dict[str, Any], fingerprint: str) -> list[str]:
+    if before.get("command") != command:
+        return [f"it was made by `skillaxes {before.get('command')}`"]
+    found = []
+    if before.get("store", {}).get("fingerprint") != fingerprint:
+        found.append("another store")
+    was = before.get("config", {})
+    for name, value in config.items():
+        if was.get(name) != value:
+            found.append(f"--{name.replace('_', '-')} was {_show(was.get(name))}, now {_show(value)}")
+    return found
+
+
+def _show(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    """JSON's own types: tuples as lists, NaN and infinity as null, numbers of libraries as numbers."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "item") and not isinstance(value, (str, bytes)):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

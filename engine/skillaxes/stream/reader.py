@@ -1,0 +1,259 @@
+"""Rows from disk into reusable buffers, one unit after another, read ahead by a thread.
+
+A unit is what is fetched at once: a chunk, or a part of a chunk where the chunk is large and lies uncompressed
+in a local file. Two roads lead to the same bytes: plain ``preadv`` into our buffer where the store's layout allows
+it, and zarr's codec pipeline otherwise. Checksums are paid in the first read only; the pipeline checks every time.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skillaxes.errors import StoreError
+
+if TYPE_CHECKING:
+    from skillaxes.store import Store
+
+TORCH_DTYPES = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
+UNIT_BYTES = 32 << 20  # a plain chunk above it is fetched in parts
+SLOTS = 3  # one in use, one ready, one being filled
+
+
+class Reader:
+    """Units of a contiguous part of a store.
+
+    Parameters
+    ----------
+    store : what to read
+    first_row, last_row : the part, last_row excluded
+    cache_bytes : decoded units are kept up to this many bytes, the first ones first
+    pinned : allocate the buffers in page-locked memory, for asynchronous copies to a GPU
+    """
+
+    def __init__(
+        self, store: Store, first_row: int, last_row: int, *, cache_bytes: int = 0, pinned: bool = False
+    ) -> None:
+        self._store = store
+        self._first, self._last = first_row, last_row
+        self._plain = store.plain_chunks()
+        self._row_bytes = store.n_features * store.itemsize
+        self._unit_rows = unit_rows(store)
+        self._pinned = pinned
+        self._unit_bytes = self._unit_rows * self._row_bytes
+        self._cached_units = cache_bytes // self._unit_bytes
+        self._cache: dict[int, Tensor] = {}
+        self._slots: list[Tensor] = []
+        self._crc: tuple[int, int] = (-1, 0)
+        self.bytes_read = 0
+        self._missing_checked = False
+
+    @property
+    def road(self) -> str:
+        """``plain files`` or the name of the codec pipeline."""
+        return "plain files" if self._plain is not None else f"zarr ({self._store.pipeline})"
+
+    def units(self, *, verify: bool) -> Iterator[tuple[int, Tensor]]:
+        """Yield (first row, rows) for each unit in order; rows is of shape (n, n_features) in the store's dtype.
+
+        A yielded tensor is valid until the next one is asked for.
+
+        Raises
+        ------
+        StoreError : a chunk is missing, too short or fails its checksum
+        """
+        self._check_missing()
+        if not self._slots:
+            self._slots = [self._allocate() for _ in range(SLOTS)]
+        free: queue.SimpleQueue[Tensor] = queue.SimpleQueue()
+        ready: queue.SimpleQueue[tuple[int, Tensor, Tensor | None] | BaseException | None] = queue.SimpleQueue()
+        stop = threading.Event()
+        for slot in self._slots:
+            free.put(slot)
+
+        def fill() -> None:
+            try:
+                for unit in self._indices():
+                    keep = unit in self._cache or len(self._cache) < self._cached_units
+                    slot = None if keep else free.get()
+                    if stop.is_set():
+                        return
+                    ready.put((self._start(unit), self._unit(unit, slot, verify), slot))
+                ready.put(None)
+            except BaseException as error:  # handed to the consumer, which raises it
+                ready.put(error)
+
+        thread = threading.Thread(target=fill, name="skillaxes-reader", daemon=True)
+        thread.start()
+        try:
+            while (item := ready.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                start, rows, slot = item
+                yield start, rows
+                if slot is not None:
+                    free.put(slot)
+        finally:
+            stop.set()
+            free.put(self._slots[0])
+            thread.join()
+
+    def rows(self, start: int, stop: int, out: Tensor) -> None:
+        """Copy rows start to stop into ``out`` of shape (stop - start, n_features), outside the order of units."""
+        self._check_missing()
+        at = start
+        while at < stop:
+            unit = at // self._unit_rows
+            end = min(stop, self._start(unit) + self._unit_length(unit))
+            target = out[at - start : end - start]
+            if unit in self._cache or len(self._cache) < self._cached_units:
+                kept = self._unit(unit, None, verify=False)
+                target.copy_(kept[at - self._start(unit) : end - self._start(unit)])
+            elif self._plain is not None:
+                self._fetch_plain(at, end, target)
+            else:
+                self._fetch_zarr(at, end, target)
+            at = end
+
+    def _indices(self) -> range:
+        return range(self._first // self._unit_rows, -(-self._last // self._unit_rows))
+
+    def _start(self, unit: int) -> int:
+        return max(unit * self._unit_rows, self._first)
+
+    def _unit_length(self, unit: int) -> int:
+        return min((unit + 1) * self._unit_rows, self._last) - self._start(unit)
+
+    def _allocate(self) -> Tensor:
+        shape = (self._unit_rows, self._store.n_features)
+        return torch.empty(shape, dtype=TORCH_DTYPES[self._store.dtype], pin_memory=self._pinned)
+
+    def _unit(self, unit: int, slot: Tensor | None, verify: bool) -> Tensor:
+        start, length = self._start(unit), self._unit_length(unit)
+        if unit in self._cache:
+            if verify and self._plain is not None:
+                self._verify(start, start + length, self._cache[unit])
+            return self._cache[unit]
+        target = (self._allocate() if slot is None else slot)[:length]
+        if self._plain is None:
+            self._fetch_zarr(start, start + length, target)
+        else:
+            self._prefetch(start + length)
+            self._fetch_plain(start, start + length, target)
+            if verify:
+                self._verify(start, start + length, target)
+        if slot is None:
+            self._cache[unit] = target
+        return target
+
+    def _check_missing(self) -> None:
+        if self._missing_checked:
+            return
+        missing = self._store.missing_chunks()
+        if missing:
+            first = missing[0] * self._store.chunk_rows
+            raise StoreError(
+                f"{self._store.path}: {len(missing)} of {self._store.n_chunks} chunks are not stored, the first one at "
+                f"row {first:,}; they would read as zeros. Copy the store again, or ingest its source again"
+            )
+        self._missing_checked = True
+
+    def _fetch_zarr(self, start: int, stop: int, target: Tensor) -> None:
+        self._store.read_rows(start, stop, out=_as_numpy(target))
+        self.bytes_read += (stop - start) * self._row_bytes
+
+    def _fetch_plain(self, start: int, stop: int, target: Tensor) -> None:
+        at = start
+        buffer = memoryview(_as_numpy(target).view(np.uint8).reshape(-1))
+        while at < stop:
+            chunk, within = divmod(at, self._store.chunk_rows)
+            end = min(stop, (chunk + 1) * self._store.chunk_rows)
+            path, offset, *_ = self._plain.locate(chunk)  # type: ignore[union-attr]
+            view = buffer[(at - start) * self._row_bytes : (end - start) * self._row_bytes]
+            _read_exactly(path, offset + within * self._row_bytes, view)
+            self.bytes_read += len(view)
+            at = end
+
+    def _verify(self, start: int, stop: int, target: Tensor) -> None:
+        """Carry the checksum of a chunk over its units; compare where the chunk ends."""
+        import google_crc32c
+
+        chunk, within = divmod(start, self._store.chunk_rows)
+        path, offset, n_bytes, expected = self._plain.locate(chunk)  # type: ignore[union-attr]
+        if expected is None or (within and self._crc[0] != start):
+            return  # nothing to compare with, or the part of the chunk before belongs to another process
+        crc = google_crc32c.extend(self._crc[1] if within else 0, _as_numpy(target).view(np.uint8).reshape(-1))
+        self._crc = (stop, crc)
+        if stop < min((chunk + 1) * self._store.chunk_rows, self._store.n_rows):
+            return
+        done = (stop - chunk * self._store.chunk_rows) * self._row_bytes
+        if done < n_bytes:  # the last chunk is stored whole, filled up behind the last row
+            rest = bytearray(n_bytes - done)
+            _read_exactly(path, offset + done, memoryview(rest))
+            crc = google_crc32c.extend(crc, bytes(rest))
+        if crc != expected:
+            raise StoreError(
+                f"{path}: rows {chunk * self._store.chunk_rows:,} to {stop - 1:,} fail their checksum; "
+                "copy the store again, or ingest its source again"
+            )
+
+    def _prefetch(self, row: int) -> None:
+        """Ask the kernel to fetch the next unit while this one is copied."""
+        if row >= self._last or not hasattr(os, "posix_fadvise"):
+            return
+        chunk, within = divmod(row, self._store.chunk_rows)
+        path, offset, *_ = self._plain.locate(chunk)  # type: ignore[union-attr]
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except OSError:
+            return  # the fetch itself reports it
+        try:
+            os.posix_fadvise(descriptor, offset + within * self._row_bytes, self._unit_bytes, os.POSIX_FADV_WILLNEED)
+        finally:
+            os.close(descriptor)
+
+
+def unit_rows(store: Store) -> int:
+    """Rows of ``store`` that are fetched at once."""
+    chunk_bytes = store.chunk_rows * store.n_features * store.itemsize
+    if store.plain_chunks() is None or chunk_bytes <= UNIT_BYTES:
+        return store.chunk_rows
+    parts = -(-chunk_bytes // UNIT_BYTES)
+    while store.chunk_rows % parts and parts < store.chunk_rows:
+        parts += 1
+    return store.chunk_rows // parts
+
+
+def _as_numpy(tensor: Tensor) -> np.ndarray:
+    """The same memory as numpy sees it; bfloat16 as uint16."""
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.uint16).numpy()
+    return tensor.numpy()
+
+
+def _read_exactly(path: os.PathLike[str] | str, offset: int, view: memoryview) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        raise StoreError(f"{path}: this chunk is not stored; copy the store again") from None
+    try:
+        done = 0
+        while done < len(view):
+            count = os.preadv(descriptor, [view[done:]], offset + done)
+            if count == 0:
+                raise StoreError(f"{path}: ends {len(view) - done:,} bytes too early; copy the store again")
+            done += count
+    finally:
+        os.close(descriptor)
