@@ -47,9 +47,14 @@ def announcements(
     tolerance: float,
 ) -> list[dict[str, Any]]:
     """Each as ``{"kind", "text", "values"}``; the text is one sentence."""
-    found = [_mean_direction(result, ranking, top), _norm(ranking), _stability(result, stability)]
+    found = []
+    if bool((ranking.centered.positive.rows >= 0).any()):
+        found.append(_mean_direction(result, ranking, top))
     if layers:
-        found.insert(1, _layer_scale(result, layers, layer_ids))
+        found.append(_layer_scale(result, layers, layer_ids))
+    found.append(_norm(ranking))
+    if not bool(stability.cosines.isnan().any()):
+        found.append(_stability(result, stability))
     if ranking.n_zero:
         found.append(_said("zero_rows", f"{ranking.n_zero:,} rows of zeros have no cosine and are in no list", count=ranking.n_zero))
     if len(bad):

@@ -70,15 +70,15 @@ class DiscoverConfig:
         if self.layers is not None and not self.layers:
             raise UsageError("--layers: needs at least one layer id, for example --layers 15,19")
 
-    def check_shape(self, n_rows: int, n_features: int) -> None:
-        """Hold the options against the matrix that will be used.
+    def check_shape(self, n_rows: int, n_features: int, *, given: bool = False) -> None:
+        """Hold the options against the matrix that will be used; any number of given directions can be applied.
 
         Raises
         ------
         UsageError : more components than the matrix has, or lists that would overlap
         """
         limit = min(n_rows, n_features)
-        if self.components > limit:
+        if self.components > limit and not given:
             raise UsageError(
                 f"--components {self.components}: a matrix of {n_rows:,} rows x {n_features:,} columns has at most "
                 f"{limit:,} principal directions; type --components {limit} or less"

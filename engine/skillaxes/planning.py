@@ -24,6 +24,7 @@ SAMPLE_ROWS = 1536  # rows of the warm start
 _LEAST_SAMPLE = 256
 _RESERVED_READS = 3  # reads whose blocks and projections are planned for
 _LIBRARIES = 96 << 20  # what torch, pyarrow and the matrix library still allocate for themselves
+GIVEN = "given directions"
 RANDOM_DIRECTIONS = 20  # ranked beside the components, as a baseline for labels
 
 
@@ -88,8 +89,14 @@ class Plan:
         return {**asdict(self), "memory": {**asdict(self.memory), "total": self.memory.total}}
 
 
-def make_plan(store: Store, config: DiscoverConfig, n_columns: int, device: str, device_reason: str) -> Plan:
+def make_plan(
+    store: Store, config: DiscoverConfig, n_columns: int, device: str, device_reason: str, given: str | None = None
+) -> Plan:
     """Plan a job.
+
+    Parameters
+    ----------
+    given : where directions come from that are only applied; None where they are to be found
 
     Raises
     ------
@@ -97,11 +104,14 @@ def make_plan(store: Store, config: DiscoverConfig, n_columns: int, device: str,
     """
     choice = rule.choose_solver(store.n_rows, n_columns, config.components, config.solver)
     width = rule.block_size(config.components, n_columns, krylov.UTILITY)
-    if choice.name == "covariance":
+    if given is not None:
+        choice = rule.SolverChoice(GIVEN, (f"{config.components} directions from {given}",))
+        width = _widened(config.components + RANDOM_DIRECTIONS, config.components + RANDOM_DIRECTIONS)
+    elif choice.name == "covariance":
         width = _widened(config.components + covariance.SUBSPACE, n_columns)
     elif choice.name == "incremental":
         width = _widened(incremental.capacity(n_columns, config.components), n_columns)
-    reads = {"krylov": min(_RESERVED_READS, config.max_reads)}.get(choice.name, 2) + (config.scale != "none")
+    reads = {"krylov": min(_RESERVED_READS, config.max_reads), GIVEN: 1}.get(choice.name, 2) + (config.scale != "none")
     panel_rows = panel_rows_for(n_columns)
     sample = min(SAMPLE_ROWS, store.n_rows)
     held = _memory(store, config, choice.name, n_columns, width, reads, panel_rows, sample)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from skillaxes.pca.problem import PCAResult, Problem
 from skillaxes.pca.projections import ProjectionStore
 from skillaxes.pca.split_half import Stability, split_half
 from skillaxes.pca.warm_start import WarmStart, warm_start
-from skillaxes.planning import RANDOM_DIRECTIONS, Plan
+from skillaxes.planning import GIVEN, RANDOM_DIRECTIONS, Plan
 from skillaxes.progress import Progress
 from skillaxes.ranking.rows import KeptRows, kept_rows
 from skillaxes.stream.panels import Panel, PanelStream
@@ -110,6 +110,46 @@ def solve(
     return log.run("directions", stream, lambda: job.finish(state, scale))
 
 
+def solve_given(
+    stream: PanelStream,
+    config: DiscoverConfig,
+    plan: Plan,
+    layers: tuple[slice, ...],
+    projections: ProjectionStore,
+    log: StageLog,
+    progress: Progress,
+    components: Tensor,
+    *,
+    mean: Tensor | None,
+    scale: Tensor | None,
+    world: World = ALONE,
+) -> Solved:
+    """Rows against given directions: one read, or ``plan.reads``.
+
+    Parameters
+    ----------
+    components : Tensor of shape (k, d); brought to unit length
+    mean : Tensor of shape (d,) that centred scores are relative to; None for the store's own
+    scale : Tensor of shape (d,) that the columns are multiplied by, or None
+    """
+    job = _Job(stream, config, plan, layers, projections, log, progress, world)
+    sample = log.run("sample", stream, job.sample)
+    start = warm_start(job.problem, sample, RANDOM_DIRECTIONS, scale)
+    shift = start.shift if mean is None else mean.float().double()
+    lengths = torch.linalg.vector_norm(components.double(), dim=1, keepdim=True)
+    unit = (components.double() / lengths).to(stream.device)
+    generator = torch.Generator().manual_seed(config.seed + 1)
+    mixing = torch.randn((start.block.shape[1], RANDOM_DIRECTIONS), generator=generator, dtype=torch.float64)
+    random = start.block @ mixing.to(stream.device)
+    block = torch.cat([unit.T, random / torch.linalg.vector_norm(random, dim=0)], dim=1)
+    state = krylov.init(job.problem, WarmStart(shift, block, start.n_rows), projections, scale=scale, world=world)
+    state = log.run("read 1", stream, lambda: job.read_once(state, "read 1"))
+    for number in range(2, plan.reads + 1):
+        again = replace(state, next_block=block[:, :0])
+        state = log.run(f"read {number}", stream, lambda s=again, n=number: job.read_once(s, f"read {n}"))
+    return log.run("directions", stream, lambda: job.finish_given(state, unit, mean, scale))
+
+
 class _Job:
     """What all stages share."""
 
@@ -141,6 +181,7 @@ class _Job:
             panel_dtype=stream.dtype,
             layers=layers,
             skip_bad_rows=config.bad_rows == "skip",
+            exact_block=plan.solver == GIVEN,
         )
 
     def sample(self) -> Tensor:
@@ -157,6 +198,13 @@ class _Job:
 
     def read(self, state: krylov.KrylovState, name: str) -> krylov.KrylovState:
         """One read by the block Krylov iteration."""
+        return krylov.end_read(self._pass(state, name))
+
+    def read_once(self, state: krylov.KrylovState, name: str) -> krylov.KrylovState:
+        """One read that leaves projections and products, and solves nothing."""
+        return krylov.close_read(self._pass(state, name))[0]
+
+    def _pass(self, state: krylov.KrylovState, name: str) -> krylov.KrylovState:
         current = krylov.begin_read(state)
 
         def work(panel: Panel) -> None:
@@ -164,7 +212,7 @@ class _Job:
             current = krylov.update(current, panel)
 
         self.each_panel(name, work)
-        return krylov.end_read(current)
+        return current
 
     def covariance(self, shift: Tensor, scale: Tensor | None) -> WarmStart:
         """One read for the covariance matrix."""
@@ -221,3 +269,37 @@ class _Job:
         kept = kept_rows(state, combined)
         bad = state.moments.first_row + np.flatnonzero(state.moments.bad)
         return Solved(result, stability, kept, scale, np.concatenate(self.world.gather(bad)))
+
+    def finish_given(self, state: krylov.KrylovState, unit: Tensor, mean: Tensor | None, scale: Tensor | None) -> Solved:
+        """Variances and residuals of given directions, and the rows for ranking."""
+        moments, k = state.moments, len(unit)
+        assert moments.delta is not None
+        product = state.products[0][:, :k].double().T  # (k, d): C v
+        variance = (product * unit).sum(dim=1)
+        residual = torch.linalg.vector_norm(product - variance[:, None] * unit, dim=1)
+        result = PCAResult(
+            components=unit.cpu(),
+            mean=mean.double() if mean is not None else (state.shift + moments.delta).cpu(),
+            explained_variance=variance.clamp(min=0).cpu(),
+            total_variance=moments.total_variance,
+            residuals=(residual / variance.clamp(min=1e-300)).cpu(),
+            angle_bounds=torch.zeros(k, dtype=torch.float64),
+            bound_rigorous=True,
+            n_samples=moments.n_samples,
+            reads=state.reads,
+            converged=True,
+            layer_variance=moments.layer_variance.cpu(),
+        )
+        width = self.problem.block_size
+        weights = torch.zeros((state.reads * width, k + RANDOM_DIRECTIONS), dtype=torch.float64)
+        weights[: k + RANDOM_DIRECTIONS] = torch.eye(k + RANDOM_DIRECTIONS, dtype=torch.float64)
+        kept = kept_rows(state, weights)
+        if mean is not None:
+            kept = replace(kept, at_delta=torch.zeros_like(kept.at_delta), delta_square=0.0, corrected=False)
+        elif state.reads == 1:
+            kept = replace(kept, centered_known=False)
+        unknown = torch.full((k,), torch.nan, dtype=torch.float64)
+        bad = moments.first_row + np.flatnonzero(moments.bad)
+        return Solved(
+            result, Stability(unknown, unknown), kept, scale, np.concatenate(self.world.gather(bad))
+        )

@@ -156,37 +156,47 @@ def update(state: KrylovState, panel: Panel) -> KrylovState:
 
 def end_read(state: KrylovState) -> KrylovState:
     """Solve the Rayleigh-Ritz problem on all blocks, measure the residuals, choose the next block or stop."""
-    assert state.partial is not None and state.total is not None
-    problem, total = state.problem, state.total
-    total.add_(state.partial)
-    state.world.sum_(total)
-    moments = state.moments
-    if state.reads == 0:
-        moments = moments.complete(total[:, -UTILITY].clone(), state.world)
-    total[:, -UTILITY:] = 0
+    state, total = close_read(state)
+    problem = state.problem
     new = state.blocks[-1]
-    delta = moments.delta
-    assert delta is not None
-    total -= moments.n_samples * torch.outer(delta, new.double().T @ delta)
-    total /= moments.degrees
-    products = (*state.products, total.float())
     cross = torch.cat([gram(block, new) for block in state.blocks], dim=0)  # (p l, l)
     before = cross.shape[0] - cross.shape[1]
-    basis_gram = torch.cat([torch.cat([state.basis_gram, cross[:before]], dim=1), torch.cat([cross[:before].T, cross[before:]], dim=1)])
+    above = torch.cat([state.basis_gram, cross[:before]], dim=1)
+    basis_gram = torch.cat([above, torch.cat([cross[:before].T, cross[before:]], dim=1)])
     grams = state.grams.extend(state.tables, problem.block_size, state.world)
     whitening = whiten(basis_gram)
-    ritz = rayleigh_ritz(grams.covariance(moments.n_samples).to(whitening.device), whitening)
-    norms = _residual_norms(state.blocks, products, ritz)
-    state = replace(
-        state, moments=moments, products=products, basis_gram=basis_gram, grams=grams, ritz=ritz, residual_norms=norms
-    )
-    state = replace(state, partial=None, total=None, directions=None)
+    ritz = rayleigh_ritz(grams.covariance(state.moments.n_samples).to(whitening.device), whitening)
+    norms = _residual_norms(state.blocks, state.products, ritz)
+    state = replace(state, basis_gram=basis_gram, grams=grams, ritz=ritz, residual_norms=norms)
     enough = state.reads >= problem.min_reads
     if enough and (converged(state) or state.reads >= problem.max_reads):
         return replace(state, done=True)
     block = orthonormalize(total, state.blocks)
     block = block[:, : problem.block_size - UTILITY]
     return replace(state, next_block=block, done=block.shape[1] == 0 and enough)
+
+
+def close_read(state: KrylovState) -> tuple[KrylovState, Tensor]:
+    """Complete the sums of the read under way.
+
+    Returns
+    -------
+    state : with the moments and the product C Omega of this read
+    product : Tensor of shape (d, l), float64, the same C Omega before it is rounded
+    """
+    assert state.partial is not None and state.total is not None
+    total = state.total
+    total.add_(state.partial)
+    state.world.sum_(total)
+    moments = state.moments
+    if state.reads == 0:
+        moments = moments.complete(total[:, -UTILITY].clone(), state.world)
+    assert moments.delta is not None
+    total[:, -UTILITY:] = 0
+    total -= moments.n_samples * torch.outer(moments.delta, state.blocks[-1].double().T @ moments.delta)
+    total /= moments.degrees
+    products = (*state.products, total.float())
+    return replace(state, moments=moments, products=products, partial=None, total=None, directions=None), total
 
 
 def converged(state: KrylovState) -> bool:
@@ -238,6 +248,8 @@ def finalize(state: KrylovState) -> tuple[PCAResult, Tensor]:
 
 def _round(state: KrylovState, block: Tensor) -> Tensor:
     problem = state.problem
+    if problem.exact_block:
+        return block.float()
     return kernels.round_directions(block.float(), problem.panel_dtype, problem.device, state.scale)
 
 

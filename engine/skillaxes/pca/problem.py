@@ -26,6 +26,7 @@ class Problem:
     panel_dtype : the store's dtype
     layers : columns of each layer in use; empty where the store has no layers
     skip_bad_rows : leave rows with NaN or infinity out instead of failing
+    exact_block : multiply the first block as it is, without rounding it to the dtype of the product
     """
 
     n_rows: int
@@ -41,6 +42,7 @@ class Problem:
     layers: tuple[slice, ...] = ()
     skip_bad_rows: bool = False
     min_reads: int = 2
+    exact_block: bool = False
 
 
 @dataclass(frozen=True)

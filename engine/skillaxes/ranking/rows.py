@@ -64,7 +64,8 @@ class KeptRows:
     at_shift : Tensor of shape (r,), float64: v·m
     at_delta : Tensor of shape (r,), float64: v·delta
     delta_square : |delta|², delta = mean - m
-    corrected : whether the tables hold (x - m)·delta; if not, delta is taken as zero
+    corrected : whether the tables hold (x - m)·delta
+    centered_known : whether norms of centred rows follow; if not, they are NaN
     """
 
     moments: RowMoments
@@ -74,6 +75,7 @@ class KeptRows:
     at_delta: Tensor
     delta_square: float
     corrected: bool
+    centered_known: bool = True
 
     @property
     def first_row(self) -> int:
@@ -100,6 +102,8 @@ class KeptRows:
                 along = kept[:, -1]
         shifted = torch.from_numpy(self.moments.shifted_square[place].astype(np.float64))
         square = shifted - 2 * along + (self.delta_square if self.corrected else 0.0)
+        if not self.centered_known:
+            square = torch.full_like(square, torch.nan)
         square = torch.where(square < _NO_SPREAD**2 * (shifted + self.delta_square), 0.0, square)
         norm = torch.from_numpy(self.moments.norm[place].astype(np.float64))
         bad = torch.from_numpy(self.moments.bad[place])

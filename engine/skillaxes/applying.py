@@ -1,0 +1,91 @@
+"""``apply``: the rows of a store at both ends of directions that come from elsewhere. One read."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from skillaxes.discovery import Discovery, carry_out
+from skillaxes.errors import UsageError
+from skillaxes.job import Job, prepare
+from skillaxes.pca.projections import ProjectionStore
+from skillaxes.progress import SILENT, Progress
+from skillaxes.run_folder.formats import CENTERED_COSINE
+from skillaxes.solve import Solved, StageLog, solve_given
+from skillaxes.store import Store
+from skillaxes.stream.panels import PanelStream
+
+if TYPE_CHECKING:
+    from skillaxes.ingest.directions import GivenDirections
+
+
+def apply(
+    store: Store | str | Path,
+    run_dir: str | Path | None = None,
+    *,
+    directions: str | Path | GivenDirections,
+    overwrite: bool = False,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> Discovery:
+    """Rank the rows of a store against given directions.
+
+    The directions are taken as they are, brought to unit length. Their variances, shares and residuals are those of this
+    store. Centred cosines and projections are relative to the mean that came with the directions, else to the store's own; in
+    the latter case a ranking by centred cosine takes a second read, and ``scores.zarr`` holds no centred norms otherwise.
+
+    Parameters
+    ----------
+    store : a store or its path
+    run_dir : folder for the results; None keeps them in memory
+    directions : ``.safetensors`` (``components``, and ``mean`` and ``scale`` if there), ``.npz``, ``.npy``, or a pickled
+        array or tensor of shape (k, d)
+    **options : the fields of :class:`skillaxes.config.DiscoverConfig` that concern ranking, reading and the device
+
+    Raises
+    ------
+    SourceError : the file cannot be read
+    UsageError : directions of another width than the rows
+    """
+    from skillaxes.ingest.directions import GivenDirections, read_given_directions
+
+    given = directions if isinstance(directions, GivenDirections) else read_given_directions(directions)
+    k = len(given.components)
+    if options.get("scale", "none") != "none" or options.get("solver", "auto") != "auto":
+        raise UsageError("apply takes the directions as they are: leave out --scale and --solver")
+    job = prepare(store, {**options, "components": k}, given=given.source)
+    _check_width(job, given)
+    second = given.mean is None and job.config.rank_by == CENTERED_COSINE
+    if second:
+        job = replace(job, plan=replace(job.plan, reads=2, bytes_to_read=2 * job.plan.bytes_to_read))
+    identity = {"components": k, "directions": _digest(given)}
+    scale = None if given.scale is None else torch.from_numpy(given.scale)
+    mean = None if given.mean is None else torch.from_numpy(given.mean)
+    components = torch.from_numpy(given.components)
+
+    def solver(stream: PanelStream, projections: ProjectionStore, log: StageLog) -> Solved:
+        return solve_given(
+            stream, job.config, job.plan, job.layers, projections, log, progress, components, mean=mean, scale=scale
+        )
+
+    return carry_out(job, run_dir, solver, identity, overwrite, progress)
+
+
+def _check_width(job: Job, given: GivenDirections) -> None:
+    if given.components.shape[1] != job.plan.n_columns:
+        raise UsageError(
+            f"{given.source}: directions with {given.components.shape[1]:,} columns, but {job.plan.n_columns:,} columns of the "
+            "store are in use: take directions of this store's width, or choose their layers with --layers"
+        )
+
+
+def _digest(given: GivenDirections) -> str:
+    digest = hashlib.sha256()
+    for part in (given.components, given.mean, given.scale):
+        digest.update(b"-" if part is None else np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()[:16]

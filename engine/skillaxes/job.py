@@ -1,0 +1,161 @@
+"""A job before it runs: everything that can be refused without reading a row, and the folder it will write to."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from skillaxes import memory
+from skillaxes.config import DiscoverConfig, make_config
+from skillaxes.devices import Resolved, resolve
+from skillaxes.errors import InputError, UsageError
+from skillaxes.planning import Plan, make_plan
+from skillaxes.run_folder import manifest as manifests
+from skillaxes.run_folder.formats import FORMAT_VERSION
+from skillaxes.store import Store, open_store
+from skillaxes.stream.panels import PanelStream
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job, checked and planned.
+
+    Attributes
+    ----------
+    command : ``discover`` or ``apply``
+    store, config : on what, and how
+    columns : the columns in use
+    layers, layer_ids : columns of each layer among those in use, and the layers' ids; empty where unknown
+    device : where it computes
+    plan : what it will do and hold
+    """
+
+    command: str
+    store: Store
+    config: DiscoverConfig
+    columns: tuple[slice, ...]
+    layers: tuple[slice, ...]
+    layer_ids: tuple[int | str, ...]
+    device: Resolved
+    plan: Plan
+
+
+def prepare(store: Store | str | Path, options: dict[str, Any], given: str | None = None) -> Job:
+    """Everything that can be refused before a row is read.
+
+    Parameters
+    ----------
+    store : a store or its path
+    options : fields of :class:`skillaxes.config.DiscoverConfig`
+    given : where directions come from that are only applied; None where they are to be found
+    """
+    config = make_config(**options)
+    device = resolve(config.device)
+    opened = store if isinstance(store, Store) else open_store(store)
+    columns = opened.columns if config.layers is None else opened.columns_of(config.layers)
+    layers, ids = _layers_in_use(opened, columns)
+    n_columns = sum(part.stop - part.start for part in columns)
+    config.check_shape(opened.n_rows, n_columns, given=given is not None)
+    config = replace(config, pool=min(config.pool, opened.n_rows // 2))
+    if config.scale == "layer-rms" and not layers:
+        raise UsageError(
+            "--scale layer-rms: this store does not say which columns are which layer; ingest it with --layer-ids and "
+            "--hidden, or type --scale column-std"
+        )
+    planned = make_plan(opened, config, n_columns, str(device.device), device.reason, given)
+    return Job("discover" if given is None else "apply", opened, config, columns, layers, ids, device, planned)
+
+
+def _layers_in_use(store: Store, columns: tuple[slice, ...]) -> tuple[tuple[slice, ...], tuple[int | str, ...]]:
+    """Columns of each layer among those in use, and the layers' ids; positions where the ids are unknown."""
+    hidden = store.attributes.hidden
+    if hidden is None:
+        return (), ()
+    known = store.attributes.layer_ids
+    places = [place for part in columns for place in range(part.start // hidden, part.stop // hidden)]
+    ids = tuple(known[place] if known is not None else f"#{place} (id unknown)" for place in places)
+    return tuple(slice(i * hidden, (i + 1) * hidden) for i in range(len(places))), ids
+
+
+@contextlib.contextmanager
+def run_folder(folder: Path | None) -> Iterator[Path | None]:
+    """The run folder while a job writes to it; what could not be used leaves nothing behind."""
+    if folder is None:
+        yield None
+        return
+    created = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder
+    except InputError:
+        manifests.clear(folder)
+        if created:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def open_stream(job: Job) -> PanelStream:
+    """The job's rows as panels."""
+    return PanelStream(
+        job.store,
+        panel_rows=job.plan.panel_rows,
+        device=job.device.device,
+        columns=job.columns,
+        cache_bytes=job.plan.memory.cache,
+    )
+
+
+def sample_reads(stream: PanelStream, planned: Plan) -> float:
+    """The part of a read that the warm start cost where its rows were not kept for the first read."""
+    kept = planned.memory.cache >= stream.store.nbytes
+    return 0.0 if kept else planned.sample_rows / max(stream.n_rows, 1)
+
+
+def about(job: Job) -> dict[str, Any]:
+    """What a manifest says before anything was found."""
+    import torch
+
+    store = job.store
+    known = store.attributes
+    return {
+        "format_version": FORMAT_VERSION,
+        "command": job.command,
+        "config": job.config.as_dict(),
+        "store": {
+            "path": str(store.path),
+            "fingerprint": store.fingerprint(),
+            "shape": list(store.shape),
+            "dtype": store.dtype,
+            "chunk_rows": store.chunk_rows,
+            "n_rows": store.n_rows,
+            "n_features": store.n_features,
+            "nbytes": store.nbytes,
+            "layer_ids": known.layer_ids,
+            "hidden": known.hidden,
+            "model": known.model,
+            "revision": known.revision,
+            "hook": known.hook,
+            "pooling": known.pooling,
+            "token_range": known.token_range,
+        },
+        "versions": manifests.versions(),
+        "machine": manifests.machine(str(job.device.device), torch.get_num_threads(), memory.granted()),
+        "plan": job.plan.as_dict(),
+    }
+
+
+def opening_words(job: Job) -> str:
+    """One line on what is about to happen."""
+    store, planned = job.store, job.plan
+    shape = " x ".join(f"{extent:,}" for extent in store.shape)
+    return (
+        f"{store.path}: {shape} {store.dtype}, {memory.show(store.nbytes)}; {planned.solver} solver on {planned.device} "
+        f"({planned.device_reason}), rows through {planned.road}"
+    )
+
+
+

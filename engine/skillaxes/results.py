@@ -1,0 +1,180 @@
+"""From kept rows to the tables and findings of a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from skillaxes.announce import announcements, layer_energy, shared_top
+from skillaxes.job import Job
+from skillaxes.pca.split_half import subspaces
+from skillaxes.ranking.lists import Ranking, rank
+from skillaxes.ranking.rows import RowBlock
+from skillaxes.ranking.tables import selection_table, topk_table
+from skillaxes.run_folder import manifest as manifests
+from skillaxes.run_folder.atomic import replacing
+from skillaxes.run_folder.directions import Directions, write_directions
+from skillaxes.run_folder.formats import SCORES, SELECTION, SIDES, TOPK
+from skillaxes.run_folder.scores import ScoresWriter
+from skillaxes.solve import Solved
+from skillaxes.stream.panels import PanelStream
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def ranked(
+    job: Job, solved: Solved, stream: PanelStream, folder: Path | None
+) -> tuple[Ranking, pa.Table, pa.Table]:
+    """Top-k tables, and ``scores.zarr`` on the way."""
+    config, store = job.config, job.store
+    k = config.components
+    depth = max(config.top, config.pool)
+    if folder is None:
+        ranking = rank(solved.kept, k, top=config.top, depth=depth, rank_by=config.rank_by)
+    else:
+        with replacing(folder / SCORES) as aside:
+            writer = ScoresWriter(aside, store.n_rows, k, {"rank_by": config.rank_by})
+
+            def write(block: RowBlock) -> None:
+                writer.write(
+                    block.start,
+                    block.projection[:, :k].numpy(),
+                    block.norm.numpy(),
+                    block.centered_norm.numpy(),
+                )
+
+            ranking = rank(solved.kept, k, top=config.top, depth=depth, rank_by=config.rank_by, on_block=write)
+    topk = topk_table(solved.kept, ranking, solved.result.angle_bounds, config.top, store.trace_ids)
+    if not solved.kept.centered_known:
+        topk = _with_centered_cosines(topk, solved, stream)
+    attributes = store.attributes
+    selection = selection_table(
+        solved.kept,
+        ranking,
+        n_components=k,
+        n_rows=store.n_rows,
+        top=config.top,
+        pool=config.pool,
+        seed=config.seed,
+        trace_ids=store.trace_ids,
+        meta={
+            "split_half": [None if np.isnan(v) else round(v, 6) for v in solved.stability.cosines.tolist()],
+            "token_range": attributes.token_range,
+            "store": {
+                "fingerprint": store.fingerprint(),
+                "model": attributes.model,
+                "revision": attributes.revision,
+                "hook": attributes.hook,
+                "pooling": attributes.pooling,
+            },
+        },
+    )
+    return ranking, topk, selection
+
+
+def _with_centered_cosines(topk: pa.Table, solved: Solved, stream: PanelStream) -> pa.Table:
+    """The centred cosines of the listed rows alone, from the rows themselves: their mean was not known in time."""
+    import pyarrow as pa
+
+    rows = np.unique(topk["row"].to_numpy())
+    norms = {}
+    for row in rows.tolist():
+        values = stream.sample([(row, row + 1)])[0].double()
+        values = values if solved.scale is None else values * solved.scale.cpu()
+        norms[row] = float((values - solved.result.mean).norm())
+    lengths = np.array([norms[row] for row in topk["row"].to_pylist()])
+    cosines = np.divide(topk["projection"].to_numpy(), lengths, where=lengths > 0, out=np.zeros(len(lengths)))
+    place = topk.schema.get_field_index("cosine_centered")
+    return topk.set_column(place, topk.schema.field(place), pa.array(cosines.astype(np.float32)))
+
+
+def directions_of(solved: Solved) -> Directions:
+    """As ``directions.safetensors`` holds them."""
+    result = solved.result
+    return Directions(
+        components=result.components.float().numpy(),
+        mean=result.mean.float().numpy(),
+        explained_variance=result.explained_variance.float().numpy(),
+        explained_variance_ratio=result.explained_variance_ratio.float().numpy(),
+        singular_values=result.singular_values.float().numpy(),
+        residuals=result.residuals.float().numpy(),
+        split_half=solved.stability.cosines.float().numpy(),
+        scale=None if solved.scale is None else solved.scale.cpu().numpy(),
+    )
+
+
+def write(folder: Path, directions: Directions, topk: pa.Table, selection: pa.Table, manifest: dict[str, Any]) -> None:
+    """Put everything in place; the manifest, which says that it is done, comes last."""
+    import pyarrow.parquet as pq
+
+    write_directions(folder, directions)
+    for name, table in ((TOPK, topk), (SELECTION, selection)):
+        with replacing(folder / name) as aside:
+            pq.write_table(table, aside, compression="zstd")
+    manifests.write_manifest(folder, manifest)
+
+
+def findings(job: Job, solved: Solved, ranking: Ranking, topk: pa.Table) -> dict[str, Any]:
+    """What a manifest says of the outcome."""
+    result, stability, config = solved.result, solved.stability, job.config
+    settled = topk.to_pydict()
+    counts = {(i, side): 0 for i in range(config.components) for side in SIDES}
+    for direction, side, value in zip(settled["direction"], settled["side"], settled["settled"], strict=True):
+        counts[direction, side] += value
+    together = subspaces(result.explained_variance, stability.standard_errors)
+    groups = {index: group for group in together for index in group}
+    shared = shared_top(ranking, config.top)
+    energy = layer_energy(result.components, job.layers)
+    variance = result.layer_variance
+    return {
+        "solver": {
+            "name": job.plan.solver,
+            "reasons": job.plan.reasons,
+            "block_size": job.plan.block_size,
+            "reads": result.reads,
+            "converged": result.converged,
+            "tolerance": config.tolerance,
+            "max_residual": float(result.residuals.max()),
+        },
+        "rows": {
+            "total": job.store.n_rows,
+            "ranked": ranking.n_ranked,
+            "zero": ranking.n_zero,
+            "bad": solved.bad.tolist(),
+        },
+        "total_variance": result.total_variance,
+        "announcements": announcements(
+            result,
+            stability,
+            ranking,
+            top=config.top,
+            layers=job.layers,
+            layer_ids=job.layer_ids,
+            bad=solved.bad,
+            tolerance=config.tolerance,
+        ),
+        "layers": {
+            "ids": list(job.layer_ids),
+            "variance_share": (variance / variance.sum().clamp(min=1e-300)).tolist(),
+            "direction_energy": energy,
+        },
+        "directions": [
+            {
+                "index": i,
+                "eigenvalue": float(result.explained_variance[i]),
+                "explained_variance_ratio": float(result.explained_variance_ratio[i]),
+                "residual": float(result.residuals[i]),
+                "angle_bound": float(result.angle_bounds[i]),
+                "bound": "rigorous" if result.bound_rigorous else "estimated",
+                "split_half": float(stability.cosines[i]),
+                "norm_correlation": float(ranking.norm_correlation[i]),
+                "shared_top": shared[i],
+                "settled": {side: counts[i, side] for side in SIDES},
+                "subspace": groups[i],
+            }
+            for i in range(config.components)
+        ],
+    }
