@@ -1,0 +1,6 @@
+"""Benchmarks of skillaxes: never shipped, run from the root of a checkout with ``python -m bench``.
+
+``synthetic`` makes the stores, ``reference`` the exact answers, ``launch`` runs one process and measures it, ``judge``
+holds an answer against the exact one, ``results`` keeps the figures. ``suites`` ask the questions, ``peers`` are what
+a user would pick instead.
+"""

@@ -1,0 +1,42 @@
+"""The notebook, literally: the whole matrix from a pickle, PCA by scikit-learn, one cosine similarity a direction,
+``argsort``, ten rows from each end.
+
+``F.cosine_similarity`` needs the matrix as a torch tensor, and so it is a torch tensor that scikit-learn gets. It takes
+a torch tensor for float64 and copies it; the directions are float64 from there on. That belongs to what is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from bench.peers.program import Clock, run
+
+
+def _job(options: argparse.Namespace, clock: Clock):  # type: ignore[no-untyped-def]
+    import pickle
+
+    import numpy as np
+    import torch
+    import torch.nn.functional as F
+    from sklearn.decomposition import PCA
+
+    from bench.judge import Answer
+
+    with open(options.source, "rb") as file:
+        gradmat = torch.from_numpy(pickle.load(file))
+    clock.mark("load")
+    pca = PCA(n_components=options.components)
+    pca.fit(gradmat)
+    clock.mark("pca")
+    positive, negative = [], []
+    for component in pca.components_:
+        similarity = F.cosine_similarity(torch.from_numpy(component).unsqueeze(0), gradmat)
+        order = np.argsort(similarity.numpy())
+        negative.append(order[: options.top])
+        positive.append(order[::-1][: options.top])
+    clock.mark("rank")
+    return Answer(pca.components_, np.array(positive), np.array(negative))
+
+
+if __name__ == "__main__":
+    run(("pickle", "numpy", "torch", "torch.nn.functional", "sklearn.decomposition", "bench.judge"), _job)

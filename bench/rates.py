@@ -1,0 +1,201 @@
+"""What this machine can do, measured: reading files, converting, the products at a job's own shapes, memory.
+
+Runs in a process of its own (``python -m bench.work rates``), with the threads that the job gets. Every figure is
+a list of samples; whoever uses them picks the quantile.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.panels import files_of
+
+if TYPE_CHECKING:
+    import torch
+
+PROJECT = "project"
+ACCUMULATE = "accumulate"
+
+_LEAST_SAMPLES = 5
+_LEAST_SECONDS = 0.5
+_HOPELESS = 20  # a product this much slower than float32 is not measured further: float16 on CPUs without it
+
+
+@dataclass(frozen=True)
+class Rate:
+    """One thing measured.
+
+    Attributes
+    ----------
+    kind : ``read``, ``convert``, ``project``, ``accumulate``, ``memory``
+    form : how it was done: dtype, panel rows, form of the product
+    unit : ``bytes``, ``elements`` or ``flops``
+    work : units that one sample does
+    seconds : of each sample
+    """
+
+    kind: str
+    form: str
+    unit: str
+    work: float
+    seconds: tuple[float, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {**self.__dict__, "seconds": list(self.seconds)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Rate:
+        """The inverse of :meth:`as_dict`."""
+        return cls(**{**values, "seconds": tuple(values["seconds"])})
+
+
+def _samples(
+    job: Callable[[], object], least: int = _LEAST_SAMPLES, seconds: float = _LEAST_SECONDS
+) -> tuple[float, ...]:
+    job()  # warm-up: page faults, thread pools, code paths chosen at the first call
+    taken: list[float] = []
+    while len(taken) < least or (sum(taken) < seconds and len(taken) < 200):
+        started = time.perf_counter()
+        job()
+        taken.append(time.perf_counter() - started)
+    return tuple(taken)
+
+
+def read_rate(store: Path, threads: int, samples: int = 3) -> list[Rate]:
+    """Plain ``readinto`` of a store's files into reused buffers, by one thread and by all of them."""
+    files = files_of(store)
+    total = sum(file.stat().st_size for file in files)
+    # Large files (shards) are cut, so that all threads have work.
+    part = 1 << 25
+    parts = [
+        (file, start, min(part, size - start))
+        for file in files
+        for size in [file.stat().st_size]
+        for start in range(0, size, part)
+    ]
+
+    def job(workers: int) -> None:
+        def work(mine: Sequence[tuple[Path, int, int]]) -> None:
+            buffer = memoryview(bytearray(part))
+            for file, start, count in mine:
+                with open(file, "rb", buffering=0) as handle:
+                    handle.seek(start)
+                    done = 0
+                    while done < count:
+                        done += handle.readinto(buffer[done:count]) or count
+
+        if workers == 1:
+            work(parts)
+            return
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(work, [parts[worker::workers] for worker in range(workers)]))
+
+    return [
+        Rate("read", f"{workers} threads", "bytes", total, _samples(partial(job, workers), samples, 0))
+        for workers in sorted({1, threads})
+    ]
+
+
+def memory_rates(elements: int, seconds: float = _LEAST_SECONDS) -> list[Rate]:
+    """Reading memory (a sum), copying it, and a triad, over arrays larger than any cache."""
+    import torch
+
+    a, b, c = (torch.ones(elements) for _ in range(3))
+    return [
+        Rate("memory", "sum", "bytes", 4 * elements, _samples(a.sum, seconds=seconds)),
+        Rate("memory", "copy", "bytes", 8 * elements, _samples(lambda: b.copy_(a), seconds=seconds)),
+        Rate(
+            "memory",
+            "triad",
+            "bytes",
+            12 * elements,
+            _samples(partial(torch.add, a, b, alpha=3.0, out=c), seconds=seconds),
+        ),
+    ]
+
+
+def conversion_rates(dtype: str, columns: int, panels: Sequence[int], seconds: float = _LEAST_SECONDS) -> list[Rate]:
+    """The store's dtype to float32: source panels from a ring of 64 MiB, one reused panel to write to."""
+    import torch
+
+    rates = []
+    for rows in panels:
+        source = torch.randn((max(rows, (1 << 25) // columns // rows * rows), columns)).to(getattr(torch, dtype))
+        target = torch.empty((rows, columns))
+
+        def job(source: torch.Tensor = source, target: torch.Tensor = target, rows: int = rows) -> None:
+            for start in range(0, len(source), rows):
+                target.copy_(source[start : start + rows])
+
+        rates.append(
+            Rate(
+                "convert",
+                f"{dtype} to float32, {rows} rows",
+                "elements",
+                source.numel(),
+                _samples(job, seconds=seconds),
+            )
+        )
+    return rates
+
+
+def product_rates(
+    columns: int, width: int, panels: Sequence[int], dtypes: Sequence[str], seconds: float = _LEAST_SECONDS
+) -> list[Rate]:
+    """The two products of a read, (b, d) @ (d, l) and its transposed partner, in several dtypes and forms."""
+    import torch
+
+    rates: list[Rate] = []
+    in_float32: dict[tuple[str, int], float] = {}
+    for dtype in dtypes:
+        for rows in panels:
+            for (product, form), job in _products(rows, columns, width, getattr(torch, dtype)).items():
+                started = time.perf_counter()
+                job()
+                first = time.perf_counter() - started
+                hopeless = first > _HOPELESS * in_float32.get((product, rows), first)
+                taken = (first,) if hopeless else _samples(job, seconds=seconds)
+                if dtype == "float32":
+                    in_float32[product, rows] = max(taken)
+                name = f"{dtype}, {rows} rows, {width} columns, {form}"
+                rates.append(Rate(product, name, "flops", 2.0 * rows * columns * width, taken))
+    return rates
+
+
+def _products(rows: int, columns: int, width: int, kind: torch.dtype) -> dict[tuple[str, str], Callable[[], object]]:
+    import torch
+
+    panel = torch.randn((rows, columns)).to(kind)
+    block = torch.randn((columns, width)).to(kind)
+    weights = torch.randn((rows, width)).to(kind)
+    tall, wide = torch.zeros((columns, width), dtype=kind), torch.zeros((width, columns), dtype=kind)
+    dots = torch.empty((rows, width), dtype=kind)
+    return {
+        (PROJECT, "X @ W"): lambda: torch.mm(panel, block, out=dots),
+        (ACCUMULATE, "Z += X' S"): lambda: tall.addmm_(panel.T, weights),
+        (ACCUMULATE, "Z' += S' X"): lambda: wide.addmm_(weights.T, panel),
+    }
+
+
+def all_rates(
+    store: Path, dtype: str, columns: int, width: int, panels: Sequence[int], threads: int, *, quick: bool = False
+) -> list[Rate]:
+    """Everything. ``quick`` is for tests: small arrays."""
+    import torch
+
+    torch.set_num_threads(threads)
+    seconds = 0.01 if quick else _LEAST_SECONDS
+    half = ["float16"] if dtype == "float16" else []
+    rates = read_rate(store, threads)
+    rates += memory_rates(1 << 20 if quick else 1 << 27, seconds)
+    if dtype != "float32":
+        rates += conversion_rates(dtype, columns, panels, seconds)
+    rates += product_rates(columns, width, panels, ["float32", "bfloat16", *half], seconds)
+    return rates

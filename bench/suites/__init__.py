@@ -1,0 +1,1 @@
+"""The questions: ``peers``, ``limits``, ``scaling``, ``solvers``."""

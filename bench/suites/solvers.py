@@ -1,0 +1,113 @@
+"""``solvers``: error against reads for every solver, on kind and unkind spectra: the figures behind the defaults."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench import launch, provenance
+from bench.judge import Answer, judge
+from bench.results import Book
+from bench.suites.workspace import Options, Workspace, remove, summary_of
+from bench.synthetic import Recipe
+
+SOLVERS = ("krylov", "incremental", "covariance")
+SPECTRA = ("power", "flat", "planted", "real")
+READS = (2, 3, 4, 5)
+_LEAST_TOLERANCE = "1e-12"  # so that --max-reads alone says when to stop
+
+
+def real_activations() -> Path | None:
+    """The real activations that tests and benchmarks share, where they are; else None."""
+    shared = os.environ.get("SKILLAXES_SHARED_DATA")
+    folder = Path(shared) if shared else provenance.ROOT.parent / "shared" / "data"
+    file = folder / "smollm2-reasoning" / "activations.npy"
+    return file if file.exists() else None
+
+
+def run(
+    options: Options,
+    recipe: Recipe,
+    spectra: Sequence[str] = SPECTRA,
+    solvers: Sequence[str] = SOLVERS,
+    reads: Sequence[int] = READS,
+) -> list[dict[str, Any]]:
+    """Measure errors; one line for every spectrum, solver and number of reads.
+
+    A solver that reads the store once whatever is asked is measured once. Where there is no shared data, ``real`` is
+    the small real store of this repository.
+    """
+    lines = []
+    with Workspace(options) as work:
+        book = work.book("solvers")
+        for spectrum in spectra:
+            case: dict[str, Any] = {"spectrum": spectrum, "components": options.components, "top": options.top}
+            if spectrum == "real":
+                source = real_activations()
+                if source is None:
+                    store = work.folder / "sample.zarr"
+                    shutil.copytree(
+                        provenance.ROOT / "bench" / "sample" / "activations.zarr", store, dirs_exist_ok=True
+                    )
+                    case["source"] = "bench/sample"
+                else:
+                    store = work.real_store(source)
+                    case["source"] = "smollm2-reasoning"
+            else:
+                asked = replace(recipe, spectrum=spectrum)
+                store = work.store(asked)
+                case |= asked.as_dict()
+            lines += _of_one_matrix(work, book, case, store, solvers, reads)
+    return lines
+
+
+def _of_one_matrix(
+    work: Workspace, book: Book, case: dict[str, Any], store: Path, solvers: Sequence[str], reads: Sequence[int]
+) -> list[dict[str, Any]]:
+    options, reference = work.options, work.exact(store)
+    found: list[tuple[dict[str, Any], dict[str, Any], Path | None]] = []
+    for solver in solvers:
+        for count in reads if solver == "krylov" else reads[:1]:
+            stop = ("--max-reads", str(count), "--tolerance", _LEAST_TOLERANCE)
+            ran = work.discover(store, "--solver", solver, *stop)
+            values: dict[str, Any] = {
+                "status": ran.measured.status,
+                "wall_seconds": ran.measured.wall_seconds,
+                "peak_memory_bytes": ran.measured.peak_memory_bytes,
+            }
+            kept = None
+            if ran.measured.status == launch.DONE:
+                answer = Answer.from_run_folder(ran.folder)
+                kept = work.folder / f"found-{len(found)}.npz"
+                answer.save(kept)
+                values |= judge(reference, answer) | summary_of(ran.manifest)
+                options.say(f"{store.name}, {solver}, {count} reads: error {values['error']:.1e}")
+            else:
+                values["message"] = ran.measured.message.strip()[-400:]
+                options.say(f"{store.name}, {solver}: {ran.measured.status}: {values['message']}")
+            found.append(({**case, "solver": solver, "max_reads": count}, values, kept))
+            shutil.rmtree(ran.folder, ignore_errors=True)
+    answers = [kept for _, _, kept in found if kept is not None]
+    shares = dict(zip(answers, _captured(work, store, answers), strict=True))
+    remove(answers)
+    return [
+        book.append(here["solver"], here, values if kept is None else {**values, "captured": shares[kept]})
+        for here, values, kept in found
+    ]
+
+
+def _captured(work: Workspace, store: Path, answers: Sequence[Path]) -> list[float]:
+    """Variance in each found span over that in the exact one, from the store itself."""
+    if not answers:
+        return []
+    out = work.folder / "captured.json"
+    work.work(
+        "captured", str(store), "--out", str(out), "--answers", *map(str, answers),
+        "--components", str(work.options.components), "--top", str(work.options.top),
+    )  # fmt: skip
+    return [float(share) for share in json.loads(out.read_text())]
