@@ -1,0 +1,8 @@
+"""Ingest: files of activations into stores. Pickles are read by a machine that runs nothing."""
+
+from __future__ import annotations
+
+from skillaxes.ingest.ingesting import IngestSummary, ingest
+from skillaxes.ingest.sources import SUFFIXES, open_source
+
+__all__ = ["SUFFIXES", "IngestSummary", "ingest", "open_source"]

@@ -103,9 +103,12 @@ class StoreWriter:
         ------
         StoreError : another width, another kind of numbers, values too large for the dtype, more rows than declared
         """
+        self.append_values(*rows_as_array(rows), ids)
+
+    def append_values(self, values: np.ndarray, dtype: str, ids: Sequence[str | None] | None = None) -> None:
+        """:meth:`append` for an array in the holder of ``dtype``: bfloat16 as its bits in uint16."""
         if self._closed:
             raise StoreError(f"{self.path} is closed; make another writer with create_store or open_writer")
-        values, dtype = rows_as_array(rows)
         n_features = int(np.prod(self.row_shape, dtype=np.int64))
         if values.ndim not in (2, 3) or values[:1].size != min(len(values), 1) * n_features:
             raise StoreError(f"rows of shape {values.shape} were appended; needed: (n, {n_features}), as the store has")

@@ -1,0 +1,272 @@
+"""From a file to a store: copied block by block, then read back and compared."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skillaxes.errors import SourceError, StoreError, UsageError
+from skillaxes.ingest.sources import Source, open_source
+from skillaxes.ingest.tables import id_column, read_ids
+from skillaxes.ingest.trace_ids import load_ids
+from skillaxes.progress import SILENT, Progress
+from skillaxes.store import StoreWriter, crc32c, create_store, open_store
+from skillaxes.store.dtypes import DTYPES, bad_rows, convert, holder, overflowing_rows
+from skillaxes.store.rows import name_rows
+
+_BLOCK_BYTES = 32 << 20  # of a block on its way: enough to be fast, and a few of them fit anywhere
+_BAD_ROWS_KEPT = 1_000
+_OVERHEAD = 1.01  # files and checksums beside the values
+
+
+@dataclass(frozen=True)
+class IngestSummary:
+    """What was ingested.
+
+    source, key : the file, and the name of the matrix in it (``""``: the file is the matrix)
+    source_dtype : of the numbers in the file
+    store, shape, dtype, chunk_rows, n_chunks, shard_rows, nbytes : of the new store
+    bounded : whether the file could be read in bounded memory
+    bad_rows, first_bad_rows : how many rows hold NaN or infinity, and the first of them
+    has_trace_ids : whether rows have ids
+    seconds : all of it, verification included
+    """
+
+    source: str
+    key: str
+    source_dtype: str
+    store: str
+    shape: tuple[int, ...]
+    dtype: str
+    chunk_rows: int
+    n_chunks: int
+    shard_rows: int | None
+    nbytes: int
+    bounded: bool
+    bad_rows: int
+    first_bad_rows: tuple[int, ...]
+    has_trace_ids: bool
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass
+class _Copied:
+    """What the verification compares with: rows and checksum of every block, and the bad rows met."""
+
+    blocks: list[tuple[int, int]]
+    bad: list[int]
+    n_bad: int
+
+
+def ingest(
+    source: Path | str,
+    store: Path | str,
+    *,
+    key: str | None = None,
+    dtype: str | None = None,
+    layer_ids: Sequence[int] | None = None,
+    hidden: int | None = None,
+    model: str | None = None,
+    revision: str | None = None,
+    hook: str | None = None,
+    pooling: str | None = None,
+    token_range: str | Sequence[int] | None = None,
+    trace_ids: Sequence[str | None] | Path | str | None = None,
+    id_field: str | None = None,
+    chunk_rows: int | None = None,
+    shard_size: int | None = None,
+    overwrite: bool = False,
+    progress: Progress = SILENT,
+) -> IngestSummary:
+    """Turn a file into a store, and read the store back to compare it with what was read from the file.
+
+    Nothing of a pickle is run (:mod:`skillaxes.ingest.machine`). The store appears under its name only when it is
+    complete and verified; on any error nothing is left. A source of shape (rows, layers, hidden) becomes a store of
+    that shape.
+
+    Parameters
+    ----------
+    source : a ``.pkl``, ``.pt``, ``.npy``, ``.npz``, ``.safetensors`` or ``.parquet`` file
+    store : folder of the new store
+    key : which array of the file, where it holds several; the list column of a table
+    dtype : of the store; that of the file when None
+    layer_ids, hidden, model, revision, hook, pooling, token_range : see :class:`skillaxes.store.StoreAttributes`
+    trace_ids : one id a row, or a file of them (:func:`skillaxes.ingest.trace_ids.load_ids`); from a table's column
+        ``trace_id`` or ``id`` when None
+    id_field : the field or column that holds the ids
+    chunk_rows, shard_size : see :func:`skillaxes.store.create_store`
+    overwrite : replace a store that is there, once the new one is verified
+    progress : where the stages ``ingest`` and ``verify`` are reported
+
+    Raises
+    ------
+    SourceError : a file that cannot be taken, values too large for ``dtype``, too few ids, no room on the disk
+    StoreError : the store is there already, attributes that do not fit, a store that reads back differently
+    UsageError : an unknown dtype, a size that cannot be
+    """
+    began = time.perf_counter()
+    target = Path(store)
+    _check_target(target, overwrite=overwrite)
+    if dtype is not None and dtype not in DTYPES:
+        raise UsageError(f"dtype is {dtype!r}; needed: one of {', '.join(DTYPES)}")
+    found = open_source(source, key)
+    shape = found.matrix.shape
+    ids = _ids_of(found, trace_ids, id_field)
+    if ids is not None and len(ids) != shape[0]:
+        raise SourceError(f"there are {len(ids)} trace ids for the {shape[0]} rows of {source}; needed: one a row")
+    kept = dtype or found.matrix.dtype
+    aside = target.with_name(f"{target.name}.ingest")
+    _check_room(aside, math.prod(shape) * holder(kept).itemsize)
+    with _removed_on_error(aside):
+        writer = create_store(
+            aside,
+            dtype=kept,
+            n_rows=shape[0],
+            n_features=math.prod(shape[1:]),
+            layered=len(shape) == 3,
+            layer_ids=layer_ids,
+            hidden=shape[2] if len(shape) == 3 and hidden is None else hidden,
+            model=model,
+            revision=revision,
+            hook=hook,
+            pooling=pooling,
+            token_range=token_range,
+            chunk_rows=chunk_rows,
+            shard_size=shard_size,
+            overwrite=True,
+        )
+        with writer:
+            copied = _copy(found, writer, kept, ids, progress)
+        summary = _verify(found, aside, target, copied, began, progress)
+        _put_in_place(aside, target)
+    return summary
+
+
+def _check_target(target: Path, *, overwrite: bool) -> None:
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not overwrite:
+        raise StoreError(f"{target} exists already; give another path, or overwrite it (--overwrite, overwrite=True)")
+    if not (target / "zarr.json").exists() and not (target / ".zarray").exists():
+        raise StoreError(f"{target} is not a zarr array, so it is not overwritten; give another path")
+
+
+def _check_room(aside: Path, nbytes: int) -> None:
+    folder = next((parent for parent in aside.absolute().parents if parent.exists()), None)
+    if folder is None:
+        return
+    if not folder.is_dir():
+        raise StoreError(f"{folder} is a file, so no store can be made in it; give another path")
+    free = shutil.disk_usage(folder).free
+    if nbytes * _OVERHEAD > free:
+        raise SourceError(f"the store needs {nbytes / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free; make room")
+
+
+def _ids_of(
+    source: Source, given: Sequence[str | None] | Path | str | None, field: str | None
+) -> list[str | None] | None:
+    if given is not None:
+        return load_ids(given, field)
+    if source.path.suffix.lower() == ".parquet":
+        column = id_column(source.path, field)
+        return None if column is None else read_ids(source.path, column)
+    if field is not None:
+        raise UsageError(f"id field {field!r} was given without a file of trace ids; give one, or leave it out")
+    return None
+
+
+@contextmanager
+def _removed_on_error(aside: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def _copy(source: Source, writer: StoreWriter, dtype: str, ids: list[str | None] | None, progress: Progress) -> _Copied:
+    """Source to store; what is remembered is a checksum a block."""
+    matrix = source.matrix
+    row_bytes = math.prod(matrix.shape[1:]) * holder(matrix.dtype).itemsize
+    chunk_rows = writer.chunk_rows or 1
+    rows = max(1, _BLOCK_BYTES // (row_bytes * chunk_rows)) * chunk_rows
+    copied = _Copied([], [], 0)
+    done = 0
+    with progress.stage("ingest", matrix.shape[0], unit_bytes=row_bytes) as stage:
+        for block in matrix.blocks(rows):
+            values = convert(block, matrix.dtype, dtype)
+            lost = overflowing_rows(block, matrix.dtype, values, dtype)
+            if lost.size:
+                wider = "bfloat16 or float32" if dtype == "float16" else "float64"
+                raise SourceError(
+                    f"{source.path}: {name_rows(lost + done)} hold values too large for {dtype}; ingest as {wider}"
+                )
+            bad = bad_rows(values, dtype)
+            copied.n_bad += bad.size
+            copied.bad.extend((bad[: _BAD_ROWS_KEPT - len(copied.bad)] + done).tolist())
+            copied.blocks.append((len(values), crc32c(np.ascontiguousarray(values))))
+            writer.append_values(values, dtype, None if ids is None else ids[done : done + len(values)])
+            done += len(values)
+            stage.advance(len(values))
+    return copied
+
+
+def _verify(
+    source: Source, aside: Path, target: Path, copied: _Copied, began: float, progress: Progress
+) -> IngestSummary:
+    """Read the new store through zarr and compare block by block."""
+    made = open_store(aside)
+    if made.missing_chunks():
+        raise StoreError(f"{target} lacks chunks that were just written; check the disk and ingest again")
+    start = 0
+    with progress.stage("verify", made.n_rows, unit_bytes=made.n_features * made.itemsize) as stage:
+        for rows, checksum in copied.blocks:
+            if crc32c(made.read_rows(start, start + rows)) != checksum:
+                raise StoreError(
+                    f"rows {start} to {start + rows - 1} of {target} read back differently than they were written; "
+                    f"check the disk and ingest again"
+                )
+            start += rows
+            stage.advance(rows)
+    if copied.n_bad:
+        progress.note(f"{name_rows(copied.bad)} hold NaN or infinity ({copied.n_bad} in all)")
+    return IngestSummary(
+        source=str(source.path),
+        key=source.name,
+        source_dtype=source.matrix.dtype,
+        store=str(target),
+        shape=made.shape,
+        dtype=made.dtype,
+        chunk_rows=made.chunk_rows,
+        n_chunks=made.n_chunks,
+        shard_rows=made.shard_shape[0] if made.shard_shape else None,
+        nbytes=made.nbytes,
+        bounded=source.matrix.bounded,
+        bad_rows=copied.n_bad,
+        first_bad_rows=tuple(copied.bad),
+        has_trace_ids=made.trace_ids([0])[0] is not None,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _put_in_place(aside: Path, target: Path) -> None:
+    """The new store under its name; an old one goes only now."""
+    if not target.exists():
+        aside.rename(target)
+        return
+    old = target.with_name(f"{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    target.rename(old)
+    aside.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,210 @@
+"""Matrices as they lie in files: named candidates, the choice of one, and its rows block by block.
+
+A block is a C-ordered array of shape (n, columns) in native byte order; bfloat16 as its bits in uint16.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import IO, Protocol
+
+import numpy as np
+
+from skillaxes.errors import SourceError
+from skillaxes.ingest.rebuild import Values
+from skillaxes.store.dtypes import DTYPES
+
+_NAMED = 8
+
+
+class MappedFile:
+    """A file as memory that the kernel fetches when it is looked at, and forgets on :meth:`release`."""
+
+    def __init__(self, path: Path) -> None:
+        with open(path, "rb") as file:
+            if not file.seek(0, 2):
+                raise SourceError(f"{path} is empty; needed: a file with an array")
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.view = memoryview(self._map)
+
+    def release(self) -> None:
+        """Give back the pages that were looked at: what is read once must not count as this process's memory."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+
+class Matrix(Protocol):
+    """Rows of numbers.
+
+    shape : (rows, features) or (rows, layers, hidden); a candidate that was not chosen may have any
+    dtype : name of the numbers
+    bounded : whether rows are read in bounded memory
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def bounded(self) -> bool: ...
+    def blocks(self, rows: int) -> Iterator[np.ndarray]:
+        """All rows in order, at most ``rows`` at a time."""
+        ...
+
+
+@dataclass(frozen=True)
+class ViewMatrix:
+    """A matrix that lies in a mapped file, in one piece or as a list of pieces (rows, or stretches of rows)."""
+
+    pieces: tuple[np.ndarray, ...]  # each (n, ...)
+    dtype: str
+    release: Callable[[], None] = field(default=lambda: None)
+    bounded: bool = True
+
+    @classmethod
+    def of(cls, found: Values | list[Values], name: str, release: Callable[[], None]) -> ViewMatrix:
+        """One array, or a list of arrays of one kind: vectors become rows, matrices follow each other."""
+        if isinstance(found, Values):
+            return cls((found.array,), found.dtype, release)
+        first = found[0]
+        for place, values in enumerate(found):
+            skip = 1 if first.array.ndim > 1 else 0
+            if values.dtype != first.dtype or values.array.shape[skip:] != first.array.shape[skip:]:
+                label = f"{name}: " if name else ""
+                raise SourceError(
+                    f"{label}item {place} of the list is {values.dtype} of shape {values.array.shape}, item 0 "
+                    f"{first.dtype} of shape {first.array.shape}; needed: arrays of one kind, rows or stacks of rows"
+                )
+        return cls(
+            tuple(values.array if values.array.ndim > 1 else values.array[None] for values in found),
+            first.dtype,
+            release,
+        )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        if not self.pieces[0].ndim:
+            return ()
+        return (sum(len(piece) for piece in self.pieces), *self.pieces[0].shape[1:])
+
+    def blocks(self, rows: int) -> Iterator[np.ndarray]:
+        first = self.pieces[0]
+        columns = math.prod(first.shape[1:])
+        native = first.dtype.newbyteorder("=")
+        if first.strides[0] < first.strides[-1]:
+            rows *= 4  # column-major: taller blocks, or every page of the file would be fetched many times
+        ends = list(accumulate(len(piece) for piece in self.pieces))
+        for start in range(0, ends[-1], rows):
+            stop = min(start + rows, ends[-1])
+            parts = []
+            place = bisect_right(ends, start)
+            at = start
+            while at < stop:
+                begin = ends[place] - len(self.pieces[place])
+                parts.append(self.pieces[place][at - begin : stop - begin])
+                at = min(stop, ends[place])
+                place += 1
+            block = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            yield np.ascontiguousarray(block, dtype=native).reshape(len(block), columns)
+            self.release()
+
+
+def unusable(shape: tuple[int, ...], dtype: str) -> Matrix:
+    """A candidate that can be named but not taken."""
+    return ViewMatrix((np.broadcast_to(np.empty(()), shape),), dtype)
+
+
+@dataclass(frozen=True)
+class StreamMatrix:
+    """A matrix that comes out of a stream from its first to its last byte: compressed members of an ``.npz``."""
+
+    shape: tuple[int, ...]
+    numbers: np.dtype
+    fortran: bool
+    open: Callable[[], IO[bytes]]  # positioned behind the header
+
+    @property
+    def dtype(self) -> str:
+        return self.numbers.newbyteorder("=").name
+
+    @property
+    def bounded(self) -> bool:
+        return not self.fortran
+
+    def blocks(self, rows: int) -> Iterator[np.ndarray]:
+        columns = math.prod(self.shape[1:])
+        native = self.numbers.newbyteorder("=")
+        with self.open() as stream:
+            if self.fortran:  # its first row is complete only when all of it was read
+                whole = self._read(stream, self.shape[0] * columns).reshape(self.shape, order="F")
+                for start in range(0, self.shape[0], rows):
+                    block = whole[start : start + rows]
+                    yield np.ascontiguousarray(block, dtype=native).reshape(len(block), columns)
+                return
+            for start in range(0, self.shape[0], rows):
+                count = min(rows, self.shape[0] - start)
+                yield self._read(stream, count * columns).reshape(count, columns).astype(native, copy=False)
+
+    def _read(self, stream: IO[bytes], count: int) -> np.ndarray:
+        values = np.empty(count, dtype=self.numbers)
+        buffer = values.view(np.uint8).data
+        filled = 0
+        while filled < len(buffer):
+            piece = stream.read(min(1 << 20, len(buffer) - filled))
+            if not piece:
+                raise SourceError("the array is cut off; the file is damaged")
+            buffer[filled : filled + len(piece)] = piece
+            filled += len(piece)
+        return values
+
+
+def described(name: str, matrix: Matrix) -> str:
+    return f"{name or 'the array'} {matrix.dtype} {matrix.shape}"
+
+
+def choose(candidates: Mapping[str, Matrix], key: str | None, where: Path | str) -> tuple[str, Matrix]:
+    """The one matrix to ingest: the one named, or the only one that can be.
+
+    Raises
+    ------
+    SourceError : none, several, another name, or numbers or a shape that a store does not take
+    """
+    if not candidates:
+        raise SourceError(f"{where} holds no array; needed: one of shape (rows, features) or (rows, layers, hidden)")
+    listed = ", ".join(described(name, matrix) for name, matrix in list(candidates.items())[:_NAMED])
+    if len(candidates) > _NAMED:
+        listed += f" and {len(candidates) - _NAMED} more"
+    if key is not None:
+        if key not in candidates:
+            raise SourceError(f"{where} has no array {key!r}; it holds {listed}")
+        return key, _checked(candidates[key], key, where)
+    fitting = [name for name, matrix in candidates.items() if len(matrix.shape) in (2, 3) and matrix.dtype in DTYPES]
+    if len(fitting) > 1:
+        raise SourceError(f"{where} holds several arrays; name one with --key: {listed}")
+    name = fitting[0] if fitting else next(iter(candidates))
+    if not fitting and len(candidates) > 1:
+        raise SourceError(f"{where} holds no matrix of {', '.join(DTYPES)}; it holds {listed}")
+    return name, _checked(candidates[name], name, where)
+
+
+def _checked(matrix: Matrix, name: str, where: Path | str) -> Matrix:
+    label = f"{where}, {name}," if name else f"{where}"
+    if matrix.dtype == "object":
+        raise SourceError(f"{label} holds Python objects (dtype object), not numbers; nothing of it was unpickled")
+    if matrix.dtype not in DTYPES:
+        raise SourceError(
+            f"{label} holds {matrix.dtype}; needed: {', '.join(DTYPES)}; convert it first, e.g. x.astype('float32')"
+        )
+    if len(matrix.shape) not in (2, 3):
+        raise SourceError(
+            f"{label} has shape {matrix.shape}; needed: (rows, features) or (rows, layers, hidden), one row per trace"
+        )
+    if 0 in matrix.shape:
+        raise SourceError(f"{label} has shape {matrix.shape}: there is nothing in it")
+    return matrix
