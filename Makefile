@@ -1,0 +1,54 @@
+# Every target sets up what it needs on a machine that has Python 3.11 or newer and make: a virtual environment in
+# .venv with the versions of constraints.txt, built once and again whenever those two files change.
+#
+#   make demo      the main job on bench/sample: named axes and a report in demo-run/
+#   make test      lint, types, walls, tests
+#   make help      all targets
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SAMPLE := bench/sample
+DEMO := demo-run
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types walls pytest clean
+.DELETE_ON_ERROR:
+
+help:
+	@grep -E '^#   make' Makefile | sed 's/^#   //'
+
+# pip with pinned versions: an open range of torch would pull the newest build, several gigabytes, on every machine.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "skillaxes needs Python 3.11 or newer, and $(PYTHON) is older or missing: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; \
+	  exit 1; }
+	@test -x $(BIN)/python -a -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { \
+	  rm -rf $(VENV); \
+	  echo "$(PYTHON) cannot build virtual environments: on Debian and Ubuntu, apt-get install python3-venv; then make again" >&2; \
+	  exit 1; }
+	@echo "Installing into $(VENV) (once; a few minutes) ..."
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)
+	@test -d $(SAMPLE)/activations.zarr || { echo "$(SAMPLE)/activations.zarr is missing: it belongs to the repository" >&2; exit 1; }
+	$(BIN)/skillaxes run $(SAMPLE)/activations.zarr $(DEMO) --traces $(SAMPLE)/traces.jsonl --overwrite
+
+test: lint types walls pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+walls: $(READY)
+	$(BIN)/lint-imports --no-logo
+
+pytest: $(READY)
+	$(BIN)/python -m pytest -m "not llm and not cluster"
+
+clean:
+	rm -rf $(VENV) $(DEMO) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
