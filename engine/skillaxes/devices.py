@@ -50,7 +50,7 @@ def resolve(name: str = "auto", *, local_index: int = 0) -> Resolved:
     missing = missing_for_cuda()
     if kind == "auto":
         if missing:
-            return Resolved(torch.device("cpu"), missing)
+            return Resolved(torch.device("cpu"), missing if driver_version() else "no NVIDIA driver")
         gpu = local_index % torch.cuda.device_count()
         return Resolved(torch.device("cuda", gpu), torch.cuda.get_device_name(gpu))
     if missing:
@@ -66,10 +66,11 @@ def missing_for_cuda() -> str | None:
     """What keeps torch from using a GPU here, as one phrase; None when nothing does."""
     import torch
 
+    if getattr(torch.version, "hip", None) is not None:  # an AMD build calls its devices "cuda" too
+        return None if torch.cuda.is_available() else f"torch {torch.__version__} finds no AMD GPU"
     driver = driver_version()
-    has_build = torch.version.cuda is not None or getattr(torch.version, "hip", None) is not None
     lacks = []
-    if not has_build:
+    if torch.version.cuda is None:
         lacks.append(f"torch {torch.__version__} is not a CUDA build")
     if driver is None:
         lacks.append("no NVIDIA driver is loaded (libcuda.so.1)")

@@ -1,0 +1,161 @@
+"""``skillaxes discover``, ``apply`` and ``run``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from skillaxes.cli import output
+from skillaxes.cli.labels import Labeling, Server, Traces, label_options
+from skillaxes.cli.options import (
+    AsJson,
+    DryRun,
+    Machine,
+    Overwrite,
+    Quiet,
+    Ranking,
+    RunDir,
+    Solving,
+    Store,
+    engine_options,
+    takes,
+)
+from skillaxes.cli.progress_display import make_progress
+
+if TYPE_CHECKING:
+    from skillaxes.discovery import Discovery
+
+
+@takes(Solving, Ranking, Machine)
+def discover(
+    store: Store,
+    run_dir: RunDir,
+    solving: Solving,
+    ranking: Ranking,
+    machine: Machine,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find the directions and the rows at both ends of each."""
+    import skillaxes
+
+    options = engine_options(ranking, machine, solving)
+    if dry_run:
+        _show_plan(skillaxes.plan(store, **options).as_dict(), as_json)
+        return
+    found = skillaxes.discover(store, run_dir, overwrite=overwrite, progress=make_progress(quiet), **options)
+    _show_discovery(found, run_dir, as_json)
+
+
+@takes(Ranking, Machine)
+def apply(
+    store: Store,
+    run_dir: RunDir,
+    directions: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="Directions: .safetensors, .npz, or the notebook's pickled components."),
+    ],
+    ranking: Ranking,
+    machine: Machine,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Rank rows against directions that come from elsewhere."""
+    import skillaxes
+
+    options = engine_options(ranking, machine)
+    found = skillaxes.apply(
+        store, run_dir, directions=directions, overwrite=overwrite, progress=make_progress(quiet), **options
+    )
+    _show_discovery(found, run_dir, as_json)
+
+
+@takes(Solving, Ranking, Machine, Labeling, Server)
+def run(
+    store: Store,
+    run_dir: RunDir,
+    traces: Traces,
+    solving: Solving,
+    ranking: Ranking,
+    machine: Machine,
+    labeling: Labeling,
+    server: Server,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> int:
+    """The main job: discover, label and report in one go."""
+    import skillaxes
+    from skillaxes.labeling import label
+    from skillaxes.report import write_report
+
+    options = engine_options(ranking, machine, solving)
+    naming = {**label_options(labeling, server), "top": ranking.top, "seed": solving.seed}
+    _check_labeling(store, traces, naming)
+    if dry_run:
+        _show_plan(skillaxes.plan(store, **options).as_dict(), as_json)
+        return 0
+    progress = make_progress(quiet)
+    found = skillaxes.discover(store, run_dir, overwrite=overwrite, progress=progress, **options)
+    named = label(run_dir, traces, progress=progress, overwrite=overwrite, **naming)
+    page = write_report(run_dir)
+    if as_json:
+        output.show_json(
+            {"run_dir": run_dir, "report": page, "manifest": found.manifest, "labels": list(named.records)}
+        )
+        return named.exit_code
+    output.show(
+        output.axes_table(found.manifest, named.records),
+        "",
+        output.axes_legend(named.records),
+        "",
+        *_said(found.manifest),
+        f"Report: {page}",
+    )
+    return named.exit_code
+
+
+def _check_labeling(store: Path, traces: str, naming: dict[str, Any]) -> None:
+    """Refuse what labeling would refuse before the directions are computed."""
+    from skillaxes.labeling.options import OPENAI, make_options
+    from skillaxes.labeling.traces import read_traces
+    from skillaxes.store import open_store
+
+    options = make_options(**naming)
+    n_rows = open_store(store).n_rows
+    if options.labeler == OPENAI:
+        from skillaxes.labeling.openai_labeler import connector
+
+        connector(options, Path())
+    if Path(traces).suffix in (".jsonl", ".ndjson", ".gz", ".parquet"):  # a data set is met when it is streamed
+        read_traces(traces, (), lambda row, record: None, n_rows=n_rows)
+
+
+def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        output.show_json(plan)
+    else:
+        output.show(output.plan_table(plan))
+
+
+def _show_discovery(found: Discovery, run_dir: Path, as_json: bool) -> None:
+    if as_json:
+        output.show_json({"run_dir": run_dir, **found.manifest})
+        return
+    output.show(
+        output.directions_table(found.manifest),
+        "",
+        *_said(found.manifest),
+        f"Directions and lists: {run_dir}; skillaxes label {run_dir} --traces SPEC names them",
+    )
+
+
+def _said(manifest: dict[str, Any]) -> list[Any]:
+    said = output.announcements(manifest)
+    return [] if said is None else [said, ""]

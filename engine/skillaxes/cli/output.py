@@ -1,0 +1,170 @@
+"""What commands print on stdout: tables for people, one JSON object for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+WIDEST = 120
+
+
+def show(*parts: RenderableType) -> None:
+    """Print tables and lines for people; 80 columns where there is no terminal."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    console.width = min(console.width, WIDEST)
+    if console.is_terminal:
+        for part in parts:
+            console.print(part, markup=False)
+        return
+    with console.capture() as captured:
+        for part in parts:
+            console.print(part, markup=False)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def show_json(value: Mapping[str, Any]) -> None:
+    """Print one JSON object."""
+    json.dump(value, sys.stdout, indent=1, default=_plain, allow_nan=False)
+    sys.stdout.write("\n")
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "item"):
+        return value.item()
+    return list(value) if isinstance(value, set | frozenset | tuple) else str(value)
+
+
+def plain_table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> RenderableType:
+    """A table without frames; columns named in ``right`` are right-aligned, the last one takes what is left."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    for head in heads:
+        numeric = head in right
+        table.add_column(head, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
+    for row in rows:
+        table.add_row(*(_text(cell) for cell in row))
+    return table
+
+
+def _text(cell: str) -> Any:
+    from rich.text import Text
+
+    return Text(cell)  # never markup: [1-digit] is a word here
+
+
+def pairs_table(entries: Sequence[tuple[str, str]]) -> RenderableType:
+    """Names and values, one below the other."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in entries:
+        table.add_row(name, _text(value))
+    return table
+
+
+def directions_table(manifest: Mapping[str, Any]) -> RenderableType:
+    """The directions of a run that has no labels yet."""
+    rows = []
+    for entry in manifest["directions"]:
+        settled = entry.get("settled") or {}
+        rows.append(
+            [
+                str(entry["index"]),
+                _percent(entry["explained_variance_ratio"]),
+                _optional(entry.get("residual"), ".0e"),
+                _optional(entry.get("split_half"), ".2f"),
+                _optional(entry.get("norm_correlation"), "+.2f"),
+                _optional(entry.get("shared_top"), "g"),
+                " / ".join(str(settled.get(side, "–")) for side in ("positive", "negative")),
+            ]
+        )
+    heads = ["#", "variance", "residual", "halves agree", "norm corr.", "raw ∩ centred", "settled + / -"]
+    return plain_table(heads, rows, right=heads)
+
+
+def axes_table(manifest: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """The named axes."""
+    labels = {record["direction"]: record for record in records}
+    rows = []
+    for entry in manifest["directions"]:
+        record = labels.get(entry["index"], {})
+        pairs = (record.get("scores") or {}).get("pairs") or {}
+        rows.append(
+            [
+                str(entry["index"]),
+                _percent(entry["explained_variance_ratio"]),
+                *(_pole(record, side) for side in ("positive", "negative")),
+                _optional(entry.get("split_half"), ".2f"),
+                _optional(pairs.get("accuracy"), ".2f"),
+                "yes" if (record.get("verdict") or {}).get("survives") else "no",
+            ]
+        )
+    heads = ["#", "var.", "positive end", "negative end", "halves", "score", "holds"]
+    return plain_table(heads, rows, right=["#", "var.", "halves", "score"])
+
+
+def axes_legend(records: Sequence[Mapping[str, Any]]) -> str:
+    """What the columns of :func:`axes_table` mean."""
+    words = any(record.get("kind") == "words" for record in records)
+    what = "The words are separating words, not names. " if words else ""
+    return (
+        f"{what}halves: |cos| between the directions of two random halves of the rows. score: blind pairs of held-out "
+        "traces told apart by the label, chance 0.50. holds: better than chance, text length, random directions and "
+        "random orders, and reproducible."
+    )
+
+
+def announcements(manifest: Mapping[str, Any]) -> RenderableType | None:
+    """What must be said, one sentence each; None where there is nothing."""
+    said = manifest.get("announcements") or []
+    if not said:
+        return None
+    return pairs_table([(entry["kind"].replace("_", " "), entry["text"]) for entry in said])
+
+
+def plan_table(plan: Mapping[str, Any]) -> RenderableType:
+    """What a job would do."""
+    from skillaxes.memory import show as size
+
+    held = plan["memory"]
+    reads = plan["reads"]
+    parts = [(name, held[name]) for name in ("interpreter", "buffers", "panel", "basis", "sample", "rows", "cache")]
+    if not held["spilled"]:
+        parts.append(("projections", held["projections"]))
+    spilled = f"; {size(held['projections'])} of projections go to --scratch" if held["spilled"] else ""
+    return pairs_table(
+        [
+            ("matrix", f"{plan['n_rows']:,} rows x {plan['n_columns']:,} columns, {plan['road']}"),
+            ("solver", f"{plan['solver']}: {'; '.join(plan['reasons'])}"),
+            ("device", f"{plan['device']} ({plan['device_reason']})"),
+            ("reads", f"{reads:g} expected, {size(plan['bytes_to_read'])} from the store"),
+            ("memory", f"{size(held['total'])} of {size(held['budget'])}{spilled}"),
+            *((f"  {name}", size(value)) for name, value in parts),
+        ]
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%"
+
+
+def _optional(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def _pole(record: Mapping[str, Any], side: str) -> str:
+    if record.get("status") == "labelled":
+        return ", ".join(record["keywords"].get(side) or ["–"])
+    failure = record.get("failure") or {}
+    return f"({failure.get('kind') or record.get('status') or 'no label'})"

@@ -1,0 +1,182 @@
+"""What this machine can do, and which roads a job would take here.
+
+Looking changes nothing: no kernel is compiled or launched, and nothing is allocated on a GPU.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+MACHINE = "machine"
+SOFTWARE = "software"
+ROAD = "road"
+
+_COMPILERS = ("cc", "gcc", "clang")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes
+    ----------
+    group : ``"machine"``, ``"software"`` or ``"road"``
+    name : what was looked at
+    ok : whether it can be used (of a road: would be taken); None where that is no question
+    value : what was found, one line
+    """
+
+    group: str
+    name: str
+    ok: bool | None
+    value: str
+
+
+def examine(scratch: Path | None = None) -> list[Finding]:
+    """Everything that decides how a job runs here, in the order worth reading."""
+    return [*_machine(scratch), *_software(), *_roads()]
+
+
+def _machine(scratch: Path | None) -> Iterator[Finding]:
+    from skillaxes.memory import budget, granted, show
+
+    yield Finding(MACHINE, "system", None, f"{platform.system()} {platform.release()}, {platform.machine()}")
+    cores, quota = _cores(), _cpu_quota()
+    granted_cores = f", of which the cgroup grants {quota:g}" if quota is not None and quota < cores else ""
+    yield Finding(MACHINE, "CPU cores", None, f"{cores}{granted_cores}")
+    yield Finding(
+        MACHINE, "memory", None, f"{show(granted())} granted; --memory auto takes {show(budget(None))} of it"
+    )
+    yield _scratch(scratch or _default_scratch())
+    yield _gpu()
+
+
+def _scratch(folder: Path) -> Finding:
+    from skillaxes.memory import show
+
+    name = "scratch"
+    if not folder.is_dir():
+        return Finding(MACHINE, name, False, f"{folder} does not exist; --scratch names another folder")
+    if not os.access(folder, os.W_OK):
+        return Finding(MACHINE, name, False, f"{folder} cannot be written to; --scratch names another folder")
+    return Finding(MACHINE, name, True, f"{show(shutil.disk_usage(folder).free)} free in {folder}")
+
+
+def _gpu() -> Finding:
+    from skillaxes.devices import driver_version, missing_for_cuda
+
+    missing = missing_for_cuda()
+    if missing:
+        return Finding(MACHINE, "GPU", False, missing)
+    import torch
+
+    from skillaxes.memory import show
+
+    cards = []
+    for index in range(torch.cuda.device_count()):
+        card = torch.cuda.get_device_properties(index)
+        cards.append(f"{card.name}, sm_{card.major}{card.minor}, {show(card.total_memory)}")
+    driver = driver_version()
+    return Finding(MACHINE, "GPU", True, "; ".join(cards) + (f"; driver {driver}" if driver else ""))
+
+
+def _software() -> Iterator[Finding]:
+    import torch
+
+    yield Finding(SOFTWARE, "Python", None, f"{platform.python_version()} ({sys.executable})")
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "built for the CPU"
+    yield Finding(SOFTWARE, "torch", True, f"{torch.__version__}, {build}, {torch.get_num_threads()} threads")
+    yield _triton()
+    yield _optional("cupy", ("cupy-cuda13x", "cupy-cuda12x", "cupy"), "pip install 'skillaxes[cuda]'")
+    yield _optional("kvikio", ("kvikio-cu13", "kvikio-cu12", "kvikio"), "pip install kvikio-cu13")
+    yield _zarr()
+
+
+def _triton() -> Finding:
+    version = _version("triton")
+    if version is None:
+        return Finding(SOFTWARE, "triton", False, "not installed; a CUDA build of torch brings it")
+    compiler = _c_compiler()
+    if compiler is None:
+        return Finding(SOFTWARE, "triton", False, f"{version}, but no C compiler to launch kernels with (cc, or $CC)")
+    return Finding(SOFTWARE, "triton", True, f"{version}, C compiler {compiler}")
+
+
+def _optional(module: str, distributions: tuple[str, ...], remedy: str) -> Finding:
+    if find_spec(module) is None:
+        return Finding(SOFTWARE, module, False, f"not installed; optional, for a GPU: {remedy}")
+    version = next((found for name in distributions if (found := _version(name))), "unknown version")
+    return Finding(SOFTWARE, module, True, version)
+
+
+def _zarr() -> Finding:
+    fast = _version("zarrs")
+    pipeline = f"zarrs {fast} decodes" if fast else "zarr's own pipeline decodes; pip install zarrs is 2 to 3 times faster"
+    return Finding(SOFTWARE, "zarr", fast is not None, f"{_version('zarr')}, {pipeline}")
+
+
+def _roads() -> Iterator[Finding]:
+    from skillaxes.devices import missing_for_cuda
+
+    missing = "no usable GPU, see above" if missing_for_cuda() else None
+    yield _fused_kernel(missing)
+    # One reader serves every device so far: rows are decoded into host memory and copied.
+    through_host = "chunks are read through host memory in this version"
+    for road in ("CuPy read", "GPUDirect"):
+        yield Finding(ROAD, road, False, f"{missing}; besides, {through_host}" if missing else through_host)
+    if missing:
+        yield Finding(ROAD, "pinned staging", False, f"the panels stay on the CPU: {missing}")
+    else:
+        yield Finding(ROAD, "pinned staging", True, "panels are read into page-locked memory and copied to the GPU")
+
+
+def _fused_kernel(missing: str | None) -> Finding:
+    name = "fused kernel"
+    if missing:
+        return Finding(ROAD, name, False, missing)
+    import torch
+
+    from skillaxes_kernels import which
+
+    choice = which("cuda", torch.float16, n_features=4096, n_directions=16)
+    return Finding(ROAD, name, choice.name == "triton", "; ".join(choice.reasons))
+
+
+def _default_scratch() -> Path:
+    return Path(os.environ.get("SLURM_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        return os.cpu_count() or 1
+
+
+def _cpu_quota() -> float | None:
+    """Cores that the cgroup (version 2) grants; None without a limit."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" else int(quota) / int(period)
+
+
+def _c_compiler() -> str | None:
+    named = os.environ.get("CC")
+    return shutil.which(named) if named else next(filter(None, map(shutil.which, _COMPILERS)), None)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None

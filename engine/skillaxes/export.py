@@ -1,0 +1,126 @@
+"""Directions of a run for steering: what to add to a model's hidden states, layer by layer.
+
+A file holds, with k directions, L layers and H hidden units (``flat``: D columns in place of L and H):
+
+==============  ===================  =========================================================================
+``directions``  (k, L, H) float32    unit vectors over all layers together: what is added
+``deviation``   (k,) float32         standard deviation of the rows' projections: ``h + c * deviation[i] *
+                                     directions[i]`` moves an activation by c standard deviations along axis i
+``mean``        (L, H) float32       the mean row
+``layer_ids``   (L,) int64           the model's own layer numbers; not in a flat file
+``readers``     (k, L, H) float32    only of a run with ``--scale``: see below
+==============  ===================  =========================================================================
+
+Without ``--scale`` the score of a row x on axis i is ``directions[i] . (x - mean)``. With it, directions were found on
+scaled columns y = s * x. What moves y along a unit vector v is then v / s in the raw space, and what reads the score
+there is s * v: the first, brought to unit length with its deviation to match, is ``directions``, the second ``readers``.
+Model, revision, hook, pooling and the store's fingerprint, as far as known, stand in the metadata of a ``.safetensors``
+and as one JSON text ``about`` in an ``.npz``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from skillaxes.errors import RunFolderError, UsageError
+from skillaxes.run_folder.atomic import replacing
+from skillaxes.run_folder.directions import Directions, read_directions
+from skillaxes.run_folder.manifest import DONE, read_manifest
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SUFFIXES = (".safetensors", ".npz")
+_ABOUT = ("fingerprint", "model", "revision", "hook", "pooling", "token_range")
+
+
+def export(run_dir: str | Path, file: str | Path, *, flat: bool = False, overwrite: bool = False) -> Path:
+    """Write the directions of a finished run to one file.
+
+    Parameters
+    ----------
+    run_dir : a finished run
+    file : a path that ends in ``.safetensors`` or ``.npz``
+    flat : keep the columns side by side, for stores whose layers are unknown
+    overwrite : replace an existing file
+
+    Raises
+    ------
+    UsageError : another ending, or a file that is there already
+    RunFolderError : no finished run, or one whose layers are unknown although ``flat`` was not asked for
+    """
+    run_dir, file = Path(run_dir), Path(file)
+    if file.suffix not in SUFFIXES:
+        raise UsageError(f"{file}: needs a name that ends in {' or '.join(SUFFIXES)}")
+    if file.exists() and not overwrite:
+        raise UsageError(f"{file}: exists already; type another name, or --overwrite to replace it")
+    if not file.parent.is_dir():
+        raise UsageError(f"{file}: the folder {file.parent} does not exist")
+    manifest = read_manifest(run_dir)
+    if manifest.get("status") != DONE:
+        raise RunFolderError(
+            f"{run_dir}: the run is not finished (status: {manifest.get('status')}); run the same command again"
+        )
+    tensors = _raw_space(read_directions(run_dir))
+    if not flat:
+        tensors = _by_layer(tensors, *_layers(run_dir, manifest, tensors["mean"].size))
+    store = manifest.get("store") or {}
+    about = {name: store[name] for name in _ABOUT if store.get(name) is not None}
+    with replacing(file) as aside:
+        _write(aside, file.suffix, tensors, about)
+    return file
+
+
+def _raw_space(found: Directions) -> dict[str, NDArray[Any]]:
+    """Directions, deviations and mean in the space of the rows as the store holds them."""
+    deviation = np.sqrt(np.maximum(found.explained_variance.astype(np.float64), 0))
+    if found.scale is None:
+        tensors = {"directions": found.components, "deviation": deviation, "mean": found.mean}
+    else:
+        scale = found.scale.astype(np.float64)
+        used = scale != 0  # a constant column has no scale and no part in any direction
+        inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=used)
+        moves = found.components * inverse
+        lengths = np.linalg.norm(moves, axis=1)
+        tensors = {
+            "directions": moves / lengths[:, None],
+            "deviation": deviation * lengths,
+            "mean": found.mean * inverse,
+            "readers": found.components * scale,
+        }
+    return {name: np.ascontiguousarray(value, np.float32) for name, value in tensors.items()}
+
+
+def _layers(run_dir: Path, manifest: dict[str, Any], n_columns: int) -> tuple[list[int], int]:
+    """Ids and width of the layers in use."""
+    ids = (manifest.get("layers") or {}).get("ids") or []
+    hidden = (manifest.get("store") or {}).get("hidden")
+    if not hidden or not ids or not all(isinstance(layer, int) for layer in ids) or len(ids) * hidden != n_columns:
+        raise RunFolderError(
+            f"{run_dir}: the store names no layers (layer_ids, hidden), so its {n_columns:,} columns cannot be split by "
+            "layer; type --flat, or skillaxes ingest with --layer-ids and --hidden"
+        )
+    return list(ids), int(hidden)
+
+
+def _by_layer(tensors: dict[str, NDArray[Any]], ids: list[int], hidden: int) -> dict[str, NDArray[Any]]:
+    shaped = {
+        name: value if name == "deviation" else value.reshape(*value.shape[:-1], len(ids), hidden)
+        for name, value in tensors.items()
+    }
+    return {**shaped, "layer_ids": np.asarray(ids, np.int64)}
+
+
+def _write(path: Path, suffix: str, tensors: dict[str, NDArray[Any]], about: dict[str, Any]) -> None:
+    if suffix == ".npz":
+        with path.open("wb") as file:
+            np.savez(file, about=np.asarray(json.dumps(about)), **tensors)
+        return
+    from safetensors.numpy import save_file
+
+    metadata = {name: value if isinstance(value, str) else json.dumps(value) for name, value in about.items()}
+    save_file(tensors, path, metadata)
