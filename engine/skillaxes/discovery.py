@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skillaxes import memory
-from skillaxes.job import Job, about, open_stream, opening_words, prepare, run_folder, sample_reads
+from skillaxes.job import Job, about, open_stream, opening_words, prepare, run_folder
 from skillaxes.pca.projections import ProjectionStore
 from skillaxes.planning import Plan, scratch_folder
 from skillaxes.progress import SILENT, Progress
@@ -151,7 +151,7 @@ def _run(job: Job, folder: Path | None, solver: Solver, identity: dict[str, Any]
     manifest |= {
         "status": manifests.DONE,
         "stages": log.stages,
-        "reads": round(stream.reads + sample_reads(stream, job.plan), 4),
+        "reads": round(stream.reads + stream.rows_read_twice / stream.n_rows, 4),
         "bytes_read": stream.bytes_read,
         "peak_memory_bytes": memory.peak(),
         **findings(job, solved, ranking, topk),

@@ -109,12 +109,6 @@ def open_stream(job: Job) -> PanelStream:
     )
 
 
-def sample_reads(stream: PanelStream, planned: Plan) -> float:
-    """The part of a read that the warm start cost where its rows were not kept for the first read."""
-    kept = planned.memory.cache >= stream.store.nbytes
-    return 0.0 if kept else planned.sample_rows / max(stream.n_rows, 1)
-
-
 def about(job: Job) -> dict[str, Any]:
     """What a manifest says before anything was found."""
     import torch

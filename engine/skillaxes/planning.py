@@ -175,7 +175,8 @@ def _memory(
     left -= 0 if spilled else projections
     unit_bytes = unit_rows(store) * store.n_features * store.itemsize
     n_units = -(-store.n_rows // unit_rows(store))
-    cache = min(n_units, max(left, 0) // unit_bytes) * unit_bytes
+    # Plain files are in the page cache already; a copy of ours would cost more (fresh pages) than it saves in three reads.
+    cache = 0 if store.plain_chunks() is not None else min(n_units, max(left, 0) // unit_bytes) * unit_bytes
     return MemoryPlan(budget=budget, projections=projections, cache=cache, spilled=spilled, **parts)
 
 

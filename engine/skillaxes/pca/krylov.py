@@ -48,6 +48,7 @@ class KrylovState:
     grams : SᵀS of the kept projections, by group of rows
     ritz, residual_norms : the last solution; None before the first read is complete
     done : no further read is needed
+    worst : the largest relative residual after each read
     """
 
     problem: Problem
@@ -64,13 +65,15 @@ class KrylovState:
     ritz: RitzPairs | None = None
     residual_norms: Tensor | None = None
     done: bool = False
-    # of the read under way
+    # of the read under way; cheap: half-precision operands will do for Z
     directions: Tensor | None = None
     partial: Tensor | None = None
     total: Tensor | None = None
     pending: int = 0
+    cheap: bool = False
+    worst: tuple[float, ...] = ()
     scale: Tensor | None = None
-    scratch: object = None
+    scratch: kernels.Scratch | None = None
 
     @property
     def reads(self) -> int:
@@ -125,6 +128,7 @@ def begin_read(state: KrylovState) -> KrylovState:
         partial=torch.zeros((problem.n_columns, width), device=problem.device),
         total=torch.zeros((problem.n_columns, width), dtype=torch.float64, device=problem.device),
         pending=0,
+        cheap=_cheap(state),
     )
 
 
@@ -146,7 +150,7 @@ def update(state: KrylovState, panel: Panel) -> KrylovState:
     weights[:, -UTILITY + 1] = 0
     weights[count:] = 0
     weights[:count][~good] = 0
-    kernels.accumulate(state.partial, projection, weights)
+    kernels.accumulate(state.partial, projection, weights, cheap=state.cheap)
     if state.pending + 1 < FLUSH:
         return replace(state, pending=state.pending + 1)
     state.total.add_(state.partial)
@@ -166,8 +170,9 @@ def end_read(state: KrylovState) -> KrylovState:
     grams = state.grams.extend(state.tables, problem.block_size, state.world)
     whitening = whiten(basis_gram)
     ritz = rayleigh_ritz(grams.covariance(state.moments.n_samples).to(whitening.device), whitening)
-    norms = _residual_norms(state.blocks, state.products, ritz)
+    norms = _residual_norms(state.blocks, state.products, ritz, problem.n_components)
     state = replace(state, basis_gram=basis_gram, grams=grams, ritz=ritz, residual_norms=norms)
+    state = replace(state, worst=(*state.worst, float(relative_residuals(state).max())))
     enough = state.reads >= problem.min_reads
     if enough and (converged(state) or state.reads >= problem.max_reads):
         return replace(state, done=True)
@@ -197,6 +202,23 @@ def close_read(state: KrylovState) -> tuple[KrylovState, Tensor]:
     total /= moments.degrees
     products = (*state.products, total.float())
     return replace(state, moments=moments, products=products, partial=None, total=None, directions=None), total
+
+
+def _cheap(state: KrylovState) -> bool:
+    """Whether Z of the coming read may be rough.
+
+    The Z of a read that is going to be the last serves the residuals alone, in which its block has small weights. A read is
+    taken for the last if it need gain only a fifth of what the read before gained. The first Z must be exact: its
+    weights in the residuals are large, and a rough one would blur what is settled.
+    """
+    if state.problem.min_reads == 1 or state.reads == 0:
+        return False
+    if state.reads + 1 >= state.problem.max_reads:
+        return True
+    if len(state.worst) < 2:
+        return False
+    gain = state.worst[-1] / max(state.worst[-2], 1e-300)
+    return 5 * gain * state.worst[-1] < state.problem.tolerance
 
 
 def converged(state: KrylovState) -> bool:
@@ -268,12 +290,21 @@ def _combine(blocks: tuple[Tensor, ...], weights: Tensor) -> Tensor:
     return total
 
 
-def _residual_norms(blocks: tuple[Tensor, ...], products: tuple[Tensor, ...], ritz: RitzPairs) -> Tensor:
-    """||C v - theta v|| of every Ritz pair, of shape (r,), float64, from the products that the reads left."""
+def _residual_norms(
+    blocks: tuple[Tensor, ...], products: tuple[Tensor, ...], ritz: RitzPairs, n_exact: int
+) -> Tensor:
+    """||C v - theta v|| of every Ritz pair, of shape (r,), float64, from the products that the reads left.
+
+    In float64 for the first ``n_exact`` pairs; the others only bound how the first ones can turn among them.
+    """
+    exact, rest = ritz.weights[:, :n_exact], ritz.weights[:, n_exact:].float()
     squares = torch.zeros_like(ritz.values)
     rows = 8192
     for at in range(0, blocks[0].shape[0], rows):
-        basis = torch.cat([block[at : at + rows] for block in blocks], dim=1).double()
-        product = torch.cat([block[at : at + rows] for block in products], dim=1).double()
-        squares += (product @ ritz.weights - (basis @ ritz.weights) * ritz.values).square().sum(dim=0)
+        basis = torch.cat([block[at : at + rows] for block in blocks], dim=1)
+        product = torch.cat([block[at : at + rows] for block in products], dim=1)
+        first = product.double() @ exact - (basis.double() @ exact) * ritz.values[:n_exact]
+        others = product @ rest - (basis @ rest) * ritz.values[n_exact:].float()
+        squares[:n_exact] += first.square().sum(dim=0)
+        squares[n_exact:] += others.square().sum(dim=0)
     return squares.sqrt()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 DEPENDENT = 1e-10  # squared length, relative to 1, under which what is left of a column is rounding
+_ROUGHLY_DEPENDENT = 1e-6
 _ROWS = 8192  # rows of a tall block that are held in float64 at once
 
 
@@ -34,6 +35,15 @@ def orthonormalize(block: Tensor, against: Sequence[Tensor] = ()) -> Tensor:
         if block.shape[1] == 0:
             return block
     return block
+
+
+def rough_orthonormal(block: Tensor) -> Tensor:
+    """About an orthonormal basis of ``block`` (d, b), float32, of shape (d, b') with b' <= b, between two steps of an iteration."""
+    lengths = torch.linalg.vector_norm(block, dim=0)
+    block = block[:, lengths > 0] / lengths[lengths > 0]
+    values, vectors = torch.linalg.eigh((block.T @ block).double())
+    keep = values > _ROUGHLY_DEPENDENT
+    return block @ (vectors[:, keep] / values[keep].sqrt()).flip(1).float()
 
 
 def _unit_columns(block: Tensor) -> Tensor:

@@ -59,6 +59,13 @@ class Projections:
             view, offset = view[count:], offset + count
         return out
 
+    def at(self, rows: np.ndarray) -> np.ndarray:
+        """Some rows by their global numbers, of shape (len(rows), width), float32."""
+        if self._table is not None:
+            return self._table[rows - self.first_row]
+        found = [self.rows(int(row), int(row) + 1) for row in rows]
+        return np.concatenate(found) if found else np.empty((0, self.width), np.float32)
+
     def close(self) -> None:
         """Give back the memory or the file."""
         self._table = None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import skillaxes_kernels as kernels
 import torch
 from torch import Tensor
 
-from skillaxes.pca.orthonormal import orthonormalize
+from skillaxes.pca.orthonormal import orthonormalize, rough_orthonormal
 from skillaxes.pca.problem import Problem
 
 ITERATIONS = 3
@@ -37,66 +38,57 @@ def warm_start(problem: Problem, sample: Tensor, n_directions: int, scale: Tenso
     Halko, Martinsson & Tropp 2011, algorithm 4.4, on the sample alone. Rows with NaN or infinity are left out.
     A few random columns complete the block.
     """
-    finite = torch.isfinite(sample).all(dim=1)
-    if not bool(finite.all()):
-        sample = sample[finite]
-    shift = _mean(sample, scale)
+    passes = _Sample(problem, sample, scale)
+    shift = passes.shift.cpu()
     width = min(n_directions, problem.n_columns)
     generator = torch.Generator().manual_seed(problem.seed)
     n_random = min(RANDOM_COLUMNS, max(width - problem.n_components, 0)) if len(sample) < problem.n_rows else 0
     n_led = min(width - n_random, len(sample))
     block = torch.empty((problem.n_columns, 0), dtype=torch.float64, device=problem.device)
     if n_led > 0:
-        weights = torch.randn((len(sample), n_led), generator=generator).to(problem.device)
-        passes = _Sample(problem, sample, shift, scale)
-        block = orthonormalize(passes.transposed(weights))
-        for _ in range(ITERATIONS):
-            block = orthonormalize(passes.transposed(passes.project(block)))
-    filling = torch.randn((problem.n_columns, width - block.shape[1]), generator=generator, dtype=torch.float64)
-    extra = orthonormalize(filling.to(problem.device), [block])
+        rough = torch.randn((problem.n_columns, n_led), generator=generator).to(problem.device)
+        for _ in range(1 + ITERATIONS):
+            rough = rough_orthonormal(passes.covariance(rough))
+        block = orthonormalize(rough.double())
+    filling = torch.randn((problem.n_columns, width - block.shape[1]), generator=generator)
+    extra = orthonormalize(filling.to(problem.device).double(), [block])
     return WarmStart(shift, torch.cat([block, extra], dim=1), len(sample))
-
-
-def _mean(sample: Tensor, scale: Tensor | None) -> Tensor:
-    total = torch.zeros(sample.shape[1], dtype=torch.float64)
-    for at in range(0, len(sample), 256):
-        total += sample[at : at + 256].double().sum(dim=0)
-    mean = total / max(len(sample), 1)
-    if scale is not None:
-        mean = mean * scale.cpu().double()
-    return mean.float().double()
 
 
 class _Sample:
     """The centred sample as an operator, panel by panel through the kernels."""
 
-    def __init__(self, problem: Problem, sample: Tensor, shift: Tensor, scale: Tensor | None) -> None:
-        self._problem = problem
+    def __init__(self, problem: Problem, sample: Tensor, scale: Tensor | None) -> None:
+        self._problem, self._scale = problem, scale
+        mean = self._mean(sample)
+        if not bool(torch.isfinite(mean).all()):
+            sample = sample[torch.isfinite(sample).all(dim=1)]
+            mean = self._mean(sample)
         self._sample = sample
-        self._shift = shift.to(problem.device, torch.float64 if problem.panel_dtype == torch.float64 else torch.float32)
-        self._scale = scale
-        self._scratch = kernels.make_scratch(
-            problem.device, problem.panel_rows, problem.n_columns, problem.panel_dtype
-        )
+        self.shift = (mean if scale is None else mean * scale.double()).float().double()
 
-    def _passes(self, directions: Tensor):  # type: ignore[no-untyped-def]
+    def _panels(self, sample: Tensor) -> Iterator[Tensor]:
         size = self._problem.panel_rows
-        for at in range(0, len(self._sample), size):
-            rows = self._sample[at : at + size].to(self._problem.device)
-            yield at, kernels.project(rows, directions, self._shift, scale=self._scale, scratch=self._scratch)
+        for at in range(0, len(sample), size):
+            yield sample[at : at + size].to(self._problem.device)
 
-    def project(self, block: Tensor) -> Tensor:
-        directions = kernels.round_directions(
-            block.float(), self._problem.panel_dtype, self._problem.device, self._scale
-        )
-        out = torch.empty((len(self._sample), block.shape[1]), device=self._problem.device)
-        for at, projection in self._passes(directions):
-            out[at : at + len(projection.dots)] = projection.dots
-        return out
+    def _mean(self, sample: Tensor) -> Tensor:
+        total = torch.zeros(self._problem.n_columns, dtype=torch.float64, device=self._problem.device)
+        exact = torch.float64 if self._problem.panel_dtype == torch.float64 else torch.float32
+        for rows in self._panels(sample):
+            total += rows.to(exact).sum(dim=0)
+        return total / max(len(sample), 1)
 
-    def transposed(self, weights: Tensor) -> Tensor:
-        total = torch.zeros((self._problem.n_columns, weights.shape[1]), device=self._problem.device)
-        nothing = torch.zeros((self._problem.n_columns, 16), device=self._problem.device)
-        for at, projection in self._passes(nothing):
-            kernels.accumulate(total, projection, weights[at : at + len(projection.dots)].contiguous())
-        return total.double()
+    def covariance(self, block: Tensor) -> Tensor:
+        """The sample's covariance times ``block`` (d, b), float32, up to a factor and roughly: it only points somewhere."""
+        problem = self._problem
+        padding = -block.shape[1] % 16  # what the matrix product likes
+        padded = torch.nn.functional.pad(block, (0, padding))
+        directions = kernels.round_directions(padded, problem.panel_dtype, problem.device, self._scale)
+        shift = self.shift if problem.panel_dtype == torch.float64 else self.shift.float()
+        total = torch.zeros_like(padded)
+        scratch = kernels.make_scratch(problem.device, problem.panel_rows, problem.n_columns, problem.panel_dtype)
+        for rows in self._panels(self._sample):
+            projection = kernels.project(rows, directions, shift, scale=self._scale, scratch=scratch)
+            kernels.accumulate(total, projection, projection.dots, cheap=True)
+        return total[:, : block.shape[1]]

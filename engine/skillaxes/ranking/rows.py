@@ -19,11 +19,11 @@ _NO_SPREAD = 1e-6  # centred norm over |x - m| under which a row sits on the mea
 
 @dataclass(frozen=True)
 class RowBlock:
-    """Some consecutive rows against r directions, in float64.
+    """Some rows against r directions, in float64.
 
     Attributes
     ----------
-    start : first global row
+    start : first global row; -1 where the rows are not consecutive
     projection : Tensor of shape (n, r): (x - mean)·v
     raw : Tensor of shape (n, r): x·v
     norm, centered_norm : Tensors of shape (n,): |x| and |x - mean|; the latter NaN where the mean was not known in time
@@ -93,10 +93,18 @@ class KeptRows:
     def block(self, start: int, stop: int) -> RowBlock:
         """Rows ``start`` to ``stop`` (global)."""
         place = slice(start - self.first_row, stop - self.first_row)
-        relative = torch.zeros((stop - start, len(self.at_shift)), dtype=torch.float64)
-        along = torch.zeros(stop - start, dtype=torch.float64)
-        for number, (table, weights) in enumerate(zip(self.tables, self.weights, strict=True)):
-            kept = torch.from_numpy(table.rows(start, stop)).double()
+        return self._combined(start, place, stop - start, [table.rows(start, stop) for table in self.tables])
+
+    def at(self, rows: np.ndarray) -> RowBlock:
+        """Some rows, by their global numbers, in that order."""
+        kept = [table.at(rows) for table in self.tables]
+        return self._combined(-1, rows - self.first_row, len(rows), kept)
+
+    def _combined(self, start: int, place: slice | np.ndarray, n: int, tables: list[np.ndarray]) -> RowBlock:
+        relative = torch.zeros((n, len(self.at_shift)), dtype=torch.float64)
+        along = torch.zeros(n, dtype=torch.float64)
+        for number, (table, weights) in enumerate(zip(tables, self.weights, strict=True)):
+            kept = torch.from_numpy(table).double()
             relative += kept[:, :-1] @ weights
             if number == 1 and self.corrected:
                 along = kept[:, -1]

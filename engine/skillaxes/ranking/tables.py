@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from skillaxes.pca.projections import BLOCK_ROWS
 from skillaxes.ranking.lists import Ranking, scores_as_cosines
 from skillaxes.ranking.rows import KeptRows
 from skillaxes.ranking.settled import settled_members
@@ -40,12 +41,11 @@ def topk_table(kept: KeptRows, ranking: Ranking, angles: Tensor, top: int, trace
             columns["side"] += [side] * len(rows)
             columns["position"] += list(range(len(rows)))
             columns["row"] += rows.tolist()
-            for row in rows.tolist():
-                block = kept.block(row, row + 1)
-                columns["cosine"].append(float(block.scores(formats.RAW_COSINE)[0, direction]))
-                centered = float(block.scores(formats.CENTERED_COSINE)[0, direction])
-                columns["cosine_centered"].append(None if np.isnan(centered) else centered)
-                columns["projection"].append(float(block.projection[0, direction]))
+            block = kept.at(rows)
+            columns["cosine"] += block.scores(formats.RAW_COSINE)[:, direction].tolist()
+            centered = block.scores(formats.CENTERED_COSINE)[:, direction].tolist()
+            columns["cosine_centered"] += [None if np.isnan(value) else value for value in centered]
+            columns["projection"] += block.projection[:, direction].tolist()
     columns["trace_id"] = list(trace_ids(columns["row"]))
     return pa.table(columns, schema=TOPK_SCHEMA)
 
@@ -81,7 +81,7 @@ def selection_table(
     rows = table["row"].to_numpy()
     unique, inverse = np.unique(rows, return_inverse=True)
     ids = pa.array(list(trace_ids(unique.tolist())), pa.string()).take(pa.array(inverse))
-    norms = np.array([kept.moments.norm[row - kept.first_row] for row in unique], np.float32)[inverse]
+    norms = kept.moments.norm[unique - kept.first_row][inverse]
     table = table.set_column(table.schema.get_field_index("trace_id"), SELECTION_SCHEMA.field("trace_id"), ids)
     table = table.set_column(table.schema.get_field_index("norm"), SELECTION_SCHEMA.field("norm"), pa.array(norms))
     about = {"n_rows": n_rows, "rank_by": ranking.rank_by, "top": top, "pool": pool, **meta}
@@ -95,7 +95,7 @@ def _sampled(
 ) -> list[pa.Table]:
     """The roles ``sample`` and ``middle`` of every component."""
     rows = sample_rows(n_rows, seed)
-    blocks = [kept.block(int(start), int(stop)) for start, stop in _runs(rows)]
+    blocks = [kept.at(part) for part in np.array_split(rows, -(-len(rows) // BLOCK_ROWS))]
     scores = torch.cat([block.scores(ranking.rank_by)[:, :n_components] for block in blocks]).numpy()
     rankable = torch.cat([block.rankable(ranking.rank_by) for block in blocks]).numpy()
     rows, scores = rows[rankable], scores[rankable]
@@ -120,16 +120,6 @@ def sample_rows(n_rows: int, seed: int) -> np.ndarray:
         return np.arange(n_rows)
     rng = np.random.default_rng([seed, n_rows, SAMPLE_ROWS])
     return np.sort(rng.choice(n_rows, SAMPLE_ROWS, replace=False))
-
-
-def _runs(rows: np.ndarray) -> list[tuple[int, int]]:
-    """Ascending rows as (start, stop) of consecutive runs, cut to what one block may hold."""
-    if not len(rows):
-        return []
-    cuts = np.flatnonzero((np.diff(rows) != 1) | (rows[1:] % 8192 == 0)) + 1
-    starts = rows[np.concatenate([[0], cuts])]
-    stops = rows[np.concatenate([cuts - 1, [len(rows) - 1]])] + 1
-    return list(zip(starts.tolist(), stops.tolist(), strict=True))
 
 
 def _present(rows: Tensor) -> np.ndarray:

@@ -82,6 +82,11 @@ class PanelStream:
         """Bytes fetched from the store so far."""
         return self.reader.bytes_read
 
+    @property
+    def rows_read_twice(self) -> int:
+        """Sampled rows that had to be fetched from the store again."""
+        return self.reader.rows_read_twice
+
     def read(self) -> Iterator[Panel]:
         """One read: every row once, in order."""
         verify = self.reads < 1

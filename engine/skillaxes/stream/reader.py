@@ -57,7 +57,9 @@ class Reader:
         self._cache: dict[int, Tensor] = {}
         self._slots: list[Tensor] = []
         self._crc: tuple[int, int] = (-1, 0)
+        self._known: list[tuple[int, int, Tensor]] = []
         self.bytes_read = 0
+        self.rows_read_twice = 0
         self._missing_checked = False
 
     @property
@@ -105,13 +107,17 @@ class Reader:
                 yield start, rows
                 if slot is not None:
                     free.put(slot)
+            self._known.clear()
         finally:
             stop.set()
             free.put(self._slots[0])
             thread.join()
 
     def rows(self, start: int, stop: int, out: Tensor) -> None:
-        """Copy rows start to stop into ``out`` of shape (stop - start, n_features), outside the order of units."""
+        """Copy rows start to stop into ``out`` of shape (stop - start, n_features), outside the order of units.
+
+        Plain rows are remembered as long as the next read lasts, which takes them from ``out`` instead of the store.
+        """
         self._check_missing()
         at = start
         while at < stop:
@@ -123,9 +129,12 @@ class Reader:
                 target.copy_(kept[at - self._start(unit) : end - self._start(unit)])
             elif self._plain is not None:
                 self._fetch_plain(at, end, target)
+                self._known.append((at, end, target))
             else:
                 self._fetch_zarr(at, end, target)
+                self.rows_read_twice += end - at
             at = end
+        self._known.sort(key=lambda known: known[0])
 
     def _indices(self) -> range:
         return range(self._first // self._unit_rows, -(-self._last // self._unit_rows))
@@ -151,7 +160,7 @@ class Reader:
             self._fetch_zarr(start, start + length, target)
         else:
             self._prefetch(start + length)
-            self._fetch_plain(start, start + length, target)
+            self._fetch_unknown(start, start + length, target)
             if verify:
                 self._verify(start, start + length, target)
         if slot is None:
@@ -173,6 +182,18 @@ class Reader:
     def _fetch_zarr(self, start: int, stop: int, target: Tensor) -> None:
         self._store.read_rows(start, stop, out=_as_numpy(target))
         self.bytes_read += (stop - start) * self._row_bytes
+
+    def _fetch_unknown(self, start: int, stop: int, target: Tensor) -> None:
+        """Rows from the store, but for those that are still in memory."""
+        at = start
+        for known, end, rows in self._known:
+            first, last = max(known, at), min(end, stop)
+            if first >= last:
+                continue
+            self._fetch_plain(at, first, target[at - start : first - start])
+            target[first - start : last - start].copy_(rows[first - known : last - known])
+            at = last
+        self._fetch_plain(at, stop, target[at - start :])
 
     def _fetch_plain(self, start: int, stop: int, target: Tensor) -> None:
         at = start
