@@ -1,0 +1,32 @@
+"""Names for directions, from texts. Knows ``selection.parquet`` and a source of traces, nothing else.
+
+``label`` reads the one, fetches the other, and writes ``labels.jsonl``; ``estimate`` says beforehand what that would
+send and cost. A labeler is one object with two methods (:mod:`skillaxes.labeling.protocol`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from skillaxes.labeling.options import LABELERS, LabelOptions
+
+if TYPE_CHECKING:
+    from skillaxes.labeling.estimating import Estimate, estimate
+    from skillaxes.labeling.job import LabelSummary, label
+
+__all__ = ["LABELERS", "Estimate", "LabelOptions", "LabelSummary", "estimate", "label"]
+
+_HOMES = {
+    "Estimate": "skillaxes.labeling.estimating",
+    "estimate": "skillaxes.labeling.estimating",
+    "LabelSummary": "skillaxes.labeling.job",
+    "label": "skillaxes.labeling.job",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

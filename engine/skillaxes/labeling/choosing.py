@@ -1,0 +1,180 @@
+"""Which traces a label is made from and which it is scored on.
+
+Along each end, from the most extreme inwards: a near-duplicate of a trace that was already taken is left out; the
+first ``top`` that remain are shown; of the rest, what shares a group with any shown trace of either end is left out,
+and the remainder is held out. Every trace that is left out is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from skillaxes.labeling.selection import DirectionRows, Ranked
+from skillaxes.labeling.texts import Trace
+
+NEAR_DUPLICATE = 0.8  # share of word triples, of the union, from which two texts count as the same
+SAME_FAMILY = 0.5  # the same for the masked prompts of one template
+
+
+@dataclass(frozen=True)
+class Side:
+    """One end of a direction.
+
+    Attributes
+    ----------
+    samples : disjoint lists of shown traces; the first is what the label is made from
+    held_out : what scores are made on
+    disjoint : those of ``held_out`` that share no template (or value of ``disjoint_by``) with any shown trace
+    left_out : reason -> traces that were left out for it
+    """
+
+    samples: tuple[tuple[Trace, ...], ...]
+    held_out: tuple[Trace, ...]
+    disjoint: tuple[Trace, ...]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def shown(self) -> tuple[Trace, ...]:
+        """The traces the label is made from."""
+        return self.samples[0]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The traces of one direction.
+
+    Attributes
+    ----------
+    first : the positive end
+    second : the negative end
+    between : traces of neither end that share no group with a shown one
+    """
+
+    kind: str
+    index: int
+    first: Side
+    second: Side
+    between: tuple[Trace, ...]
+
+
+def choose(
+    direction: DirectionRows,
+    traces: Mapping[int, Trace],
+    *,
+    top: int,
+    samples: int = 1,
+    disjoint_by: str | None = None,
+) -> Choice:
+    """Divide the ends of a direction into shown and held-out traces.
+
+    Parameters
+    ----------
+    traces : row -> trace, for every row of the direction
+    top : traces to show a side
+    samples : disjoint lists of shown traces; all of them count as shown
+    disjoint_by : field whose shown values ``disjoint`` avoids; None for the template of the prompt
+    """
+    n_shown = top * samples
+    first, first_doubles, first_empty = _distinct(direction.positive, traces)
+    second, second_doubles, second_empty = _distinct(direction.negative, traces)
+    shown = first[:n_shown] + second[:n_shown]
+    clash = _Clash(shown, disjoint_by)
+
+    def side(ranked: list[Trace], doubles: int, empty: int) -> Side:
+        kept = []
+        same_group = same_text = 0
+        for trace in ranked[n_shown:]:
+            if clash.group(trace):
+                same_group += 1
+            elif clash.text(trace):
+                same_text += 1
+            else:
+                kept.append(trace)
+        return Side(
+            # Dealt out in turn, so that every sample reaches equally far in.
+            samples=tuple(tuple(ranked[:n_shown][i::samples]) for i in range(samples)),
+            held_out=tuple(kept),
+            disjoint=tuple(trace for trace in kept if not clash.kin(trace)),
+            left_out={"near_duplicate": doubles + same_text, "group_shown": same_group, "no_text": empty},
+        )
+
+    seen = {trace.row for trace in shown}
+    between = (traces[row] for row in direction.middle.rows.tolist() if row in traces and row not in seen)
+    return Choice(
+        direction.kind,
+        direction.index,
+        side(first, first_doubles, first_empty),
+        side(second, second_doubles, second_empty),
+        tuple(t for t in between if t.text and not clash.group(t) and not clash.text(t)),
+    )
+
+
+class _Clash:
+    """What a trace may share with the shown ones."""
+
+    def __init__(self, shown: Sequence[Trace], disjoint_by: str | None) -> None:
+        self._shown = shown
+        self._groups = {trace.group for trace in shown}
+        self._templates = {trace.template for trace in shown}
+        self._disjoint_by = disjoint_by
+        self._values = {trace.fields[disjoint_by] for trace in shown} if disjoint_by else set()
+
+    def group(self, trace: Trace) -> bool:
+        return trace.group in self._groups
+
+    def text(self, trace: Trace) -> bool:
+        return any(alike(trace.shingles, other.shingles, NEAR_DUPLICATE) for other in self._shown)
+
+    def kin(self, trace: Trace) -> bool:
+        if self._disjoint_by:
+            return trace.fields[self._disjoint_by] in self._values
+        return trace.template in self._templates or any(
+            alike(trace.family, other.family, SAME_FAMILY) for other in self._shown
+        )
+
+
+def _distinct(ranked: Ranked, traces: Mapping[int, Trace]) -> tuple[list[Trace], int, int]:
+    """The traces of one end without near-duplicates; how many those were; how many had no text."""
+    kept: list[Trace] = []
+    doubles = empty = 0
+    for row in ranked.rows.tolist():
+        trace = traces[row]
+        if not trace.text:
+            empty += 1
+        elif any(alike(trace.shingles, other.shingles, NEAR_DUPLICATE) for other in kept):
+            doubles += 1
+        else:
+            kept.append(trace)
+    return kept, doubles, empty
+
+
+def alike(a: frozenset[int], b: frozenset[int], least: float) -> bool:
+    """Whether two sets share at least ``least`` of their union."""
+    if not a or not b:
+        return a == b
+    small, large = (a, b) if len(a) <= len(b) else (b, a)
+    if len(small) < least * len(large):
+        return False
+    shared = len(small & large)
+    return shared >= least * (len(a) + len(b) - shared)
+
+
+def random_order(rows: np.ndarray, depth: int, index: int, seed: int) -> DirectionRows:
+    """A direction that means nothing: ``depth`` rows at either end of a random order of ``rows``."""
+    order = np.random.default_rng((seed, 7, index)).permutation(rows)
+    depth = min(depth, len(order) // 2)
+
+    def ranked(chosen: np.ndarray) -> Ranked:
+        nothing = np.zeros(len(chosen), dtype=np.float32)
+        return Ranked(chosen, nothing, nothing)
+
+    return DirectionRows(
+        "order",
+        index,
+        ranked(order[:depth]),
+        ranked(order[::-1][:depth]),
+        ranked(order[depth : len(order) - depth][:depth]),
+    )

@@ -1,0 +1,130 @@
+"""One direction: its label, further labels for comparison, and its scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from skillaxes.labeling.baselines import LengthJudge
+from skillaxes.labeling.choosing import Choice
+from skillaxes.labeling.options import LabelOptions
+from skillaxes.labeling.protocol import Judge, Label, Labeler, LabelFailure
+from skillaxes.labeling.scoring import (
+    DetectionScore,
+    Mapper,
+    PairScore,
+    draw_pairs,
+    draw_singles,
+    judge_pairs,
+    judge_singles,
+    pair_score,
+)
+from skillaxes.labeling.texts import Trace
+
+_KINDS = ("component", "random", "order")
+
+
+def purpose_of(choice: Choice) -> str:
+    """What calls for a direction are booked under."""
+    return f"{choice.kind} {choice.index}"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of one label, and of text length on the same pairs.
+
+    ``length`` and ``length_disjoint`` hold the length judge's scores; their credits are of the answered pairs.
+    """
+
+    pairs: PairScore | None = None
+    disjoint: PairScore | None = None
+    detection: DetectionScore | None = None
+    length: PairScore | None = None
+    length_disjoint: PairScore | None = None
+
+
+def ask_label(labeler: Labeler, first: Sequence[Trace], second: Sequence[Trace], purpose: str) -> Label | LabelFailure:
+    """A label, or the failure as a value."""
+    try:
+        return labeler.label(first, second, purpose)
+    except LabelFailure as failure:
+        return failure
+
+
+def score(
+    labeler: Labeler,
+    label: Label | LabelFailure,
+    choice: Choice,
+    options: LabelOptions,
+    run: Mapper,
+    *,
+    pairs_only: bool,
+) -> Scores:
+    """Score a label on the held-out traces of its direction; nothing is scored without a label."""
+    if isinstance(label, LabelFailure) or not label.interpretable:
+        return Scores()
+    judge = labeler.judge(label, purpose_of(choice))
+    length = LengthJudge(choice.first.shown, choice.second.shown)
+    seed = (options.seed, _KINDS.index(choice.kind), choice.index)
+    pairs, by_length = _both(
+        judge, length, draw_pairs(choice.first.held_out, choice.second.held_out, options.pairs, (*seed, 0)), run
+    )
+    if pairs_only:
+        return Scores(pairs=pairs, length=by_length)
+    disjoint, disjoint_by_length = _both(
+        judge, length, draw_pairs(choice.first.disjoint, choice.second.disjoint, options.pairs, (*seed, 1)), run
+    )
+    singles = draw_singles(
+        choice.first.held_out, choice.second.held_out, choice.between, options.detections, (*seed, 2)
+    )
+    return Scores(pairs, disjoint, judge_singles(judge, singles, run), by_length, disjoint_by_length)
+
+
+def _both(
+    judge: Judge, length: LengthJudge, pairs: Sequence[tuple[Trace, Trace]], run: Mapper
+) -> tuple[PairScore | None, PairScore | None]:
+    credits = judge_pairs(judge, pairs, run)
+    # On the answered pairs only: the two are compared pair by pair.
+    by_length = [length.pair(*pair) for pair, credit in zip(pairs, credits, strict=True) if credit is not None]
+    return pair_score(credits), pair_score(by_length)
+
+
+def agreement(labeler: Labeler, label: Label | LabelFailure, choice: Choice, samples: int) -> dict[str, Any] | None:
+    """How far labels from disjoint samples, and from swapped groups, say the same; None for a single sample.
+
+    ``overlap`` and ``swapped`` are the mean share of words, of the union, that two labels have in common a side;
+    null where no further label came.
+    """
+    if samples < 2 or isinstance(label, LabelFailure) or not label.interpretable:
+        return None
+    purpose = purpose_of(choice)
+    others = [ask_label(labeler, choice.first.samples[i], choice.second.samples[i], purpose) for i in range(1, samples)]
+    overlaps = [
+        (_overlap(label.first, other.first) + _overlap(label.second, other.second)) / 2
+        for other in others
+        if isinstance(other, Label) and other.interpretable
+    ]
+    swapped = ask_label(labeler, choice.second.shown, choice.first.shown, purpose)
+    return {
+        "samples": samples,
+        "labels": [_title(other) for other in others],
+        "overlap": round(sum(overlaps) / len(overlaps), 4) if overlaps else None,
+        "swapped_label": _title(swapped),
+        "swapped": (
+            round((_overlap(label.first, swapped.second) + _overlap(label.second, swapped.first)) / 2, 4)
+            if isinstance(swapped, Label) and swapped.interpretable
+            else None
+        ),
+    }
+
+
+def _title(label: Label | LabelFailure) -> str:
+    if isinstance(label, LabelFailure):
+        return f"failed: {label.kind}"
+    return f"{' '.join(label.first)} vs. {' '.join(label.second)}" if label.interpretable else "uninterpretable"
+
+
+def _overlap(a: Sequence[str], b: Sequence[str]) -> float:
+    x, y = ({word.lower().rstrip("s") for word in words} for words in (a, b))
+    return len(x & y) / len(x | y) if x | y else 0.0

@@ -1,0 +1,273 @@
+"""The job: choose, label, score, hold against baselines, write ``labels.jsonl``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from skillaxes.errors import RunFolderError
+from skillaxes.labeling.baselines import Nulls, nulls
+from skillaxes.labeling.choosing import Choice
+from skillaxes.labeling.confounds import confounds
+from skillaxes.labeling.evaluating import Scores, agreement, ask_label, purpose_of, score
+from skillaxes.labeling.keywords import KeywordsLabeler
+from skillaxes.labeling.material import Material, gather
+from skillaxes.labeling.options import KEYWORDS, LabelOptions, make_options
+from skillaxes.labeling.protocol import Label, Labeler, LabelFailure, Usage
+from skillaxes.labeling.records import (
+    FAILED,
+    LABELLED,
+    UNINTERPRETABLE,
+    choice_part,
+    label_part,
+    read_records,
+    score_part,
+    write_records,
+)
+from skillaxes.labeling.verdict import Verdict, judge_score
+from skillaxes.progress import SILENT, Progress, Stage
+
+_NO_NULLS = Nulls((), 0, 0)
+
+
+@dataclass(frozen=True)
+class LabelSummary:
+    """What a labeling job came to.
+
+    Attributes
+    ----------
+    path : the ``labels.jsonl`` that was written
+    records : its records
+    usage : of all replies that were used
+    spent : dollars that this command spent, requests without an answer at their worst case; None where unknown
+    notes : one sentence on each thing the user should know
+    stopped_by_cost : whether ``max_cost`` kept something from being sent
+    """
+
+    path: Path
+    records: tuple[dict[str, Any], ...]
+    usage: Usage
+    spent: float | None
+    notes: tuple[str, ...]
+    stopped_by_cost: bool = False
+
+    def _count(self, status: str) -> int:
+        return sum(record["status"] == status for record in self.records)
+
+    @property
+    def n_labelled(self) -> int:
+        return self._count(LABELLED)
+
+    @property
+    def n_uninterpretable(self) -> int:
+        return self._count(UNINTERPRETABLE)
+
+    @property
+    def n_failed(self) -> int:
+        return self._count(FAILED)
+
+    @property
+    def n_survive(self) -> int:
+        return sum(record["verdict"]["survives"] for record in self.records)
+
+    @property
+    def exit_code(self) -> int:
+        """0 when every direction was answered; 75 when ``max_cost`` stopped it, run it again; 1 for other failures."""
+        if self.stopped_by_cost:
+            return 75
+        return 1 if self.n_failed else 0
+
+
+def label(
+    run_dir: Path | str,
+    traces: str | Path,
+    *,
+    options: LabelOptions | None = None,
+    progress: Progress = SILENT,
+    overwrite: bool = False,
+    **keywords: Any,
+) -> LabelSummary:
+    """Label the directions of a run folder and score the labels.
+
+    Parameters
+    ----------
+    run_dir : folder with a ``selection.parquet``; ``labels.jsonl`` is written there
+    traces : where the texts are, see :func:`skillaxes.labeling.traces.read_traces`
+    options : what to do; or give the fields of :class:`LabelOptions` as keywords
+    progress : where stages and remarks go
+    overwrite : replace labels that another configuration made
+
+    Raises
+    ------
+    UsageError : an option that cannot be served; no API key
+    RunFolderError : no selection, or labels of another configuration
+    TracesError : texts that do not belong to the rows
+    """
+    options = make_options(**keywords) if options is None else options
+    run_dir = Path(run_dir)
+    connect = _connector(options, run_dir)  # fails here when there is no key, before anything is read or written
+    material = gather(run_dir, str(traces), options, progress)
+    configuration = options.digest(material.selection.digest)
+    if not overwrite:
+        _same_configuration(run_dir, configuration)
+    for note in material.notes:
+        progress.note(note)
+    with closing(connect(material, progress)) as labeler:
+        return _Job(run_dir, options, material, labeler, configuration, progress).run()
+
+
+def _connector(options: LabelOptions, run_dir: Path) -> Callable[[Material, Progress], Any]:
+    if options.labeler == KEYWORDS:
+        return lambda material, progress: KeywordsLabeler(material.background, material.reference)
+    from skillaxes.labeling.openai_labeler import connector
+
+    return connector(options, run_dir)
+
+
+def _same_configuration(run_dir: Path, configuration: str) -> None:
+    others = [record for record in read_records(run_dir) if record["configuration"] != configuration]
+    if others:
+        raise RunFolderError(
+            f"{run_dir} holds labels by {others[0].get('labeler')} made with other options, texts or rows; "
+            f"type --overwrite to replace them"
+        )
+
+
+class _Job:
+    def __init__(
+        self,
+        run_dir: Path,
+        options: LabelOptions,
+        material: Material,
+        labeler: Labeler,
+        configuration: str,
+        progress: Progress,
+    ) -> None:
+        self._run_dir = run_dir
+        self._options = options
+        self._material = material
+        self._labeler = labeler
+        self._configuration = configuration
+        self._progress = progress
+        self._records: list[dict[str, Any]] = []
+
+    def run(self) -> LabelSummary:
+        material, options = self._material, self._options
+        labels = self._labels("labels", material.components)
+        self._records = [self._record(choice, found) for choice, found in zip(material.components, labels, strict=True)]
+        self._write()
+
+        scored: list[Scores] = []
+        with self._progress.stage("scores", len(labels), unit="directions") as stage:
+            for choice, found, record in zip(material.components, labels, self._records, strict=True):
+                scores = score(self._labeler, found, choice, options, self._map, pairs_only=False)
+                scored.append(scores)
+                record["agreement"] = agreement(self._labeler, found, choice, options.samples)
+                record.update(score_part(scores, _NO_NULLS, _NO_NULLS, Verdict(False, "baselines are missing")))
+                self._write()
+                stage.advance(1)
+        randoms = self._nulls("random directions", material.randoms)
+        orders = self._nulls("random orders", material.orders)
+        for found, scores, record in zip(labels, scored, self._records, strict=True):
+            verdict = self._verdict(found, scores, randoms, orders, record)
+            record.update(score_part(scores, randoms, orders, verdict))
+        path = self._write()
+        return LabelSummary(
+            path=path,
+            records=tuple(self._records),
+            usage=self._labeler.usage(),
+            spent=self._labeler.spent(),
+            notes=(*material.notes, *self._labeler.notes()),
+            stopped_by_cost=self._labeler.stopped_by_cost(),
+        )
+
+    def _labels(self, name: str, choices: Sequence[Choice]) -> list[Label | LabelFailure]:
+        with self._progress.stage(name, len(choices), unit="directions") as stage:
+            ask = partial(self._ask, stage=stage)
+            return self._map(ask, choices)
+
+    def _ask(self, choice: Choice, stage: Stage) -> Label | LabelFailure:
+        found = ask_label(self._labeler, choice.first.shown, choice.second.shown, purpose_of(choice))
+        stage.advance(1)
+        return found
+
+    def _nulls(self, name: str, choices: Sequence[Choice]) -> Nulls:
+        if not choices or not self._options.pairs:
+            return _NO_NULLS
+        labels = self._labels(name, choices)
+        with self._progress.stage(f"{name}, scores", len(choices), unit="directions") as stage:
+            found = []
+            for choice, one in zip(choices, labels, strict=True):
+                found.append(score(self._labeler, one, choice, self._options, self._map, pairs_only=True).pairs)
+                stage.advance(1)
+        return nulls(found)
+
+    def _verdict(
+        self,
+        found: Label | LabelFailure,
+        scores: Scores,
+        randoms: Nulls,
+        orders: Nulls,
+        record: dict[str, Any],
+    ) -> Verdict:
+        if isinstance(found, LabelFailure):
+            return Verdict(False, f"no label: {found.kind}")
+        if not found.interpretable:
+            return Verdict(False, "uninterpretable, says the labeler")
+        return judge_score(scores, randoms, orders, record["split_half"])
+
+    def _record(self, choice: Choice, found: Label | LabelFailure) -> dict[str, Any]:
+        material, options = self._material, self._options
+        selection = material.selection
+        position = [direction.index for direction in selection.components].index(choice.index)
+        rows = selection.components[position]
+        ends = (rows.positive, rows.negative)
+        ranked = {
+            row: float(value) for end in ends for row, value in zip(end.rows.tolist(), end.scores.tolist(), strict=True)
+        }
+        split_half = selection.split_half[position] if position < len(selection.split_half) else None
+        record = {
+            "format_version": 1,
+            "direction": choice.index,
+            **label_part(found, self._labeler.kind),
+            "labeler": self._labeler.name,
+            **self._labeler.describe(),
+            **choice_part(choice, ranked, found.cuts if isinstance(found, Label) else {}),
+            **score_part(Scores(), _NO_NULLS, _NO_NULLS, Verdict(False, "not scored")),
+            "confounds": confounds(selection.samples[position], rows, material.features, options.confound),
+            "agreement": None,
+            "split_half": split_half,
+            "text": options.text,
+            "window": material.window,
+            "group_by": options.group_by,
+            "disjoint_by": options.disjoint_by,
+            "configuration": self._configuration,
+        }
+        if isinstance(found, LabelFailure):
+            record["verdict"] = Verdict(False, f"no label: {found.kind}").as_dict()
+        return record
+
+    def _book(self, record: dict[str, Any]) -> None:
+        usage = self._labeler.usage(f"component {record['direction']}")
+        record["usage"] = usage.as_dict()
+        record["cost"] = usage.cost
+
+    def _write(self) -> Path:
+        for record in self._records:
+            self._book(record)
+        return write_records(self._run_dir, self._records)
+
+    def _map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+        if self._labeler.workers == 1:
+            return [function(item) for item in items]
+        pool = ThreadPoolExecutor(self._labeler.workers)
+        try:
+            return list(pool.map(function, items))
+        finally:
+            # After an interrupt nothing that still waits is sent.
+            pool.shutdown(wait=True, cancel_futures=True)

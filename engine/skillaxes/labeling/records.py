@@ -1,0 +1,164 @@
+"""``labels.jsonl``: one record a direction, replaced as a whole, never half-written.
+
+Fields of a record::
+
+    format_version  1
+    direction       index of the direction
+    status          "labelled", "uninterpretable" (the labeler's own answer) or "failed"
+    kind            "words" (terms that separate the ends) or "name"; null when failed
+    labeler, model, base_url, rung
+    title           "a, b, c vs. d, e, f" (words) or "a b c vs. d e f" (name); null unless labelled
+    keywords        {"positive": [three], "negative": [three]}
+    attributes      {"positive": [...], "negative": [...]}
+    axes            [what separates the two ends, ...]
+    analysis        text or null
+    details         what only this labeler has to say: z-scores of the words, ...
+    failure         null, or {"kind", "message", "request_id", "status"}
+    shown           {"positive": [{"row", "trace_id", "score", "tokens", "cut"}, ...], "negative": [...]}
+                    tokens, cut: in the prompt, and taken out of its middle; null for an offline labeler
+    held_out        {"positive", "negative", "disjoint_positive", "disjoint_negative", "between"}: numbers of traces
+    left_out        {"positive": {reason: number}, "negative": {...}}
+    scores          {"pairs", "disjoint", "detection"}: see scoring.py; null where there is none
+    baselines       {"length", "length_disjoint", "random_directions", "random_orders"}: see baselines.py
+    verdict         {"survives": bool, "text": one line}
+    confounds       {"rows", "spearman": {name: number}, "categories": {field: {side: [...]}}, "confounded_with": [...]}
+    agreement       null, or {"samples", "overlap", "swapped"}
+    split_half      |cos| between halves of the rows, or null
+    text, window, group_by, disjoint_by
+    usage, cost     of this direction: tokens by kind, dollars (null where the price is unknown)
+    configuration   digest of the options and the selection
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from skillaxes.errors import RunFolderError
+from skillaxes.labeling.baselines import Nulls
+from skillaxes.labeling.choosing import Choice, Side
+from skillaxes.labeling.evaluating import Scores
+from skillaxes.labeling.protocol import WORDS, Label, LabelFailure
+from skillaxes.labeling.scoring import DetectionScore, PairScore
+from skillaxes.labeling.verdict import Verdict
+from skillaxes.run_folder import formats
+
+LABELLED, UNINTERPRETABLE, FAILED = "labelled", "uninterpretable", "failed"
+
+
+def label_part(label: Label | LabelFailure, kind: str) -> dict[str, Any]:
+    """The fields that say what the label is, or why there is none."""
+    if isinstance(label, LabelFailure):
+        status, failure = FAILED, label.as_dict()
+        label = Label((), ())
+    else:
+        status, failure = (LABELLED if label.interpretable else UNINTERPRETABLE), None
+    between = ", " if kind == WORDS else " "
+    title = f"{between.join(label.first)} vs. {between.join(label.second)}"
+    return {
+        "status": status,
+        "kind": None if status == FAILED else kind,
+        "title": title if status == LABELLED else None,
+        "keywords": {"positive": list(label.first), "negative": list(label.second)},
+        "attributes": {"positive": list(label.first_attributes), "negative": list(label.second_attributes)},
+        "axes": list(label.axes),
+        "analysis": label.analysis,
+        "details": label.details,
+        "failure": failure,
+    }
+
+
+def choice_part(choice: Choice, scores: Mapping[int, float], cuts: Mapping[int, tuple[int, int]]) -> dict[str, Any]:
+    """The fields that say which traces were shown, held out and left out.
+
+    Parameters
+    ----------
+    scores : row -> the score that ranked it
+    cuts : row -> tokens in the prompt and tokens cut out of it
+    """
+
+    def shown(side: Side) -> list[dict[str, Any]]:
+        return [
+            {
+                "row": trace.row,
+                "trace_id": trace.trace_id,
+                "score": round(scores[trace.row], 6),
+                "tokens": cuts.get(trace.row, (None, None))[0],
+                "cut": cuts.get(trace.row, (None, None))[1],
+            }
+            for sample in side.samples
+            for trace in sample
+        ]
+
+    return {
+        "shown": {"positive": shown(choice.first), "negative": shown(choice.second)},
+        "held_out": {
+            "positive": len(choice.first.held_out),
+            "negative": len(choice.second.held_out),
+            "disjoint_positive": len(choice.first.disjoint),
+            "disjoint_negative": len(choice.second.disjoint),
+            "between": len(choice.between),
+        },
+        "left_out": {"positive": dict(choice.first.left_out), "negative": dict(choice.second.left_out)},
+    }
+
+
+def score_part(scores: Scores, randoms: Nulls, orders: Nulls, verdict: Verdict) -> dict[str, Any]:
+    """The fields that say what the label is worth."""
+    return {
+        "scores": {
+            "pairs": _figures(scores.pairs),
+            "disjoint": _figures(scores.disjoint),
+            "detection": _figures(scores.detection),
+        },
+        "baselines": {
+            "length": _figures(scores.length),
+            "length_disjoint": _figures(scores.length_disjoint),
+            "random_directions": randoms.as_dict() if randoms.asked else None,
+            "random_orders": orders.as_dict() if orders.asked else None,
+        },
+        "verdict": verdict.as_dict(),
+    }
+
+
+def _figures(score: PairScore | DetectionScore | None) -> dict[str, Any] | None:
+    return None if score is None else score.as_dict()
+
+
+def write_records(run_dir: Path, records: Sequence[dict[str, Any]]) -> Path:
+    """Replace ``labels.jsonl`` in one step."""
+    path = Path(run_dir) / formats.LABELS
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        for record in records:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    return path
+
+
+def read_records(run_dir: Path) -> list[dict[str, Any]]:
+    """The records of a run folder; none when it has no labels.
+
+    Raises
+    ------
+    RunFolderError : a line that is no record
+    """
+    path = Path(run_dir) / formats.LABELS
+    if not path.is_file():
+        return []
+    records = []
+    # Split at line feeds only: a text may hold other line separators.
+    for number, line in enumerate(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"), 1):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise RunFolderError(f"{path}: line {number} is not JSON; type --overwrite to label again") from error
+        if not isinstance(record, dict) or "configuration" not in record:
+            raise RunFolderError(f"{path}: line {number} is no label; type --overwrite to label again")
+        records.append(record)
+    return records

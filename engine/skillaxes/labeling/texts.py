@@ -1,0 +1,187 @@
+"""A trace as labeling sees it: its text within the window, its features, its group."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import blake2b
+from typing import Any
+
+from skillaxes.labeling.keyterms import terms_of
+from skillaxes.labeling.pieces import cut_at
+from skillaxes.labeling.template import Rendered, Template
+
+# A lower-case word of two letters or more. Names, numbers, variables and signs are what masking takes away.
+_PLAIN_WORD = re.compile(r"(?<![^\W\d_])[a-z]{2,}(?![^\W\d_])")
+_PRONOUNS = frozenset({"he", "she", "him", "her", "his", "hers"})
+_FAMILY_SHINGLE = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """One text with what choosing and judging need of it.
+
+    Attributes
+    ----------
+    row, trace_id : which one it is
+    text : the part of it that a labeler and a judge may see
+    length : characters of the whole trace, whatever the window
+    group : what is never in both the shown and the scored set
+    template : hash of the masked prompt
+    family : hashed word triples of the masked prompt; two prompts of one template share most of them
+    fields : the values of the fields that the options name
+    """
+
+    row: int
+    trace_id: str | None
+    text: str
+    length: int
+    group: str
+    template: str
+    family: frozenset[int]
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def terms(self) -> Mapping[str, int]:
+        """How often each term occurs in the text."""
+        return terms_of(self.text)
+
+    @cached_property
+    def shingles(self) -> frozenset[int]:
+        """Hashed word triples of the text: near-duplicates share nearly all of them."""
+        return shingles(self.text.split())
+
+
+@dataclass(frozen=True)
+class Features:
+    """What confounds are computed from, of one row."""
+
+    length: int
+    digits: int
+    symbols: int
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of the text that a row has seen.
+
+    Attributes
+    ----------
+    stop : tokens from the front that count; None for all
+    known : whether the store says so
+    """
+
+    stop: int | None
+    known: bool
+
+    def clip(self, text: str) -> str:
+        return text if self.stop is None else text[: cut_at(text, self.stop)]
+
+
+def window_of(choice: str, token_range: Any) -> tuple[Window, str]:
+    """The window for ``--window store|all``, and one sentence on it.
+
+    ``token_range`` is [first, stop] in tokens of the formatted trace; an open end is null.
+    """
+    if choice == "all":
+        return Window(None, True), "the label sees whole traces (--window all)"
+    bounds = _bounds(token_range)
+    if bounds is None:
+        about = "the store does not say what part of the text its rows have seen: the label sees whole traces"
+        return Window(None, False), about
+    if bounds[1] is None:
+        return Window(None, True), "rows have seen whole traces, and so does the label"
+    return Window(bounds[1], True), (
+        f"rows have seen the first {bounds[1]} tokens; the label sees as much, with tokens estimated from the text"
+    )
+
+
+def _bounds(token_range: Any) -> tuple[int, int | None] | None:
+    if isinstance(token_range, Mapping):
+        token_range = [token_range.get("start", 0), token_range.get("stop")]
+    if not isinstance(token_range, list | tuple) or len(token_range) != 2:
+        return None
+    start, stop = token_range
+    if stop is None:
+        return (int(start or 0), None)
+    return (int(start or 0), int(stop)) if isinstance(stop, int) and stop > 0 else None
+
+
+def shown_text(rendered: Rendered, text: str, window: Window) -> str:
+    """The part of a rendered trace that the label may see."""
+    clipped = window.clip(rendered.text)
+    if text == "input":
+        return clipped[: rendered.prompt_end]
+    if text == "output":
+        return clipped[rendered.prompt_end :].strip()
+    return clipped
+
+
+def masked(prompt: str) -> list[str]:
+    """The words of a prompt without digits, names, variables and signs."""
+    return [word for word in _PLAIN_WORD.findall(prompt) if word not in _PRONOUNS]
+
+
+def shingles(words: list[str], n: int = 3) -> frozenset[int]:
+    """Hashes of every ``n`` words in a row, of all words where there are fewer."""
+    if len(words) < n:
+        return frozenset((hash_of(" ".join(words)),)) if words else frozenset()
+    return frozenset(hash_of(" ".join(words[i : i + n])) for i in range(len(words) - n + 1))
+
+
+def hash_of(text: str) -> int:
+    """A 64-bit hash that is the same in every process."""
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+class Reader:
+    """Makes traces of records: renders, clips, groups."""
+
+    def __init__(
+        self, template: Template, text: str, window: Window, group_by: str | None, named: tuple[str, ...]
+    ) -> None:
+        self._template = template
+        self._text = text
+        self._window = window
+        self._group_by = group_by
+        self._named = named
+
+    def trace(self, row: int, trace_id: str | None, record: Mapping[str, Any]) -> Trace:
+        """A record as a trace."""
+        rendered = self._template.render(row, record)
+        words = masked(rendered.prompt)
+        template = f"{hash_of(' '.join(words)):016x}"
+        fields = {name: str(value) for name, value in self.fields(row, record).items()}
+        return Trace(
+            row=row,
+            trace_id=trace_id,
+            text=shown_text(rendered, self._text, self._window),
+            length=len(rendered.text),
+            group=template if self._group_by is None else fields[self._group_by],
+            template=template,
+            family=shingles(words, _FAMILY_SHINGLE),
+            fields=fields,
+        )
+
+    def features(self, row: int, record: Mapping[str, Any]) -> Features:
+        """What confounds need of a record: of the whole trace, whatever the window."""
+        text = self._template.render(row, record).text
+        return Features(
+            length=len(text),
+            digits=sum(map(str.isdigit, text)),
+            symbols=sum(not (c.isalnum() or c.isspace()) for c in text),
+            fields=self.fields(row, record),
+        )
+
+    def fields(self, row: int, record: Mapping[str, Any]) -> dict[str, Any]:
+        from skillaxes.errors import TracesError
+
+        for name in self._named:
+            if name not in record:
+                raise TracesError(
+                    f"record {row} of the traces has no field {name!r}: it has {', '.join(map(str, record))}"
+                )
+        return {name: record[name] for name in self._named}
