@@ -81,7 +81,7 @@ def ingest(
     revision: str | None = None,
     hook: str | None = None,
     pooling: str | None = None,
-    token_range: str | Sequence[int] | None = None,
+    token_range: str | Sequence[int | None] | None = None,
     trace_ids: Sequence[str | None] | Path | str | None = None,
     id_field: str | None = None,
     chunk_rows: int | None = None,

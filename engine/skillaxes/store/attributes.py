@@ -23,7 +23,8 @@ class StoreAttributes:
     model, revision : the model and its commit or version
     hook : where in a layer the activation was taken, e.g. ``"residual stream"``
     pooling : how tokens became one row, e.g. ``"mean"``
-    token_range : the part of the text a row has seen: a text, or ``(first, last)`` token positions, both included
+    token_range : the tokens of the formatted trace a row has seen: a text, or ``(first, stop)``, counted from 0 and
+        ``stop`` excluded; None as ``stop`` for an open end
     """
 
     layer_ids: tuple[int, ...] | None = None
@@ -32,7 +33,7 @@ class StoreAttributes:
     revision: str | None = None
     hook: str | None = None
     pooling: str | None = None
-    token_range: str | tuple[int, int] | None = None
+    token_range: str | tuple[int, int | None] | None = None
 
     def known(self) -> dict[str, Any]:
         """The attributes that are known, as JSON values."""
@@ -59,12 +60,16 @@ def _layer_ids(value: object) -> tuple[int, ...]:
     return tuple(value)
 
 
-def _token_range(value: object) -> str | tuple[int, int]:
+def _token_range(value: object) -> str | tuple[int, int | None]:
     if isinstance(value, str):
         return value
-    if isinstance(value, Sequence) and len(value) == 2 and all(map(_integer, value)) and value[0] <= value[1]:
-        return (value[0], value[1])
-    raise StoreError(f"token_range is {value!r}; needed: a text or the first and last token, e.g. [1, 160]")
+    if isinstance(value, Sequence) and len(value) == 2 and _integer(value[0]):
+        first, stop = value
+        if first >= 0 and (stop is None or (_integer(stop) and stop > first)):
+            return (first, stop)
+    raise StoreError(
+        f"token_range is {value!r}; needed: a text, or the first token and the one behind the last, e.g. [1, 160]"
+    )
 
 
 def parse(given: Mapping[str, Any]) -> StoreAttributes:

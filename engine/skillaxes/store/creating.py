@@ -56,7 +56,7 @@ def create_store(
     revision: str | None = None,
     hook: str | None = None,
     pooling: str | None = None,
-    token_range: str | Sequence[int] | None = None,
+    token_range: str | Sequence[int | None] | None = None,
     chunk_rows: int | None = None,
     shard_size: int | None = None,
     overwrite: bool = False,
