@@ -15,12 +15,15 @@ PANEL_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 def make_scratch(
     device: torch.device | str, panel_rows: int, n_features: int, panel_dtype: torch.dtype, backend: str = "auto"
 ) -> Scratch:
-    """The buffers for panels of up to ``panel_rows`` rows: 4 bytes an element, 12 for float64 panels."""
+    """The buffers for panels of up to ``panel_rows`` rows, and a place for prepared directions.
+
+    4 bytes an element, 12 for float64 panels; none where the fused kernel runs.
+    """
     device = torch.device(device)
+    if which(device, panel_dtype, n_features, 1, backend).name in ("triton", "reference"):
+        return Scratch(None, None)
     rows = torch.empty((panel_rows, n_features), dtype=torch.float32, device=device)
-    wide = None
-    if panel_dtype == torch.float64:
-        wide = torch.empty((panel_rows, n_features), dtype=torch.float64, device=device)
+    wide = torch.empty_like(rows, dtype=torch.float64) if panel_dtype == torch.float64 else None
     return Scratch(rows, wide)
 
 
@@ -60,10 +63,12 @@ def project(
     choice = which(panel.device, panel.dtype, d, directions.shape[1], backend)
     if choice.name == "reference":
         return reference.project(panel, directions, shift, scale=scale, epilogue=epilogue)
-    if scratch is None:
-        scratch = make_scratch(panel.device, b, d, panel.dtype, backend)
-    elif scratch.rows is not None and (len(scratch.rows) < b or scratch.rows.shape[1] != d):
-        raise ValueError(f"scratch of shape {tuple(scratch.rows.shape)} cannot hold a panel of shape {(b, d)}")
+    scratch = scratch or make_scratch(panel.device, b, d, panel.dtype, choice.name)
+    if choice.name == "triton":
+        from skillaxes_kernels import triton_launch
+
+        return triton_launch.project(panel, directions, shift, scale, epilogue, scratch)
+    _require_room(scratch, panel)
     return eager.project(panel, directions, shift, scale, epilogue, scratch)
 
 
@@ -91,8 +96,23 @@ def accumulate(z: Tensor, projection: Projection, weights: Tensor, *, cheap: boo
         )
     if projection.backend == "reference":
         reference.accumulate(z, projection, weights)
+    elif projection.backend == "triton":
+        from skillaxes_kernels import triton_launch
+
+        triton_launch.accumulate(z, projection, weights, cheap)
     else:
         eager.accumulate(z, projection.rows, weights, cheap)
+
+
+def _require_room(scratch: Scratch, panel: Tensor) -> None:
+    rows = scratch.rows
+    wide_enough = panel.dtype != torch.float64 or scratch.wide is not None
+    if rows is None or len(rows) < len(panel) or rows.shape[1] != panel.shape[1] or not wide_enough:
+        held = "no buffer" if rows is None else f"a buffer of shape {tuple(rows.shape)}"
+        raise ValueError(
+            f"scratch holds {held}, the panel is {panel.dtype} of shape {tuple(panel.shape)}; "
+            f"make_scratch for the largest panel, its dtype and this backend"
+        )
 
 
 def _check(panel: Tensor, directions: Tensor, shift: Tensor | None, scale: Tensor | None, epilogue: str) -> None:
@@ -104,9 +124,9 @@ def _check(panel: Tensor, directions: Tensor, shift: Tensor | None, scale: Tenso
     d = panel.shape[1]
     if panel.shape[1] > 1 and panel.stride(1) != 1:
         raise ValueError(f"a panel's columns lie next to each other, got column stride {panel.stride(1)}; copy it")
-    if directions.ndim != 2 or directions.shape[0] != d or directions.dtype != torch.float32:
+    if directions.ndim != 2 or directions.shape[0] != d or 0 in directions.shape or directions.dtype != torch.float32:
         raise ValueError(
-            f"directions are a float32 tensor of shape ({d}, l), got {directions.dtype} "
+            f"directions are a float32 tensor of shape ({d}, l), d and l at least 1, got {directions.dtype} "
             f"of shape {tuple(directions.shape)}"
         )
     for name, vector in (("shift", shift), ("scale", scale)):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import shutil
 import warnings
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
 BACKENDS = ("auto", "cpu", "torch", "triton", "reference")
+MIN_CAPABILITY = (8, 0)
 _warned: set[str] = set()
 
 
@@ -43,11 +48,10 @@ def which(
     return Choice(backend, ("named by the caller",))
 
 
-def warn_once(message: str) -> None:
-    """One warning a process for each message."""
+def _warn_once(message: str) -> None:
     if message not in _warned:
         _warned.add(message)
-        warnings.warn(message, RuntimeWarning, stacklevel=3)
+        warnings.warn(message, RuntimeWarning, stacklevel=4)
 
 
 def _automatic(device: torch.device, dtype: torch.dtype, n_features: int, n_directions: int) -> Choice:
@@ -56,6 +60,8 @@ def _automatic(device: torch.device, dtype: torch.dtype, n_features: int, n_dire
     reason = _decline("triton", device, dtype, n_features, n_directions)
     if reason is None:
         return Choice("triton", (f"the panels are on {device.type} and the fused kernel takes {dtype}",))
+    if dtype != torch.float64 and device.type == "cuda" and torch.cuda.is_available():
+        _warn_once(f"plain torch instead of the fused kernel: {reason}")
     return Choice("torch", (f"the panels are on {device.type}", f"the fused kernel declines: {reason}"))
 
 
@@ -65,5 +71,56 @@ def _decline(backend: str, device: torch.device, dtype: torch.dtype, n_features:
     if backend == "torch":
         return None if device.type != "cpu" else "the panels are on the CPU; use backend='cpu'"
     if backend == "triton":
-        return "the fused kernel is not part of this build; use backend='auto'"
+        return _triton_declines(device, dtype)
     return None
+
+
+def _triton_declines(device: torch.device, dtype: torch.dtype) -> str | None:
+    if dtype not in (torch.float16, torch.bfloat16, torch.float32):
+        return f"it takes float16, bfloat16 and float32 panels, not {dtype}"
+    if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
+        return None
+    if device.type != "cuda":
+        return f"the panels are on {device.type}, it needs CUDA"
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device; it needs a driver and a CUDA build of torch"
+    return _card_declines(torch.cuda.current_device() if device.index is None else device.index)
+
+
+@cache
+def _card_declines(index: int) -> str | None:
+    """Asked once a process and card: compiler, Triton, capability, and one real launch."""
+    capability = torch.cuda.get_device_capability(index)
+    if capability < MIN_CAPABILITY:
+        needed = ".".join(map(str, MIN_CAPABILITY))
+        return f"the card has compute capability {capability[0]}.{capability[1]}, {needed} is needed"
+    if not _has_triton():
+        return "triton is not installed; install it with torch's CUDA build"
+    if c_compiler() is None:
+        return "no C compiler was found, Triton builds its launcher with one; install gcc or set CC"
+    try:
+        _launch_once(torch.device("cuda", index))
+    except Exception as error:
+        return f"a trial launch failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return None
+
+
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def c_compiler() -> str | None:
+    """The C compiler that Triton would call, or None."""
+    return next(
+        (found for name in (os.environ.get("CC"), "gcc", "clang") if name and (found := shutil.which(name))), None
+    )
+
+
+def _launch_once(device: torch.device) -> None:
+    from skillaxes_kernels import triton_launch
+    from skillaxes_kernels.types import Scratch
+
+    panel = torch.ones((2, 16), dtype=torch.float16, device=device)
+    seen = triton_launch.project(panel, panel[:1].T.float(), None, None, "dots", Scratch(None, None))
+    if seen.dots.tolist() != [[16.0], [16.0]]:
+        raise RuntimeError(f"16 ones times 16 ones gave {seen.dots.tolist()}")

@@ -76,7 +76,7 @@ def matmul_precision(device: torch.device, precision: str) -> Iterator[None]:
 def _centred(panel: Tensor, shift: Tensor | None, scale: Tensor | None, scratch: Scratch) -> Tensor:
     assert scratch.rows is not None
     y = scratch.rows[: len(panel)]
-    work = y if panel.dtype != torch.float64 or scratch.wide is None else scratch.wide[: len(panel)]
+    work = y if scratch.wide is None or panel.dtype != torch.float64 else scratch.wide[: len(panel)]
     work.copy_(panel)
     if scale is not None:
         work.mul_(scale)

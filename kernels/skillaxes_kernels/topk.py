@@ -125,8 +125,8 @@ def _best(values: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def _candidates(scores: Tensor, floor: Tensor, first_row: int, k: int) -> tuple[Tensor, Tensor]:
     """Of each row of ``scores`` (n_lists, b) at least those that can enter the lists: values and rows."""
     columns = torch.arange(scores.shape[1], device=scores.device)  # (b,)
-    if scores.device.type == "cpu":
-        # Once the lists are warm hardly a row reaches their last place; a GPU would have to wait for this count.
+    if not _waits_for_nothing(scores.device):
+        # Once the lists are warm hardly a row reaches their last place.
         columns = (scores >= floor).any(dim=0).nonzero().squeeze(1)
         scores = scores[:, columns]
     if scores.shape[1] > 2 * k:
@@ -144,3 +144,8 @@ def _select(scores: Tensor, k: int) -> Tensor:
     kept = above | (level & (level.cumsum(dim=-1) <= k - above.sum(dim=-1, keepdim=True)))
     order = torch.arange(scores.shape[-1], 0, -1, device=scores.device)  # larger for lower places
     return torch.topk(torch.where(kept, order, 0), k, dim=-1).indices
+
+
+def _waits_for_nothing(device: torch.device) -> bool:
+    # The host would have to wait for the number of rows that a filter on a GPU lets through.
+    return device.type != "cpu"

@@ -55,7 +55,7 @@ class Scratch:
 
     rows: Tensor | None
     wide: Tensor | None
-    prepared: dict[str, Any] = field(default_factory=dict)
+    prepared: dict[torch.dtype, Any] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:

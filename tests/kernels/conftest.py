@@ -1,0 +1,40 @@
+"""What the tests of the kernels share: the laws, the script of the resource table, and no GPU unless there is one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+# Test files are no package: what they share is found by its folder.
+sys.path[:0] = [str(HERE), str(ROOT / "bench" / "kernels")]
+
+
+@pytest.fixture(autouse=True)
+def _needs_a_gpu(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+
+
+@pytest.fixture(scope="session")
+def interpreted():
+    """Runs a script of this folder under Triton's interpreter, in a process of its own."""
+
+    def run(script: str, *arguments: str, interpret: bool = True) -> subprocess.CompletedProcess[str]:
+        paths = os.pathsep.join(str(ROOT / name) for name in ("engine", "kernels"))
+        environment = {**os.environ, "PYTHONPATH": paths, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
+        environment.pop("TRITON_INTERPRET", None)
+        if interpret:
+            environment["TRITON_INTERPRET"] = "1"
+        command = [sys.executable, str(HERE / script), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+    return run

@@ -1,0 +1,117 @@
+"""The law: the CPU implementation obeys every law of ``kernel_laws``, whatever the process has set up.
+
+And what the front door refuses, it refuses with one line that says what was given and what is needed.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernel_laws import DTYPES, LAWS, Case, Target, check_accumulate, check_project
+
+from skillaxes_kernels import accumulate, make_scratch, project, reference
+
+CPU = Target("cpu")
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_law_holds(law: str) -> None:
+    LAWS[law](CPU)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    dtype=st.sampled_from(DTYPES),
+    b=st.integers(1, 70),
+    d=st.integers(1, 150),
+    n=st.integers(1, 40),
+    mean=st.sampled_from([0.0, 1.0, 100.0]),
+    scaled=st.booleans(),
+    epilogue=st.sampled_from(["dots", "cosines"]),
+    seed=st.integers(0, 9),
+)
+def test_any_shape(dtype, b, d, n, mean, scaled, epilogue, seed) -> None:
+    case = Case(dtype, b, d, n, mean, scaled, epilogue=epilogue, special=b > 9, seed=seed)
+    check_project(CPU, case)
+    check_accumulate(CPU, case)
+
+
+def test_float64_panels_are_centred_before_they_are_rounded() -> None:
+    g = torch.Generator().manual_seed(0)
+    mean = 1e6 * torch.randn(300, generator=g, dtype=torch.float64)
+    panel = mean + torch.randn(40, 300, generator=g, dtype=torch.float64)
+    directions = torch.randn(300, 8, generator=g)
+    scratch = make_scratch("cpu", 40, 300, torch.float64)
+    seen = project(panel, directions, mean, scratch=scratch)
+    true = reference.project(panel, directions, mean)
+    assert float((seen.dots - true.dots).abs().max()) < 1e-4
+    rounded_first = project(panel.float(), directions, mean.float())
+    assert float((rounded_first.dots - true.dots).abs().max()) > 0.1
+    panel[3, 3], panel[4, 4] = 1e300, torch.nan
+    seen = project(panel, directions, mean, scratch=scratch)
+    assert seen.bad.nonzero().flatten().tolist() == [3, 4]
+    assert seen.overflowed.nonzero().flatten().tolist() == [3]
+
+
+def test_buffers_are_reused() -> None:
+    panel, directions = torch.ones((6, 5), dtype=torch.float16), torch.ones((5, 2))
+    scratch = make_scratch("cpu", 8, 5, torch.float16)
+    assert scratch.nbytes == 8 * 5 * 4 and scratch.rows is not None
+    seen = project(panel, directions, scratch=scratch)
+    assert seen.rows.data_ptr() == scratch.rows.data_ptr()
+
+
+@pytest.mark.parametrize("setting", ["highest", "high", "medium"])
+def test_precision_set_for_the_process_changes_nothing(setting: str) -> None:
+    g = torch.Generator().manual_seed(0)
+    panel, directions = torch.randn(64, 512, generator=g), torch.randn(512, 32, generator=g)
+    before = torch.get_float32_matmul_precision()
+    plain, z_plain = project(panel, directions), torch.zeros((512, 32))
+    accumulate(z_plain, plain, plain.dots)
+    torch.set_float32_matmul_precision(setting)
+    try:
+        seen, z = project(panel, directions), torch.zeros((512, 32))
+        accumulate(z, seen, seen.dots)
+        accumulate(torch.zeros((512, 32)), seen, seen.dots, cheap=True)
+        assert torch.get_float32_matmul_precision() == setting
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert torch.equal(seen.dots, plain.dots) and torch.equal(z, z_plain)
+
+
+def test_shift_that_is_not_finite_is_no_bad_row() -> None:
+    with pytest.raises(ValueError, match="shift holds NaN or infinity"):
+        project(torch.ones((2, 3)), torch.ones((3, 1)), torch.tensor([0.0, torch.nan, 0.0]))
+
+
+def _refusals():
+    panel, directions = torch.ones((4, 3)), torch.ones((3, 2))
+    small = make_scratch("cpu", 2, 3, torch.float32)
+    yield (panel.int(), directions), {}, "float16, bfloat16, float32 or float64, got torch.int32"
+    yield (panel[0], directions), {}, r"of shape \(3,\)"
+    yield (panel.T.contiguous().T, directions), {}, "column stride 4; copy it"
+    yield (panel, directions.double()), {}, "float32 tensor of shape \\(3, l\\)"
+    yield (panel, torch.ones((4, 2))), {}, "got torch.float32 of shape \\(4, 2\\)"
+    yield (panel, torch.ones((3, 0))), {}, "d and l at least 1"
+    yield (panel, directions, torch.ones(4)), {}, "shift is float32 of shape \\(3,\\)"
+    yield (panel, directions), {"scale": torch.ones(3).half()}, "scale is float32"
+    yield (panel, directions), {"epilogue": "norms"}, "'dots' or 'cosines', got 'norms'"
+    yield (panel, directions), {"scratch": small}, r"buffer of shape \(2, 3\).*make_scratch"
+    yield (panel.double(), directions), {"scratch": make_scratch("cpu", 4, 3, torch.float32)}, "make_scratch"
+
+
+@pytest.mark.parametrize(("arguments", "keywords", "message"), list(_refusals()))
+def test_project_refuses(arguments, keywords, message) -> None:
+    with pytest.raises(ValueError, match=message) as raised:
+        project(*arguments, **keywords)
+    assert "\n" not in str(raised.value)
+
+
+def test_accumulate_refuses() -> None:
+    seen = project(torch.ones((4, 3)), torch.ones((3, 2)))
+    with pytest.raises(ValueError, match="z and weights are float32"):
+        accumulate(torch.zeros((3, 2), dtype=torch.float64), seen, seen.dots)
+    with pytest.raises(ValueError, match="z needs the shape"):
+        accumulate(torch.zeros((2, 3)), seen, seen.dots)
