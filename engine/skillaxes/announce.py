@@ -1,4 +1,6 @@
-"""What the plain method hides and a job must say aloud: mean direction, layer scale, norm, stability, and what was left out."""
+"""What the plain method hides and a job must say aloud: mean direction, layer scale, norm, stability, and what was
+left out.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def shared_top(ranking: Ranking, top: int) -> list[float]:
     for direction in range(len(ranking.raw.positive.rows)):
         count = 0
         for side in SIDES:
-            raw, centered = (getattr(lists, side).rows[direction, :top].tolist() for lists in (ranking.raw, ranking.centered))
+            raw, centered = (
+                getattr(lists, side).rows[direction, :top].tolist() for lists in (ranking.raw, ranking.centered)
+            )
             count += len(set(raw) & set(centered) - {-1})
         shared.append(count / 2)
     return shared
@@ -56,7 +60,11 @@ def announcements(
     if not bool(stability.cosines.isnan().any()):
         found.append(_stability(result, stability))
     if ranking.n_zero:
-        found.append(_said("zero_rows", f"{ranking.n_zero:,} rows of zeros have no cosine and are in no list", count=ranking.n_zero))
+        found.append(
+            _said(
+                "zero_rows", f"{ranking.n_zero:,} rows of zeros have no cosine and are in no list", count=ranking.n_zero
+            )
+        )
     if len(bad):
         named = ", ".join(f"{row:,}" for row in bad[:8]) + (" ..." if len(bad) > 8 else "")
         found.append(
@@ -98,7 +106,7 @@ def _layer_scale(result: PCAResult, layers: Sequence[slice], layer_ids: Sequence
     shares = (result.layer_variance / result.layer_variance.sum().clamp(min=1e-300)).tolist()
     first = int(np.argmax(shares))
     even = 1 / len(shares)
-    text = f"layer {layer_ids[first]} holds {100 * shares[first]:.0f}% of the variance (an even share is {100 * even:.0f}%)"
+    text = f"layer {layer_ids[first]} holds {shares[first]:.0%} of the variance (an even share is {even:.0%})"
     return _said("layer_scale", text, layers=list(layer_ids), variance_share=shares)
 
 
@@ -118,13 +126,11 @@ def _norm(ranking: Ranking) -> dict[str, Any]:
 def _stability(result: PCAResult, stability: Stability) -> dict[str, Any]:
     cosines = stability.cosines
     weak = [i for i, value in enumerate(cosines.tolist()) if value < REPRODUCIBLE]
-    groups = [
-        group for group in subspaces(result.explained_variance, stability.standard_errors) if len(group) > 1
-    ]
+    groups = [group for group in subspaces(result.explained_variance, stability.standard_errors) if len(group) > 1]
     if weak:
-        text = f"directions {_listed(weak)} are sample-dependent (|cos| between random halves of the rows below {REPRODUCIBLE})"
+        text = f"directions {_listed(weak)} are sample-dependent: |cos| between random halves is below {REPRODUCIBLE}"
     else:
-        text = f"every direction is reproducible: |cos| between random halves of the rows is at least {float(cosines.min()):.2f}"
+        text = f"every direction is reproducible: |cos| between random halves is at least {float(cosines.min()):.2f}"
     if groups:
         text += "; eigenvalues too close to tell apart: " + ", ".join(f"{g[0]}-{g[-1]}" for g in groups)
         text += " - read each such group as one subspace"

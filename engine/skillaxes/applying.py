@@ -16,7 +16,8 @@ from skillaxes.job import Job, prepare
 from skillaxes.pca.projections import ProjectionStore
 from skillaxes.progress import SILENT, Progress
 from skillaxes.run_folder.formats import CENTERED_COSINE
-from skillaxes.solve import Solved, StageLog, solve_given
+from skillaxes.solve import Solved, StageLog
+from skillaxes.solve_given import solve_given
 from skillaxes.store import Store
 from skillaxes.stream.panels import PanelStream
 
@@ -35,16 +36,18 @@ def apply(
 ) -> Discovery:
     """Rank the rows of a store against given directions.
 
-    The directions are taken as they are, brought to unit length. Their variances, shares and residuals are those of this
-    store. Centred cosines and projections are relative to the mean that came with the directions, else to the store's own; in
-    the latter case a ranking by centred cosine takes a second read, and ``scores.zarr`` holds no centred norms otherwise.
+    The directions are taken as they are, brought to unit length. Their variances, shares and residuals are those of
+    this
+    store. Centred cosines and projections are relative to the mean that came with the directions, else to the store's
+    own; in the latter case a ranking by centred cosine takes a second read, and ``scores.zarr`` holds no centred norms
+    otherwise.
 
     Parameters
     ----------
     store : a store or its path
     run_dir : folder for the results; None keeps them in memory
-    directions : ``.safetensors`` (``components``, and ``mean`` and ``scale`` if there), ``.npz``, ``.npy``, or a pickled
-        array or tensor of shape (k, d)
+    directions : ``.safetensors`` (``components``, and ``mean`` and ``scale`` if there), ``.npz``, ``.npy``, or a
+        pickled array or tensor of shape (k, d)
     **options : the fields of :class:`skillaxes.config.DiscoverConfig` that concern ranking, reading and the device
 
     Raises
@@ -79,8 +82,8 @@ def apply(
 def _check_width(job: Job, given: GivenDirections) -> None:
     if given.components.shape[1] != job.plan.n_columns:
         raise UsageError(
-            f"{given.source}: directions with {given.components.shape[1]:,} columns, but {job.plan.n_columns:,} columns of the "
-            "store are in use: take directions of this store's width, or choose their layers with --layers"
+            f"{given.source}: directions with {given.components.shape[1]:,} columns, but {job.plan.n_columns:,} "
+            "columns of the store are in use: take directions of that width, or choose their layers with --layers"
         )
 
 

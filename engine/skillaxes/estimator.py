@@ -27,9 +27,11 @@ _FITTED = (
 
 
 class StreamingPCA:
-    """Principal components from rows that arrive once (Ross et al. 2008), duck-typed after scikit-learn's ``IncrementalPCA``.
+    """Principal components from rows that arrive once (Ross et al. 2008), duck-typed after scikit-learn's
+    ``IncrementalPCA``.
 
-    A batch may have any number of rows. For a store that can be read again use :func:`skillaxes.discover`, which is exact.
+    A batch may have any number of rows. For a store that can be read again use :func:`skillaxes.discover`, which is
+    exact.
 
     Parameters
     ----------
@@ -82,8 +84,11 @@ class StreamingPCA:
             raise UsageError(f"n_components {self.n_components}: needs 1 to {rows.shape[1]}, the number of columns")
         bad = (~torch.isfinite(rows).all(dim=1)).nonzero()[:, 0]
         if len(bad):
-            seen = self.n_samples_seen_ if "_state" in self.__dict__ else 0
-            raise BadRowsError(f"NaN or infinity in row {seen + int(bad[0]):,} and {len(bad) - 1} more", tuple(bad.tolist()))
+            before: IncrementalState | None = self.__dict__.get("_state")
+            seen = 0 if before is None else before.n_seen + len(before.pending)
+            raise BadRowsError(
+                f"NaN or infinity in row {seen + int(bad[0]):,} and {len(bad) - 1} more", tuple(bad.tolist())
+            )
         state: IncrementalState | None = self.__dict__.get("_state")
         if state is None:
             first = rows.double().mean(dim=0) if len(rows) else torch.zeros(rows.shape[1], dtype=torch.float64)

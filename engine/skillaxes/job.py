@@ -147,9 +147,6 @@ def opening_words(job: Job) -> str:
     store, planned = job.store, job.plan
     shape = " x ".join(f"{extent:,}" for extent in store.shape)
     return (
-        f"{store.path}: {shape} {store.dtype}, {memory.show(store.nbytes)}; {planned.solver} solver on {planned.device} "
+        f"{store.path}: {shape} {store.dtype}, {memory.show(store.nbytes)}; {planned.solver} on {planned.device} "
         f"({planned.device_reason}), rows through {planned.road}"
     )
-
-
-

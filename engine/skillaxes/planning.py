@@ -47,9 +47,7 @@ class MemoryPlan:
     def total(self) -> int:
         """All that is held at once."""
         kept = 0 if self.spilled else self.projections
-        return (
-            self.interpreter + self.buffers + self.panel + self.basis + self.sample + self.rows + kept + self.cache
-        )
+        return self.interpreter + self.buffers + self.panel + self.basis + self.sample + self.rows + kept + self.cache
 
 
 @dataclass(frozen=True)
@@ -175,7 +173,8 @@ def _memory(
     left -= 0 if spilled else projections
     unit_bytes = unit_rows(store) * store.n_features * store.itemsize
     n_units = -(-store.n_rows // unit_rows(store))
-    # Plain files are in the page cache already; a copy of ours would cost more (fresh pages) than it saves in three reads.
+    # Plain files are in the page cache already; a copy of ours would cost more (fresh pages) than it saves in three
+    # reads.
     cache = 0 if store.plain_chunks() is not None else min(n_units, max(left, 0) // unit_bytes) * unit_bytes
     return MemoryPlan(budget=budget, projections=projections, cache=cache, spilled=spilled, **parts)
 
@@ -185,7 +184,9 @@ def _parts(
 ) -> dict[str, int]:
     unit_bytes = unit_rows(store) * store.n_features * store.itemsize
     blocks = 1 if solver != "krylov" else min(_RESERVED_READS, config.max_reads)
-    basis = d * width * (8 * blocks + 48)  # bases and products in float32; sums and what orthonormalises them in float64
+    basis = (
+        d * width * (8 * blocks + 48)
+    )  # bases and products in float32; sums and what orthonormalises them in float64
     if solver == "covariance":
         basis += 5 * d * d * 8
     elif solver == "incremental":

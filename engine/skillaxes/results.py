@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def ranked(
-    job: Job, solved: Solved, stream: PanelStream, folder: Path | None
-) -> tuple[Ranking, pa.Table, pa.Table]:
+def ranked(job: Job, solved: Solved, stream: PanelStream, folder: Path | None) -> tuple[Ranking, pa.Table, pa.Table]:
     """Top-k tables, and ``scores.zarr`` on the way."""
     config, store = job.config, job.store
     k = config.components

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,7 @@ def solve(
     layers : columns of each layer among those in use; empty where unknown
     projections : where the kept projections go
     """
-    job = _Job(stream, config, plan, layers, projections, log, progress, world)
+    job = Stages(stream, config, plan, layers, projections, log, progress, world)
     sample = log.run("sample", stream, job.sample)
     scale = None
     if config.scale != "none":
@@ -100,58 +101,17 @@ def solve(
         shift = warm_start(job.problem, sample, 0, scale).shift
         first = job.covariance if plan.solver == "covariance" else job.incremental
         start = log.run(f"read 1 ({plan.solver})", stream, lambda: first(shift, scale))
-    del sample
     state = krylov.init(job.problem, start, projections, scale=scale, world=world)
     while not state.done:
         number = int(stream.reads) + 1
-        state = log.run(f"read {number}", stream, lambda state=state, n=number: job.read(state, f"read {n}"))
+        state = log.run(f"read {number}", stream, partial(job.read, state, f"read {number}"))
         worst = float(krylov.relative_residuals(state).max())
         progress.note(f"read {number}: largest residual {worst:.1e} (tolerance {config.tolerance:.0e})")
     return log.run("directions", stream, lambda: job.finish(state, scale))
 
 
-def solve_given(
-    stream: PanelStream,
-    config: DiscoverConfig,
-    plan: Plan,
-    layers: tuple[slice, ...],
-    projections: ProjectionStore,
-    log: StageLog,
-    progress: Progress,
-    components: Tensor,
-    *,
-    mean: Tensor | None,
-    scale: Tensor | None,
-    world: World = ALONE,
-) -> Solved:
-    """Rows against given directions: one read, or ``plan.reads``.
-
-    Parameters
-    ----------
-    components : Tensor of shape (k, d); brought to unit length
-    mean : Tensor of shape (d,) that centred scores are relative to; None for the store's own
-    scale : Tensor of shape (d,) that the columns are multiplied by, or None
-    """
-    job = _Job(stream, config, plan, layers, projections, log, progress, world)
-    sample = log.run("sample", stream, job.sample)
-    start = warm_start(job.problem, sample, RANDOM_DIRECTIONS, scale)
-    shift = start.shift if mean is None else mean.float().double()
-    lengths = torch.linalg.vector_norm(components.double(), dim=1, keepdim=True)
-    unit = (components.double() / lengths).to(stream.device)
-    generator = torch.Generator().manual_seed(config.seed + 1)
-    mixing = torch.randn((start.block.shape[1], RANDOM_DIRECTIONS), generator=generator, dtype=torch.float64)
-    random = start.block @ mixing.to(stream.device)
-    block = torch.cat([unit.T, random / torch.linalg.vector_norm(random, dim=0)], dim=1)
-    state = krylov.init(job.problem, WarmStart(shift, block, start.n_rows), projections, scale=scale, world=world)
-    state = log.run("read 1", stream, lambda: job.read_once(state, "read 1"))
-    for number in range(2, plan.reads + 1):
-        again = replace(state, next_block=block[:, :0])
-        state = log.run(f"read {number}", stream, lambda s=again, n=number: job.read_once(s, f"read {n}"))
-    return log.run("directions", stream, lambda: job.finish_given(state, unit, mean, scale))
-
-
-class _Job:
-    """What all stages share."""
+class Stages:
+    """The stages that solvers are made of, and what they share."""
 
     def __init__(
         self,
@@ -218,7 +178,11 @@ class _Job:
         """One read for the covariance matrix."""
         stream = self.stream
         state = covariance.init(self.problem, shift, stream.first_row, stream.n_rows, scale=scale, world=self.world)
-        self.each_panel("read 1 (covariance)", lambda panel: covariance.update(state, panel) and None)
+
+        def work(panel: Panel) -> None:
+            covariance.update(state, panel)
+
+        self.each_panel("read 1 (covariance)", work)
         return covariance.finalize(covariance.end_read(state))
 
     def incremental(self, shift: Tensor, scale: Tensor | None) -> WarmStart:
@@ -269,37 +233,3 @@ class _Job:
         kept = kept_rows(state, combined)
         bad = state.moments.first_row + np.flatnonzero(state.moments.bad)
         return Solved(result, stability, kept, scale, np.concatenate(self.world.gather(bad)))
-
-    def finish_given(self, state: krylov.KrylovState, unit: Tensor, mean: Tensor | None, scale: Tensor | None) -> Solved:
-        """Variances and residuals of given directions, and the rows for ranking."""
-        moments, k = state.moments, len(unit)
-        assert moments.delta is not None
-        product = state.products[0][:, :k].double().T  # (k, d): C v
-        variance = (product * unit).sum(dim=1)
-        residual = torch.linalg.vector_norm(product - variance[:, None] * unit, dim=1)
-        result = PCAResult(
-            components=unit.cpu(),
-            mean=mean.double() if mean is not None else (state.shift + moments.delta).cpu(),
-            explained_variance=variance.clamp(min=0).cpu(),
-            total_variance=moments.total_variance,
-            residuals=(residual / variance.clamp(min=1e-300)).cpu(),
-            angle_bounds=torch.zeros(k, dtype=torch.float64),
-            bound_rigorous=True,
-            n_samples=moments.n_samples,
-            reads=state.reads,
-            converged=True,
-            layer_variance=moments.layer_variance.cpu(),
-        )
-        width = self.problem.block_size
-        weights = torch.zeros((state.reads * width, k + RANDOM_DIRECTIONS), dtype=torch.float64)
-        weights[: k + RANDOM_DIRECTIONS] = torch.eye(k + RANDOM_DIRECTIONS, dtype=torch.float64)
-        kept = kept_rows(state, weights)
-        if mean is not None:
-            kept = replace(kept, at_delta=torch.zeros_like(kept.at_delta), delta_square=0.0, corrected=False)
-        elif state.reads == 1:
-            kept = replace(kept, centered_known=False)
-        unknown = torch.full((k,), torch.nan, dtype=torch.float64)
-        bad = moments.first_row + np.flatnonzero(moments.bad)
-        return Solved(
-            result, Stability(unknown, unknown), kept, scale, np.concatenate(self.world.gather(bad))
-        )

@@ -25,7 +25,9 @@ class AngleBounds:
     rigorous: bool
 
 
-def angle_bounds(values: Tensor, residual_norms: Tensor, n_components: int, total: float, block_size: int) -> AngleBounds:
+def angle_bounds(
+    values: Tensor, residual_norms: Tensor, n_components: int, total: float, block_size: int
+) -> AngleBounds:
     """The two-part bound: first order outside the basis, second order inside.
 
     Every residual r_i is orthogonal to the basis K. The part of the exact direction outside K is at most

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import skillaxes_kernels as kernels
 import torch
 from torch import Tensor
 
+import skillaxes_kernels as kernels
 from skillaxes.pca.moments import RowMoments
 from skillaxes.pca.problem import Problem
 from skillaxes.stream.panels import Panel
@@ -24,9 +24,7 @@ class Centering:
     def __init__(self, problem: Problem, shift: Tensor, scale: Tensor | None) -> None:
         self._shift = shift.to(problem.device)
         self._scale = scale
-        self._scratch = kernels.make_scratch(
-            problem.device, problem.panel_rows, problem.n_columns, problem.panel_dtype
-        )
+        self._scratch = kernels.make_scratch(problem.device, problem.panel_rows, problem.n_columns, problem.panel_dtype)
         carried = torch.zeros((problem.n_columns, 16), dtype=torch.float64, device=problem.device)
         carried[:, 0] = self._shift
         high = kernels.round_directions(carried.float(), problem.panel_dtype, problem.device, scale)

@@ -1,7 +1,7 @@
 """Gram matrices of the kept projections, by random group of rows.
 
-Their sum gives the Rayleigh-Ritz problem, and any choice of half the groups gives the covariance of a random half of the rows:
-twenty groups make ten splits without another pass.
+Their sum gives the Rayleigh-Ritz problem, and any choice of half the groups gives the covariance of a random half of
+the rows: twenty groups make ten splits without another pass.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class GroupedGrams:
     def extend(self, tables: Sequence[Projections], width: int, world: World) -> GroupedGrams:
         """The Grams of all blocks of ``tables``, given those of all but the last.
 
-        Only the products with the new block are computed: the rest is kept. Each block takes ``width`` columns, of which
-        the utility columns are zero.
+        Only the products with the new block are computed: the rest is kept. Each block takes ``width`` columns, of
+        which the utility columns are zero.
         """
         new = torch.zeros((GROUPS, len(tables) * width, width), dtype=torch.float64)
         sums = torch.zeros((GROUPS, width), dtype=torch.float64)
@@ -73,8 +73,8 @@ def centered(products: Tensor, sums: Tensor, n_samples: float) -> Tensor:
 
 
 def row_groups(seed: int, start: int, stop: int) -> np.ndarray:
-    """The group of each global row, of shape (stop - start,): a hash of row and seed (splitmix64), so that order and chunks
-    play no part."""
+    """The group of each global row, of shape (stop - start,): a hash of row and seed (splitmix64), so that order and
+    chunks play no part."""
     offset = (seed * 0x9E3779B97F4A7C15 + 1) % 2**64
     with np.errstate(over="ignore"):
         state = np.arange(start, stop, dtype=np.uint64) + np.uint64(offset)

@@ -1,10 +1,10 @@
 """Incremental principal components: rows arrive once (Ross et al. 2008, algorithm of section 3.1, without forgetting).
 
-What comes out is either used as it is (``StreamingPCA``) or as the start of one Krylov read, which ranks the rows, turns the
-directions to their best within the kept subspace and measures the residuals.
+What comes out is either used as it is (``StreamingPCA``) or as the start of one Krylov read, which ranks the rows,
+turns the directions to their best within the kept subspace and measures the residuals.
 
-The state keeps a few directions more than are wanted and takes rows in batches; each batch costs one small eigenproblem through
-its Gram matrix instead of an SVD of tall blocks. A batch smaller than k is as good as any other.
+The state keeps a few directions more than are wanted and takes rows in batches; each batch costs one small
+eigenproblem through its Gram matrix instead of an SVD of tall blocks. A batch smaller than k is as good as any other.
 """
 
 from __future__ import annotations

@@ -1,21 +1,24 @@
 """Block Krylov principal components: one read of the store a step, usually two or three in all.
 
-Musco & Musco 2015, algorithm 2, warm-started (Wang et al., arXiv 1508.06429), with Rayleigh-Ritz on the kept projections.
-A product of the covariance with a thin block costs one read: S = (X - m) Omega, Z += (X - m)ᵀ S. The basis is whatever the
-kernel multiplied, rounding included, so half-precision products lose nothing: the problem is solved as the generalised one.
+Musco & Musco 2015, algorithm 2, warm-started (Wang et al., arXiv 1508.06429), with Rayleigh-Ritz on the kept
+projections.
+A product of the covariance with a thin block costs one read: S = (X - m) Omega, Z += (X - m)ᵀ S. The basis is
+whatever the
+kernel multiplied, rounding included, so half-precision products lose nothing: the problem is solved as the
+generalised one.
 
-``init -> (begin_read -> update for each panel -> end_read) until done -> finalize``. ``update`` adds into the accumulators of the
-state that it is given; every other step returns a new state.
+``init -> (begin_read -> update for each panel -> end_read) until done -> finalize``. ``update`` adds into the
+accumulators of the state that it is given; every other step returns a new state.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import skillaxes_kernels as kernels
 import torch
 from torch import Tensor
 
+import skillaxes_kernels as kernels
 from skillaxes.cluster.world import ALONE, World
 from skillaxes.pca.bounds import angle_bounds
 from skillaxes.pca.grams import GroupedGrams
@@ -23,7 +26,7 @@ from skillaxes.pca.moments import RowMoments
 from skillaxes.pca.orthonormal import gram, orthonormalize
 from skillaxes.pca.problem import PCAResult, Problem, signs
 from skillaxes.pca.projections import Projections, ProjectionStore
-from skillaxes.pca.rayleigh_ritz import RitzPairs, rayleigh_ritz, whiten
+from skillaxes.pca.rayleigh_ritz import RitzPairs, combine, rayleigh_ritz, residual_norms, whiten
 from skillaxes.pca.warm_start import WarmStart
 from skillaxes.stream.panels import Panel
 
@@ -170,7 +173,7 @@ def end_read(state: KrylovState) -> KrylovState:
     grams = state.grams.extend(state.tables, problem.block_size, state.world)
     whitening = whiten(basis_gram)
     ritz = rayleigh_ritz(grams.covariance(state.moments.n_samples).to(whitening.device), whitening)
-    norms = _residual_norms(state.blocks, state.products, ritz, problem.n_components)
+    norms = residual_norms(state.blocks, state.products, ritz, problem.n_components)
     state = replace(state, basis_gram=basis_gram, grams=grams, ritz=ritz, residual_norms=norms)
     state = replace(state, worst=(*state.worst, float(relative_residuals(state).max())))
     enough = state.reads >= problem.min_reads
@@ -207,7 +210,8 @@ def close_read(state: KrylovState) -> tuple[KrylovState, Tensor]:
 def _cheap(state: KrylovState) -> bool:
     """Whether Z of the coming read may be rough.
 
-    The Z of a read that is going to be the last serves the residuals alone, in which its block has small weights. A read is
+    The Z of a read that is going to be the last serves the residuals alone, in which its block has small weights. A
+    read is
     taken for the last if it need gain only a fifth of what the read before gained. The first Z must be exact: its
     weights in the residuals are large, and a rough one would blur what is settled.
     """
@@ -241,12 +245,13 @@ def finalize(state: KrylovState) -> tuple[PCAResult, Tensor]:
     Returns
     -------
     result : the directions and their bounds
-    weights : Tensor of shape (n_basis, r), float64, on the CPU: K @ weights is orthonormal and begins with the components
+    weights : Tensor of shape (n_basis, r), float64, on the CPU: K @ weights is orthonormal and begins with the
+        components
     """
-    assert state.ritz is not None and state.residual_norms is not None and state.moments.delta is not None
     ritz, moments, k = state.ritz, state.moments, state.problem.n_components
+    assert ritz is not None and state.residual_norms is not None and moments.delta is not None
     weights = ritz.weights
-    components = _combine(state.blocks, weights[:, :k])
+    components = combine(state.blocks, weights[:, :k])
     lengths = torch.linalg.vector_norm(components, dim=0)
     factor = signs((components / lengths).T.float()).double() / lengths
     components = (components * factor).T
@@ -279,32 +284,3 @@ def _one_column(values: Tensor, width: int) -> Tensor:
     block = torch.zeros((len(values), width), dtype=torch.float64, device=values.device)
     block[:, -UTILITY] = values
     return block
-
-
-def _combine(blocks: tuple[Tensor, ...], weights: Tensor) -> Tensor:
-    """[blocks] @ weights in float64, of shape (d, r)."""
-    width = blocks[0].shape[1]
-    total = torch.zeros((blocks[0].shape[0], weights.shape[1]), dtype=torch.float64, device=weights.device)
-    for number, block in enumerate(blocks):
-        total += block.double() @ weights[number * width : (number + 1) * width]
-    return total
-
-
-def _residual_norms(
-    blocks: tuple[Tensor, ...], products: tuple[Tensor, ...], ritz: RitzPairs, n_exact: int
-) -> Tensor:
-    """||C v - theta v|| of every Ritz pair, of shape (r,), float64, from the products that the reads left.
-
-    In float64 for the first ``n_exact`` pairs; the others only bound how the first ones can turn among them.
-    """
-    exact, rest = ritz.weights[:, :n_exact], ritz.weights[:, n_exact:].float()
-    squares = torch.zeros_like(ritz.values)
-    rows = 8192
-    for at in range(0, blocks[0].shape[0], rows):
-        basis = torch.cat([block[at : at + rows] for block in blocks], dim=1)
-        product = torch.cat([block[at : at + rows] for block in products], dim=1)
-        first = product.double() @ exact - (basis.double() @ exact) * ritz.values[:n_exact]
-        others = product @ rest - (basis @ rest) * ritz.values[n_exact:].float()
-        squares[:n_exact] += first.square().sum(dim=0)
-        squares[n_exact:] += others.square().sum(dim=0)
-    return squares.sqrt()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import skillaxes_kernels as kernels
 import torch
 from torch import Tensor
 
+import skillaxes_kernels as kernels
 from skillaxes.cluster.world import World
 from skillaxes.errors import BadRowsError
 from skillaxes.pca.problem import Problem
@@ -123,9 +123,7 @@ class RowMoments:
                 tuple(int(row) for row in rows),
             )
 
-    def _add_layers(
-        self, projection: kernels.Projection, count: int, shift: Tensor, scale: Tensor | None
-    ) -> None:
+    def _add_layers(self, projection: kernels.Projection, count: int, shift: Tensor, scale: Tensor | None) -> None:
         rows = projection.rows[:count]
         if projection.shift is not None:  # the kernel left the rows as they were
             rows = rows.float() if scale is None else rows.float() * scale

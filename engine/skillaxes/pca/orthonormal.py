@@ -21,7 +21,8 @@ def gram(left: Tensor, right: Tensor) -> Tensor:
 
 
 def orthonormalize(block: Tensor, against: Sequence[Tensor] = ()) -> Tensor:
-    """An orthonormal basis of what ``block`` (d, b), float64, adds to the span of ``against``, of shape (d, b') with b' <= b.
+    """An orthonormal basis of what ``block`` (d, b), float64, adds to the span of ``against``, of shape (d, b') with
+    b' <= b.
 
     Symmetric orthonormalisation through the Gram matrix of the scaled columns, twice ("twice is enough", Giraud et al.
     2005), so that nearly dependent columns are found by their eigenvalue and dropped. The blocks of ``against`` may be
@@ -38,7 +39,9 @@ def orthonormalize(block: Tensor, against: Sequence[Tensor] = ()) -> Tensor:
 
 
 def rough_orthonormal(block: Tensor) -> Tensor:
-    """About an orthonormal basis of ``block`` (d, b), float32, of shape (d, b') with b' <= b, between two steps of an iteration."""
+    """About an orthonormal basis of ``block`` (d, b), float32, of shape (d, b') with b' <= b, between two steps of
+    an iteration.
+    """
     lengths = torch.linalg.vector_norm(block, dim=0)
     block = block[:, lengths > 0] / lengths[lengths > 0]
     values, vectors = torch.linalg.eigh((block.T @ block).double())

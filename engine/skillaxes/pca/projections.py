@@ -1,6 +1,7 @@
 """The projections of every row that each read leaves behind, in global row order, in memory or on disk.
 
-From these alone come the Rayleigh-Ritz problem, the ranking and the split halves: N x l numbers a read instead of N x D.
+From these alone come the Rayleigh-Ritz problem, the ranking and the split halves: N x l numbers a read instead of N x
+D.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Projections:
         if self._table is not None:
             self._table[at : at + len(rows)] = rows
             return
-        view = memoryview(np.ascontiguousarray(rows, np.float32).view(np.uint8).reshape(-1))
+        view = np.ascontiguousarray(rows, np.float32).reshape(-1).view(np.uint8).data
         offset = at * self.width * 4
         while view:
             written = os.pwrite(self._descriptor, view, offset)
@@ -51,7 +52,7 @@ class Projections:
         if self._table is not None:
             return self._table[at : at + stop - start]
         out = np.empty((stop - start, self.width), np.float32)
-        view, offset = memoryview(out.view(np.uint8).reshape(-1)), at * self.width * 4
+        view, offset = out.reshape(-1).view(np.uint8).data, at * self.width * 4
         while view:
             count = os.preadv(self._descriptor, [view], offset)
             if count == 0:

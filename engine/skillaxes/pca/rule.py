@@ -19,8 +19,8 @@ class SolverChoice(NamedTuple):
 def choose_solver(n_rows: int, n_columns: int, n_components: int, requested: str = "auto") -> SolverChoice:
     """The solver for a store of this shape.
 
-    ``covariance`` where the d x d matrix is small (one read and it is exact); ``krylov`` otherwise. ``incremental`` is never chosen for a store, which can be read
-    again: it is for rows that arrive once, and is less exact.
+    ``covariance`` where the d x d matrix is small (one read and it is exact); ``krylov`` otherwise. ``incremental``
+    is never chosen for a store, which can be read again: it is for rows that arrive once, and is less exact.
     """
     if requested != "auto":
         return SolverChoice(requested, ("asked for",))
@@ -38,6 +38,8 @@ def choose_solver(n_rows: int, n_columns: int, n_components: int, requested: str
 
 
 def block_size(n_components: int, n_columns: int, utility: int) -> int:
-    """Columns of one block of the Krylov basis: k, oversampling and the utility columns, rounded up to a multiple of 16."""
+    """Columns of one block of the Krylov basis: k, oversampling and the utility columns, rounded up to a multiple of
+    16.
+    """
     wanted = min(n_components + OVERSAMPLING, n_columns) + utility
     return -(-wanted // MULTIPLE) * MULTIPLE

@@ -22,7 +22,8 @@ class Stability:
 
     Attributes
     ----------
-    cosines : Tensor of shape (k,), float64: |cos| between the matched directions of two halves, averaged over the splits
+    cosines : Tensor of shape (k,), float64: |cos| between the matched directions of two halves, averaged over the
+        splits
     standard_errors : Tensor of shape (k,), float64: of the eigenvalues, from the differences between halves
     """
 

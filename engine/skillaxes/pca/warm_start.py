@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import skillaxes_kernels as kernels
 import torch
 from torch import Tensor
 
+import skillaxes_kernels as kernels
 from skillaxes.pca.orthonormal import orthonormalize, rough_orthonormal
 from skillaxes.pca.problem import Problem
 
@@ -80,7 +80,9 @@ class _Sample:
         return total / max(len(sample), 1)
 
     def covariance(self, block: Tensor) -> Tensor:
-        """The sample's covariance times ``block`` (d, b), float32, up to a factor and roughly: it only points somewhere."""
+        """The sample's covariance times ``block`` (d, b), float32, up to a factor and roughly: it only points
+        somewhere.
+        """
         problem = self._problem
         padding = -block.shape[1] % 16  # what the matrix product likes
         padded = torch.nn.functional.pad(block, (0, padding))

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from skillaxes_kernels import TopK, TopKLists
 from torch import Tensor
 
 from skillaxes.cluster.world import ALONE, World
 from skillaxes.ranking.rows import KeptRows, RowBlock
 from skillaxes.run_folder.formats import CENTERED_COSINE, PROJECTION, RAW_COSINE
+from skillaxes_kernels import TopK, TopKLists
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Ranking:
     Attributes
     ----------
     rank_by : the score that ranked
-    lists : r lists of ``depth`` rows a side, by that score, with as many further places as it takes to hold one outsider
+    lists : r lists of ``depth`` rows a side, by that score, with as many further places as it takes to hold one
+        outsider
     raw, centered : k lists of ``top`` rows a side by raw and by centred cosine
     n_zero : rows of zeros
     n_ranked : rows that had a score
@@ -101,7 +102,9 @@ def rank(
 
 
 def scores_as_cosines(values: Tensor, rank_by: str, largest_norm: float) -> Tensor:
-    """Scores on a scale on which an angle bounds their error: cosines as they are, projections over the largest norm."""
+    """Scores on a scale on which an angle bounds their error: cosines as they are, projections over the largest
+    norm.
+    """
     return values / largest_norm if rank_by == PROJECTION and largest_norm > 0 else values
 
 

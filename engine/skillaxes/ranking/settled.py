@@ -17,8 +17,8 @@ def settled_members(scores: Tensor, next_score: float, angle: float) -> Tensor:
     next_score : cosine of the best row that is not in the list; -inf when there is none
     angle : bound on the angle to the exact direction, radians
 
-    A unit vector v' at an angle of at most a from v has ``|x·v' - x·v| <= |x| (sin(a) sqrt(1 - c²) + (1 - cos(a)) |c|)``
-    where c is the cosine of x and v.
+    A unit vector v' at an angle of at most a from v has ``|x·v' - x·v| <= |x| (sin(a) sqrt(1 - c²) + (1 - cos(a))
+    |c|)`` where c is the cosine of x and v.
     """
     bound = torch.tensor(angle, dtype=torch.float64)
     everything = torch.cat([scores.double(), torch.tensor([next_score], dtype=torch.float64)])

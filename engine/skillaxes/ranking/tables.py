@@ -66,9 +66,7 @@ def selection_table(
     parts = []
     n_lists = len(kept.at_shift)
     for index in range(n_lists):
-        kind, direction = (
-            (formats.COMPONENT, index) if index < n_components else (formats.RANDOM, index - n_components)
-        )
+        kind, direction = (formats.COMPONENT, index) if index < n_components else (formats.RANDOM, index - n_components)
         for side in SIDES:
             ended = getattr(ranking.lists, side)
             rows = _present(ended.rows[index, : max(top, pool)])
@@ -90,9 +88,7 @@ def selection_table(
     )
 
 
-def _sampled(
-    kept: KeptRows, ranking: Ranking, n_components: int, n_rows: int, pool: int, seed: int
-) -> list[pa.Table]:
+def _sampled(kept: KeptRows, ranking: Ranking, n_components: int, n_rows: int, pool: int, seed: int) -> list[pa.Table]:
     """The roles ``sample`` and ``middle`` of every component."""
     rows = sample_rows(n_rows, seed)
     blocks = [kept.at(part) for part in np.array_split(rows, -(-len(rows) // BLOCK_ROWS))]
@@ -108,9 +104,7 @@ def _sampled(
         inner = inner[np.argsort(values[inner], kind="stable")]
         places = np.unique(np.linspace(0, len(inner) - 1, min(MIDDLE_ROWS, len(inner))).astype(np.int64))
         chosen = inner[places]
-        parts.append(
-            _part(formats.COMPONENT, formats.MIDDLE, direction, None, rows[chosen], values[chosen], 0)
-        )
+        parts.append(_part(formats.COMPONENT, formats.MIDDLE, direction, None, rows[chosen], values[chosen], 0))
     return parts
 
 

@@ -13,7 +13,9 @@ from typing import Any
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A place beside ``path`` to write a file or a folder to; it takes the place of ``path`` when the block ends well."""
+    """A place beside ``path`` to write a file or a folder to; it takes the place of ``path`` when the block ends
+    well.
+    """
     aside = path.with_name(f".{path.name}.partial")
     remove(aside)
     try:

@@ -21,7 +21,8 @@ class Directions:
     components : ndarray of shape (k, d), unit rows
     mean : ndarray of shape (d,), of the (scaled) rows
     explained_variance, explained_variance_ratio, singular_values, residuals, split_half : ndarrays of shape (k,)
-    scale : ndarray of shape (d,), the factor of each column before anything else; None where rows were taken as they are
+    scale : ndarray of shape (d,), the factor of each column before anything else; None where rows were taken as they
+        are
     """
 
     components: np.ndarray
@@ -61,4 +62,6 @@ def read_directions(run_dir: Path) -> Directions:
     except FileNotFoundError:
         raise RunFolderError(f"{run_dir} holds no {DIRECTIONS}: run `skillaxes discover` first") from None
     except (SafetensorError, TypeError, OSError) as error:
-        raise RunFolderError(f"{path} cannot be read ({error}): run `skillaxes discover` again with --overwrite") from None
+        raise RunFolderError(
+            f"{path} cannot be read ({error}): run `skillaxes discover` again with --overwrite"
+        ) from None

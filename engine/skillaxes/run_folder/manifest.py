@@ -43,7 +43,9 @@ def read_manifest(run_dir: Path) -> dict[str, Any]:
             f"{run_dir} is no run folder: it holds no {MANIFEST}; make one with `skillaxes discover STORE {run_dir}`"
         ) from None
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunFolderError(f"{run_dir}: {MANIFEST} cannot be read ({error}); run the job again with --overwrite") from None
+        raise RunFolderError(
+            f"{run_dir}: {MANIFEST} cannot be read ({error}); run the job again with --overwrite"
+        ) from None
     if version > FORMAT_VERSION:
         raise RunFolderError(
             f"{run_dir} has format {version}, this skillaxes reads up to {FORMAT_VERSION}: update skillaxes"
@@ -56,7 +58,9 @@ def write_manifest(run_dir: Path, manifest: dict[str, Any]) -> None:
     write_json(run_dir / MANIFEST, _plain(manifest))
 
 
-def claim(run_dir: Path, command: str, config: dict[str, Any], fingerprint: str, overwrite: bool) -> dict[str, Any] | None:
+def claim(
+    run_dir: Path, command: str, config: dict[str, Any], fingerprint: str, overwrite: bool
+) -> dict[str, Any] | None:
     """Hold a run folder against a job that is about to begin.
 
     Parameters
@@ -79,7 +83,9 @@ def claim(run_dir: Path, command: str, config: dict[str, Any], fingerprint: str,
         raise RunFolderError(f"{run_dir} is a file; type the name of a folder for the results")
     if not (run_dir / MANIFEST).exists():
         if run_dir.exists() and any(not name.startswith(".") for name in os.listdir(run_dir)):
-            raise RunFolderError(f"{run_dir} holds files and no {MANIFEST}: it is no run folder; type the name of a new one")
+            raise RunFolderError(
+                f"{run_dir} holds files and no {MANIFEST}: it is no run folder; type the name of a new one"
+            )
         return None
     if overwrite:
         clear(run_dir)

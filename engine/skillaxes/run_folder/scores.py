@@ -15,7 +15,8 @@ _COLUMNS = ("projection", "norm", "centered_norm")
 
 
 class ScoresWriter:
-    """A zarr v3 group with ``projection`` (N, k), ``norm`` (N,) and ``centered_norm`` (N,), float32, in chunks of 8,192 rows.
+    """A zarr v3 group with ``projection`` (N, k), ``norm`` (N,) and ``centered_norm`` (N,), float32, in chunks of
+    8,192 rows.
 
     The chunks are written as the plain files that they are: uncompressed, little-endian, one atomic file each, so that
     several processes can write their own rows.
@@ -65,8 +66,7 @@ def read_scores(run_dir: Path) -> dict[str, np.ndarray]:
     path = Path(run_dir) / SCORES
     if not path.is_dir():
         raise RunFolderError(f"{run_dir} holds no {SCORES}: run `skillaxes discover` first")
-    group = zarr.open_group(path, mode="r")
-    return {name: np.asarray(group[name][...]) for name in _COLUMNS}
+    return {name: np.asarray(zarr.open_array(path / name, mode="r")[:]) for name in _COLUMNS}
 
 
 def _array(n_rows: int, width: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The store as a sequence of panels on the device, within a memory budget; counts bytes and reads.
 
-Panels begin at multiples of ``panel_rows`` whatever the chunks are, and the last one is filled up with zero rows, so that
-every row meets the same matrix product however the store is chunked.
+Panels begin at multiples of ``panel_rows`` whatever the chunks are, and the last one is filled up with zero rows, so
+that every row meets the same matrix product however the store is chunked.
 """
 
 from __future__ import annotations

@@ -103,10 +103,10 @@ class Reader:
             while (item := ready.get()) is not None:
                 if isinstance(item, BaseException):
                     raise item
-                start, rows, slot = item
+                start, rows, used = item
                 yield start, rows
-                if slot is not None:
-                    free.put(slot)
+                if used is not None:
+                    free.put(used)
             self._known.clear()
         finally:
             stop.set()
@@ -197,7 +197,7 @@ class Reader:
 
     def _fetch_plain(self, start: int, stop: int, target: Tensor) -> None:
         at = start
-        buffer = memoryview(_as_numpy(target).view(np.uint8).reshape(-1))
+        buffer = _as_numpy(target).reshape(-1).view(np.uint8).data
         while at < stop:
             chunk, within = divmod(at, self._store.chunk_rows)
             end = min(stop, (chunk + 1) * self._store.chunk_rows)
