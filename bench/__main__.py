@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=0, help="of every process; 0 for all cores")
     parser.add_argument("--repeat", type=int, help="how often a process is measured, instead of each one's own figure")
     parser.add_argument("--memory-limit", help="resident bytes at which a process is ended; else what is available")
-    parser.add_argument("--time-limit", type=float, default=1800, help="seconds after which a process is ended")
+    parser.add_argument("--time-limit", type=float, default=900, help="seconds after which a process is ended")
     parser.add_argument("--temp", type=Path, help="where stores are made; they are removed at the end")
     parser.add_argument("--keep", action="store_true", help="with --temp: leave stores there, and use what is there")
     parser.add_argument("--results", type=Path, default=results.DEFAULT)

@@ -24,6 +24,7 @@ ACCUMULATE = "accumulate"
 
 _LEAST_SAMPLES = 5
 _LEAST_SECONDS = 0.5
+_PIECE = 1 << 23
 _HOPELESS = 20  # a product this much slower than float32 is not measured further: float16 on CPUs without it
 
 
@@ -69,38 +70,33 @@ def _samples(
 
 
 def read_rate(store: Path, threads: int, samples: int = 3) -> list[Rate]:
-    """Plain ``readinto`` of a store's files into reused buffers, by one thread and by all of them."""
-    files = files_of(store)
-    total = sum(file.stat().st_size for file in files)
-    # Large files (shards) are cut, so that all threads have work.
-    part = 1 << 25
-    parts = [
-        (file, start, min(part, size - start))
-        for file in files
-        for size in [file.stat().st_size]
-        for start in range(0, size, part)
+    """Plain ``readinto`` of a store's files into reused buffers of 8 MiB, by one thread and by all of them."""
+    # Files are cut into pieces, so that all threads have work, whatever the sizes of files.
+    sizes = {file: file.stat().st_size for file in files_of(store)}
+    pieces = [
+        (file, start, min(_PIECE, size - start)) for file, size in sizes.items() for start in range(0, size, _PIECE)
     ]
+    buffers = [memoryview(bytearray(_PIECE)) for _ in range(threads)]
 
-    def job(workers: int) -> None:
-        def work(mine: Sequence[tuple[Path, int, int]]) -> None:
-            buffer = memoryview(bytearray(part))
-            for file, start, count in mine:
-                with open(file, "rb", buffering=0) as handle:
-                    handle.seek(start)
-                    done = 0
-                    while done < count:
-                        done += handle.readinto(buffer[done:count]) or count
+    def work(buffer: memoryview, mine: Sequence[tuple[Path, int, int]]) -> None:
+        for file, start, count in mine:
+            with open(file, "rb", buffering=0) as handle:
+                handle.seek(start)
+                done = 0
+                while done < count:
+                    done += handle.readinto(buffer[done:count]) or count
 
-        if workers == 1:
-            work(parts)
-            return
+    rates = []
+    for workers in sorted({1, threads}):
+        shares = [pieces[worker::workers] for worker in range(workers)]
         with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(work, [parts[worker::workers] for worker in range(workers)]))
 
-    return [
-        Rate("read", f"{workers} threads", "bytes", total, _samples(partial(job, workers), samples, 0))
-        for workers in sorted({1, threads})
-    ]
+            def job(pool: ThreadPoolExecutor = pool, shares: list[list[tuple[Path, int, int]]] = shares) -> None:
+                list(pool.map(work, buffers, shares))
+
+            taken = _samples(job, samples, 0)
+        rates.append(Rate("read", f"{workers} threads", "bytes", sum(sizes.values()), taken))
+    return rates
 
 
 def memory_rates(elements: int, seconds: float = _LEAST_SECONDS) -> list[Rate]:

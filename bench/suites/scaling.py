@@ -35,13 +35,14 @@ def run(
     memory : ``--memory`` of every run
     axes : what is multiplied: ``rows``, ``columns``
     """
+    unknown = sorted(set(axes) - set(AXES))
+    if unknown:
+        raise ValueError(f"axis {unknown[0]!r}: is not one of {', '.join(AXES)}")
     lines = []
-    for axis in axes:
-        if axis not in AXES:
-            raise ValueError(f"axis {axis!r}: is not one of {', '.join(AXES)}")
-        recipes = {factor: replace(recipe, **{axis: getattr(recipe, axis) * factor}) for factor in factors}
-        with Workspace(options) as work:
-            book = work.book("scaling")
+    with Workspace(options) as work:
+        book = work.book("scaling")
+        for axis in axes:
+            recipes = {factor: replace(recipe, **{axis: getattr(recipe, axis) * factor}) for factor in factors}
             stores = {factor: work.store(case) for factor, case in recipes.items()}
             runs: dict[int, list[Ran]] = {factor: [] for factor in factors}
             for _ in range(options.repeat or 3):
@@ -52,13 +53,13 @@ def run(
                         raise RuntimeError(f"{axis} x {factor}: {ran.measured.status}: {ran.measured.message.strip()}")
                     runs[factor].append(ran)
                     options.say(f"{axis} x {factor}: {ran.measured.wall_seconds:.2f} s")
+            shared = {"axis": axis, "memory": memory, "components": options.components, "top": options.top}
             measured = {}
             for factor in factors:
-                case = {**recipes[factor].as_dict(), "bytes": recipes[factor].nbytes, "axis": axis, "factor": factor,
-                        "memory": memory, "components": options.components, "top": options.top}  # fmt: skip
+                case = {**recipes[factor].as_dict(), "bytes": recipes[factor].nbytes, "factor": factor, **shared}
                 measured[factor] = _values(runs[factor], recipes[factor].nbytes)
                 lines.append(book.append("job", case, measured[factor]))
-            case = {**recipe.as_dict(), "axis": axis, "factors": list(factors), "memory": memory}
+            case = {**recipe.as_dict(), "factors": list(factors), **shared}
             lines.append(book.append("ratios", case, _ratios(measured, factors)))
             if not options.keep:
                 remove(list(stores.values()))

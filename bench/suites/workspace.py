@@ -121,7 +121,6 @@ class Workspace:
         done = launch.measure(
             [sys.executable, "-m", "bench.work", *words, "--threads", str(self.threads)],
             environment=launch.environment(self.threads),
-            memory_limit=self.memory_limit,
         )
         if done.status != launch.DONE:
             raise RuntimeError(f"bench.work {words[0]}: {done.status}: {done.message.strip()[-800:]}")

@@ -9,12 +9,15 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from bench import table
 from bench.__main__ import SIZES, SUITES, main
 from bench.peers import PEERS
 from bench.results import load
 from bench.suites import solvers
+from bench.synthetic import Generator, Recipe
 
 
 class Bench:
@@ -64,10 +67,9 @@ def test_peers(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_peer_that_runs_out_of_memory_is_reported_as_that(bench: Bench) -> None:
-    words = ("--rows", "4000", "--columns", "4096", "--peers", "torch_expert", "--memory-limit", "300MiB")
-    (line,) = bench("peers", *words)
+    (line,) = bench("peers", "--rows", "64", "--columns", "32", "--peers", "torch_expert", "--memory-limit", "150MiB")
     assert line["values"]["status"] == "out of memory"
-    assert line["values"]["peak_memory_bytes"] >= 300 << 20
+    assert line["values"]["peak_memory_bytes"] >= 150 << 20
     assert "out of memory" in table.render([line])
 
 
@@ -99,7 +101,11 @@ def test_scaling(bench: Bench) -> None:
             assert set(line["values"]["2"]) == {"wall", "engine", "peak_memory"}
 
 
-def test_solvers(bench: Bench) -> None:
+def test_solvers(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = tmp_path / "smollm2-reasoning" / "activations.npy"
+    real.parent.mkdir()
+    np.save(real, torch.cat(list(Generator(Recipe(400, 80, seed=5)).blocks())).numpy())
+    monkeypatch.setenv("SKILLAXES_SHARED_DATA", str(tmp_path))
     words = ("--spectra", "planted,real", "--reads", "2,3", "--solvers", "krylov,covariance", "--top", "5")
     lines = bench("solvers", "--rows", "500", "--columns", "96", *words)
     asked = [(line["case"]["spectrum"], line["case"]["solver"], line["case"]["max_reads"]) for line in lines]
@@ -108,6 +114,13 @@ def test_solvers(bench: Bench) -> None:
     for line in lines:
         assert line["values"]["status"] == "done", line["values"]
         assert line["values"]["captured"] == pytest.approx(1, abs=1e-3)
+
+
+def test_solvers_on_the_sample_of_the_repository(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SKILLAXES_SHARED_DATA", str(tmp_path))
+    (line,) = bench("solvers", "--spectra", "real", "--solvers", "krylov", "--reads", "3")
+    assert line["case"]["source"] == "bench/sample"
+    assert line["values"]["error"] < 1e-4
 
 
 def test_unknown_names_are_refused(bench: Bench) -> None:
