@@ -113,7 +113,7 @@ def test_unusable_input(folder: Any, tmp_path: Path) -> None:
 
 
 def test_what_is_unknown_is_announced(folder: Any) -> None:
-    assert any("does not say what part of the text" in note for note in label(folder.run_dir, folder.traces).notes)
+    assert any("the store says nothing of what part" in note for note in label(folder.run_dir, folder.traces).notes)
 
 
 def test_options_that_change_labels_need_overwrite(folder: Any) -> None:

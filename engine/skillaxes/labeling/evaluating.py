@@ -46,6 +46,8 @@ class Scores:
 
 def ask_label(labeler: Labeler, first: Sequence[Trace], second: Sequence[Trace], purpose: str) -> Label | LabelFailure:
     """A label, or the failure as a value."""
+    if not first or not second:
+        return LabelFailure("no_texts", "no trace of one end has a text to show")
     try:
         return labeler.label(first, second, purpose)
     except LabelFailure as failure:

@@ -84,30 +84,20 @@ class Window:
 def window_of(choice: str, token_range: Any) -> tuple[Window, str]:
     """The window for ``--window store|all``, and one sentence on it.
 
-    ``token_range`` is [first, stop] in tokens of the formatted trace; an open end is null.
+    ``token_range`` is what the store says: the first and the last token that a row has seen, both included, counted
+    from 0 in the formatted trace; or a text, or nothing.
     """
     if choice == "all":
         return Window(None, True), "the label sees whole traces (--window all)"
-    bounds = _bounds(token_range)
-    if bounds is None:
-        about = "the store does not say what part of the text its rows have seen: the label sees whole traces"
-        return Window(None, False), about
-    if bounds[1] is None:
-        return Window(None, True), "rows have seen whole traces, and so does the label"
-    return Window(bounds[1], True), (
-        f"rows have seen the first {bounds[1]} tokens; the label sees as much, with tokens estimated from the text"
+    if isinstance(token_range, list | tuple) and len(token_range) == 2 and all(isinstance(n, int) for n in token_range):
+        seen = token_range[1] + 1
+        return Window(seen, True), (
+            f"rows have seen the first {seen} tokens; the label sees as much, with tokens estimated from the text"
+        )
+    said = f"only {token_range!r}" if token_range else "nothing"
+    return Window(None, False), (
+        f"the store says {said} of what part of a text its rows have seen: the label sees whole traces"
     )
-
-
-def _bounds(token_range: Any) -> tuple[int, int | None] | None:
-    if isinstance(token_range, Mapping):
-        token_range = [token_range.get("start", 0), token_range.get("stop")]
-    if not isinstance(token_range, list | tuple) or len(token_range) != 2:
-        return None
-    start, stop = token_range
-    if stop is None:
-        return (int(start or 0), None)
-    return (int(start or 0), int(stop)) if isinstance(stop, int) and stop > 0 else None
 
 
 def shown_text(rendered: Rendered, text: str, window: Window) -> str:
