@@ -81,7 +81,9 @@ def missing_for_cuda() -> str | None:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and torch.cuda.device_count() == 0:
         return f"no GPU is visible (CUDA_VISIBLE_DEVICES={visible!r})"
-    return f"the NVIDIA driver ({driver}) and torch's CUDA {torch.version.cuda} do not work together, or there is no GPU"
+    return (
+        f"the NVIDIA driver ({driver}) and torch's CUDA {torch.version.cuda} do not work together, or there is no GPU"
+    )
 
 
 def driver_version() -> str | None:

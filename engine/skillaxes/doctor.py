@@ -52,9 +52,7 @@ def _machine(scratch: Path | None) -> Iterator[Finding]:
     cores, quota = _cores(), _cpu_quota()
     granted_cores = f", of which the cgroup grants {quota:g}" if quota is not None and quota < cores else ""
     yield Finding(MACHINE, "CPU cores", None, f"{cores}{granted_cores}")
-    yield Finding(
-        MACHINE, "memory", None, f"{show(granted())} granted; --memory auto takes {show(budget(None))} of it"
-    )
+    yield Finding(MACHINE, "memory", None, f"{show(granted())} granted; --memory auto takes {show(budget(None))} of it")
     yield _scratch(scratch or _default_scratch())
     yield _gpu()
 
@@ -93,7 +91,7 @@ def _software() -> Iterator[Finding]:
 
     yield Finding(SOFTWARE, "Python", None, f"{platform.python_version()} ({sys.executable})")
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "built for the CPU"
-    yield Finding(SOFTWARE, "torch", True, f"{torch.__version__}, {build}, {torch.get_num_threads()} threads")
+    yield Finding(SOFTWARE, "torch", True, f"{torch.__version__}, {build}, {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}")
     yield _triton()
     yield _optional("cupy", ("cupy-cuda13x", "cupy-cuda12x", "cupy"), "pip install 'skillaxes[cuda]'")
     yield _optional("kvikio", ("kvikio-cu13", "kvikio-cu12", "kvikio"), "pip install kvikio-cu13")
@@ -119,7 +117,9 @@ def _optional(module: str, distributions: tuple[str, ...], remedy: str) -> Findi
 
 def _zarr() -> Finding:
     fast = _version("zarrs")
-    pipeline = f"zarrs {fast} decodes" if fast else "zarr's own pipeline decodes; pip install zarrs is 2 to 3 times faster"
+    pipeline = (
+        f"zarrs {fast} decodes" if fast else "zarr's own pipeline decodes; pip install zarrs is 2 to 3 times faster"
+    )
     return Finding(SOFTWARE, "zarr", fast is not None, f"{_version('zarr')}, {pipeline}")
 
 

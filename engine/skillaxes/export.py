@@ -13,8 +13,8 @@ A file holds, with k directions, L layers and H hidden units (``flat``: D column
 
 Without ``--scale`` the score of a row x on axis i is ``directions[i] . (x - mean)``. With it, directions were found on
 scaled columns y = s * x. What moves y along a unit vector v is then v / s in the raw space, and what reads the score
-there is s * v: the first, brought to unit length with its deviation to match, is ``directions``, the second ``readers``.
-Model, revision, hook, pooling and the store's fingerprint, as far as known, stand in the metadata of a ``.safetensors``
+there is s * v: the first, brought to unit length with its deviation to match, is ``directions``, the second
+``readers``. Model, revision, hook, pooling and the store's fingerprint, as far as known, stand in the metadata of a ``.safetensors``
 and as one JSON text ``about`` in an ``.npz``.
 """
 
@@ -101,8 +101,8 @@ def _layers(run_dir: Path, manifest: dict[str, Any], n_columns: int) -> tuple[li
     hidden = (manifest.get("store") or {}).get("hidden")
     if not hidden or not ids or not all(isinstance(layer, int) for layer in ids) or len(ids) * hidden != n_columns:
         raise RunFolderError(
-            f"{run_dir}: the store names no layers (layer_ids, hidden), so its {n_columns:,} columns cannot be split by "
-            "layer; type --flat, or skillaxes ingest with --layer-ids and --hidden"
+            f"{run_dir}: the store names no layers (layer_ids, hidden), so {n_columns:,} columns cannot be split "
+            "by layer; type --flat, or skillaxes ingest with --layer-ids and --hidden"
         )
     return list(ids), int(hidden)
 
@@ -118,7 +118,7 @@ def _by_layer(tensors: dict[str, NDArray[Any]], ids: list[int], hidden: int) -> 
 def _write(path: Path, suffix: str, tensors: dict[str, NDArray[Any]], about: dict[str, Any]) -> None:
     if suffix == ".npz":
         with path.open("wb") as file:
-            np.savez(file, about=np.asarray(json.dumps(about)), **tensors)
+            np.savez(file, allow_pickle=False, about=np.asarray(json.dumps(about)), **tensors)
         return
     from safetensors.numpy import save_file
 

@@ -26,9 +26,12 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        typer.echo(f"skillaxes {version('skillaxes')}")
+        try:
+            typer.echo(f"skillaxes {version('skillaxes')}")
+        except PackageNotFoundError:  # run from a checkout, by PYTHONPATH
+            typer.echo("skillaxes, not installed")
         raise typer.Exit
 
 

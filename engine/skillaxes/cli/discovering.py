@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -23,9 +23,6 @@ from skillaxes.cli.options import (
     takes,
 )
 from skillaxes.cli.progress_display import make_progress
-
-if TYPE_CHECKING:
-    from skillaxes.discovery import Discovery
 
 
 @takes(Solving, Ranking, Machine)
@@ -47,8 +44,8 @@ def discover(
     if dry_run:
         _show_plan(skillaxes.plan(store, **options).as_dict(), as_json)
         return
-    found = skillaxes.discover(store, run_dir, overwrite=overwrite, progress=make_progress(quiet), **options)
-    _show_discovery(found, run_dir, as_json)
+    skillaxes.discover(store, run_dir, overwrite=overwrite, progress=make_progress(quiet), **options)
+    _show_discovery(run_dir, as_json)
 
 
 @takes(Ranking, Machine)
@@ -69,10 +66,10 @@ def apply(
     import skillaxes
 
     options = engine_options(ranking, machine)
-    found = skillaxes.apply(
+    skillaxes.apply(
         store, run_dir, directions=directions, overwrite=overwrite, progress=make_progress(quiet), **options
     )
-    _show_discovery(found, run_dir, as_json)
+    _show_discovery(run_dir, as_json)
 
 
 @takes(Solving, Ranking, Machine, Labeling, Server)
@@ -94,28 +91,32 @@ def run(
     import skillaxes
     from skillaxes.labeling import label
     from skillaxes.report import write_report
+    from skillaxes.run_folder.manifest import read_manifest
 
     options = engine_options(ranking, machine, solving)
     naming = {**label_options(labeling, server), "top": ranking.top, "seed": solving.seed}
     _check_labeling(store, traces, naming)
     if dry_run:
         _show_plan(skillaxes.plan(store, **options).as_dict(), as_json)
+        if not as_json:
+            output.show(
+                f"What labels cost depends on the rows: skillaxes label {run_dir} --dry-run tells after discover"
+            )
         return 0
     progress = make_progress(quiet)
-    found = skillaxes.discover(store, run_dir, overwrite=overwrite, progress=progress, **options)
+    skillaxes.discover(store, run_dir, overwrite=overwrite, progress=progress, **options)
     named = label(run_dir, traces, progress=progress, overwrite=overwrite, **naming)
     page = write_report(run_dir)
+    manifest = read_manifest(run_dir)
     if as_json:
-        output.show_json(
-            {"run_dir": run_dir, "report": page, "manifest": found.manifest, "labels": list(named.records)}
-        )
+        output.show_json({"run_dir": run_dir, "report": page, "manifest": manifest, "labels": list(named.records)})
         return named.exit_code
     output.show(
-        output.axes_table(found.manifest, named.records),
+        output.axes_table(manifest, named.records),
         "",
         output.axes_legend(named.records),
         "",
-        *_said(found.manifest),
+        *_said(manifest),
         f"Report: {page}",
     )
     return named.exit_code
@@ -144,14 +145,17 @@ def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
         output.show(output.plan_table(plan))
 
 
-def _show_discovery(found: Discovery, run_dir: Path, as_json: bool) -> None:
+def _show_discovery(run_dir: Path, as_json: bool) -> None:
+    from skillaxes.run_folder.manifest import read_manifest
+
+    manifest = read_manifest(run_dir)
     if as_json:
-        output.show_json({"run_dir": run_dir, **found.manifest})
+        output.show_json({"run_dir": run_dir, **manifest})
         return
     output.show(
-        output.directions_table(found.manifest),
+        output.directions_table(manifest),
         "",
-        *_said(found.manifest),
+        *_said(manifest),
         f"Directions and lists: {run_dir}; skillaxes label {run_dir} --traces SPEC names them",
     )
 

@@ -37,7 +37,9 @@ class Labeling:
     ] = LabelOptions.window
     template: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", help="How a record becomes text: '{problem}\\n\\n{solution}'. [default: chat messages]"),
+        typer.Option(
+            metavar="TEXT", help="How a record becomes text: '{problem}\\n\\n{solution}'. [default: chat messages]"
+        ),
     ] = LabelOptions.template
     group_by: Annotated[
         str | None,
@@ -50,9 +52,9 @@ class Labeling:
         list[str] | None, typer.Option(metavar="FIELD", help="Hold this field against the directions. Repeatable.")
     ] = None
     pairs: Annotated[int, typer.Option(metavar="N", help="Blind pairs a score is made of.")] = LabelOptions.pairs
-    detections: Annotated[
-        int, typer.Option(metavar="N", help="Traces that are judged each alone.")
-    ] = LabelOptions.detections
+    detections: Annotated[int, typer.Option(metavar="N", help="Traces that are judged each alone.")] = (
+        LabelOptions.detections
+    )
     samples: Annotated[
         int, typer.Option(metavar="N", help="Label from N disjoint samples and report how well they agree.")
     ] = LabelOptions.samples
@@ -70,39 +72,39 @@ class Server:
     base_url: Annotated[
         str | None, typer.Option(metavar="URL", help="The server, when it is not OpenAI's. The key: $OPENAI_API_KEY.")
     ] = LabelOptions.base_url
-    trace_tokens: Annotated[
-        int, typer.Option(metavar="N", help="Most tokens of one trace in a prompt.")
-    ] = LabelOptions.trace_tokens
+    trace_tokens: Annotated[int, typer.Option(metavar="N", help="Most tokens of one trace in a prompt.")] = (
+        LabelOptions.trace_tokens
+    )
     context_tokens: Annotated[
         int | None, typer.Option(metavar="N", help="Tokens the model can hold. [default: by the price table]")
     ] = LabelOptions.context_tokens
-    max_output_tokens: Annotated[
-        int | None, typer.Option(metavar="N", help="Cap on a reply, reasoning included.")
-    ] = LabelOptions.max_output_tokens
-    reasoning_effort: Annotated[
-        str | None, typer.Option(metavar="HOW", help="Sent as it is, when set.")
-    ] = LabelOptions.reasoning_effort
-    temperature: Annotated[
-        float | None, typer.Option(metavar="T", help="Sent as it is, when set.")
-    ] = LabelOptions.temperature
-    service_tier: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Sent as it is, when set.")
-    ] = LabelOptions.service_tier
+    max_output_tokens: Annotated[int | None, typer.Option(metavar="N", help="Cap on a reply, reasoning included.")] = (
+        LabelOptions.max_output_tokens
+    )
+    reasoning_effort: Annotated[str | None, typer.Option(metavar="HOW", help="Sent as it is, when set.")] = (
+        LabelOptions.reasoning_effort
+    )
+    temperature: Annotated[float | None, typer.Option(metavar="T", help="Sent as it is, when set.")] = (
+        LabelOptions.temperature
+    )
+    service_tier: Annotated[str | None, typer.Option(metavar="NAME", help="Sent as it is, when set.")] = (
+        LabelOptions.service_tier
+    )
     max_cost: Annotated[
         float | None, typer.Option(metavar="USD", help="Spend at most this much, by the price table.")
     ] = LabelOptions.max_cost
     prices: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A price table in place of the one that comes along.")
     ] = LabelOptions.prices
-    concurrency: Annotated[
-        int, typer.Option(metavar="N", help="Requests under way at once.")
-    ] = LabelOptions.concurrency
-    timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="How long to wait for a reply.")
-    ] = LabelOptions.timeout
-    retries: Annotated[
-        int, typer.Option(metavar="N", help="Repeats after a rate limit or a lost connection.")
-    ] = LabelOptions.retries
+    concurrency: Annotated[int, typer.Option(metavar="N", help="Requests under way at once.")] = (
+        LabelOptions.concurrency
+    )
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait for a reply.")] = (
+        LabelOptions.timeout
+    )
+    retries: Annotated[int, typer.Option(metavar="N", help="Repeats after a rate limit or a lost connection.")] = (
+        LabelOptions.retries
+    )
 
 
 def label_options(labeling: Labeling, server: Server) -> dict[str, Any]:
@@ -137,7 +139,7 @@ def label(
         if as_json:
             output.show_json(estimate.as_dict())
         else:
-            output.show(*estimate.lines())
+            output.show(output.estimate_table(estimate.as_dict()))
         return 0
     named = room.label(run_dir, traces, progress=progress, overwrite=overwrite, **options)
     if as_json:

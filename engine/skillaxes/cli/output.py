@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +30,7 @@ def show(*parts: RenderableType) -> None:
 
 def show_json(value: Mapping[str, Any]) -> None:
     """Print one JSON object."""
-    json.dump(value, sys.stdout, indent=1, default=_plain, allow_nan=False)
-    sys.stdout.write("\n")
+    print(json.dumps(value, indent=1, default=_plain, allow_nan=False))
 
 
 def _plain(value: Any) -> Any:
@@ -155,8 +153,27 @@ def plan_table(plan: Mapping[str, Any]) -> RenderableType:
     )
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}%"
+def estimate_table(estimate: Mapping[str, Any]) -> RenderableType:
+    """What labeling would send and cost."""
+    cost, limit = estimate["cost"], estimate["max_cost"]
+    price = "unknown: the model is not in the price table" if cost is None else f"about {cost:.2f} dollars"
+    entries = [
+        ("labeler", " ".join(str(part) for part in (estimate["labeler"], estimate["model"]) if part)),
+        (
+            "labels and scores of",
+            f"{estimate['directions']} directions, {estimate['random_directions']} random directions, "
+            f"{estimate['random_orders']} random orders",
+        ),
+        ("requests", f"{estimate['labels']:,} for labels, {estimate['judgements']:,} for scores"),
+        ("tokens", f"about {estimate['input_tokens']:,} in, {estimate['output_tokens']:,} out"),
+        ("cost", price + (f", stopped at {limit:g}" if limit is not None else "")),
+        *(("note", note) for note in estimate["notes"]),
+    ]
+    return pairs_table(entries)
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}%"
 
 
 def _optional(value: float | None, form: str) -> str:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from skillaxes.progress import SILENT, Progress, Stage
+from skillaxes.report.numbers import duration
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -145,10 +146,3 @@ def clock_time(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as ``"0.42 s"``, ``"12 s"`` or ``"3:20 min"``."""
-    if seconds < 10:
-        return f"{seconds:.2g} s"
-    return f"{seconds:.0f} s" if seconds < 120 else f"{clock_time(seconds)} " + ("h" if seconds >= 3600 else "min")

@@ -25,7 +25,8 @@ def ingest(
         str | None, typer.Option(metavar="NAME", help="float16, bfloat16, float32 or float64. [default: as the file]")
     ] = None,
     layers: Annotated[
-        str | None, typer.Option("--layer-ids", metavar="IDS", help="The model's layer numbers, in column order: 3,7,11.")
+        str | None,
+        typer.Option("--layer-ids", metavar="IDS", help="The model's layer numbers, in column order: 3,7,11."),
     ] = None,
     hidden: Annotated[int | None, typer.Option(metavar="N", help="Columns of one layer.")] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="The model the activations come from.")] = None,
@@ -51,7 +52,7 @@ def ingest(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Turn a file of activations into a store; verified by reading back."""
+    """Turn a file of activations into a store, and verify it."""
     from skillaxes.ingest import ingest as take_in
     from skillaxes.memory import show
 
@@ -112,8 +113,18 @@ def _lines(found: dict[str, Any], indent: str = "") -> list[tuple[str, str]]:
         if isinstance(value, dict):
             lines += [(label, ""), *_lines(value, indent + "  ")]
         else:
-            lines.append((label, _shown(value)))
+            lines.append((label, _of_kind(name, value)))
     return lines
+
+
+def _of_kind(name: str, value: Any) -> str:
+    from skillaxes.memory import show
+
+    if name == "bytes":
+        return show(value)
+    if name in ("shape", "token_range") and isinstance(value, list):
+        return (" x " if name == "shape" else " to ").join(map(_shown, value))
+    return _shown(value)
 
 
 def _shown(value: Any) -> str:

@@ -66,7 +66,9 @@ def histogram(title: str, data: Histogram, low: float | None, high: float | None
     for left, right, count in zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True):
         if not count:
             continue
-        side = "positive" if high is not None and left >= high else "negative" if low is not None and right <= low else ""
+        side = (
+            "positive" if high is not None and left >= high else "negative" if low is not None and right <= low else ""
+        )
         # A bin with one row in a million must still be seen.
         height = max(1.0, tall * count / most)
         label = f"{plain(left)} to {plain(right)}: {count:,} rows"
@@ -94,7 +96,9 @@ def layer_table(ids: Sequence[int], variance: Sequence[float], energies: Sequenc
     """Energy by layer: one row for the data, one for each direction; the darker, the more."""
 
     def cells(values: Sequence[float]) -> list[Markup]:
-        return [element("td", f"{100 * v:.0f}", style=f"--v:{min(1.0, max(0.0, v)):.3f}", class_="heat") for v in values]
+        return [
+            element("td", f"{100 * v:.0f}", style=f"--v:{min(1.0, max(0.0, v)):.3f}", class_="heat") for v in values
+        ]
 
     head = element("tr", element("th", "layer", scope="row"), [element("th", i, scope="col") for i in ids])
     rows = [element("tr", element("th", "variance", scope="row"), cells(variance), class_="all")] if variance else []
@@ -110,7 +114,13 @@ def layer_table(ids: Sequence[int], variance: Sequence[float], energies: Sequenc
 def layer_strip(ids: Sequence[int], energy: Sequence[float]) -> Markup:
     """One direction's energy by layer."""
     cells = [
-        element("span", element("b", f"{100 * v:.0f}%"), f"layer {i}", style=f"--v:{min(1.0, max(0.0, v)):.3f}", class_="heat")
+        element(
+            "span",
+            element("b", f"{100 * v:.0f}%"),
+            f"layer {i}",
+            style=f"--v:{min(1.0, max(0.0, v)):.3f}",
+            class_="heat",
+        )
         for i, v in zip(ids, energy, strict=False)
     ]
     return element("div", cells, class_="strip")
@@ -134,7 +144,13 @@ def interval(name: str, figure: dict[str, Any], kind: str) -> Markup | None:
     return element(
         "div",
         element("span", name, class_="name"),
-        element("span", element("i", class_="chance"), bar, element("i", class_="dot", style=f"left:{100 * value:.1f}%"), class_="line"),
+        element(
+            "span",
+            element("i", class_="chance"),
+            bar,
+            element("i", class_="dot", style=f"left:{100 * value:.1f}%"),
+            class_="line",
+        ),
         element("span", f"{value:.2f}", element("small", between), class_="number"),
         class_=f"interval {kind}",
     )

@@ -114,7 +114,9 @@ def _read_topk(run_dir: Path) -> dict[tuple[int, str], list[Row]]:
     try:
         entries = pq.read_table(path, columns=formats.TOPK_SCHEMA.names).to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
-        raise RunFolderError(f"{path} cannot be read ({error}); run skillaxes discover again with --overwrite") from error
+        raise RunFolderError(
+            f"{path} cannot be read ({error}); run skillaxes discover again with --overwrite"
+        ) from error
     ends: dict[tuple[int, str], list[Row]] = {}
     for entry in sorted(entries, key=lambda entry: entry["position"]):
         rows = ends.setdefault((entry["direction"], entry["side"]), [])
@@ -132,7 +134,9 @@ def _read_labels(run_dir: Path) -> dict[int, dict[str, Any]]:
             record = json.loads(line)
             records[int(record["direction"])] = record
         except (ValueError, KeyError, TypeError) as error:
-            raise RunFolderError(f"{path}: line {number} is no label; skillaxes label --overwrite writes them again") from error
+            raise RunFolderError(
+                f"{path}: line {number} is no label; skillaxes label --overwrite writes them again"
+            ) from error
     return records
 
 

@@ -16,15 +16,6 @@ def plain(value: float) -> str:
     return f"{value:.3g}" if 1e-4 <= abs(value) < 1e6 else f"{value:.1e}"
 
 
-def size(n_bytes: float) -> str:
-    """Bytes in binary units."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if n_bytes < 1024:
-            return f"{n_bytes:.0f} {unit}" if unit == "B" or n_bytes >= 100 else f"{n_bytes:.1f} {unit}"
-        n_bytes /= 1024
-    return f"{n_bytes:.1f} TiB"
-
-
 def duration(seconds: float) -> str:
     """``"0.42 s"``, ``"12 s"``, ``"3 min 20 s"``, ``"2 h 5 min"``."""
     if seconds < 10:

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
+from skillaxes.memory import show as size
 from skillaxes.report import charts
 from skillaxes.report.contents import Contents, Direction
 from skillaxes.report.html import Markup, element, joined
-from skillaxes.report.numbers import duration, percent, size
-from skillaxes.report.section import direction_section, pole, stability_of, verdict_of
+from skillaxes.report.numbers import duration, percent
+from skillaxes.report.parts import pole, stability_of, verdict_of
+from skillaxes.report.section import direction_section
 
 _HEADINGS = {
     "mean_direction": "Mean direction",
@@ -57,9 +59,7 @@ def _top(contents: Contents, title: str) -> Markup:
         f"{len(contents.directions)} principal directions of {ranked:,} traces in {columns:,} dimensions, and the "
         f"traces at both ends of each, ranked by {contents.rank_by.replace('-', ' ')}."
     )
-    return element(
-        "header", element("h1", title), element("p", lead, class_="lead"), _facts(contents), class_="top"
-    )
+    return element("header", element("h1", title), element("p", lead, class_="lead"), _facts(contents), class_="top")
 
 
 def _facts(contents: Contents) -> Markup:
@@ -83,10 +83,7 @@ def _facts(contents: Contents) -> Markup:
         entries.append(("Columns scaled by", config["scale"]))
     return element(
         "dl",
-        [
-            element("div", element("dt", name), element("dd", _or_unknown(value)))
-            for name, value in entries
-        ],
+        [element("div", element("dt", name), element("dd", _or_unknown(value))) for name, value in entries],
         class_="facts",
     )
 
@@ -177,14 +174,17 @@ def _overview_row(direction: Direction, labelled: bool) -> Markup:
 def _overview_note(contents: Contents) -> Markup:
     if not contents.labelled:
         return element(
-            "p", "These directions have no labels yet: ", element("code", f"skillaxes label {contents.run_dir} --traces SPEC"),
-            " names them.", class_="soft",
-        )  # fmt: skip
+            "p",
+            "These directions have no labels yet: ",
+            element("code", f"skillaxes label {contents.run_dir} --traces SPEC"),
+            " names them.",
+            class_="soft",
+        )
     return element(
         "p",
-        "Held-out pairs: how often a judge who knows the label only tells a trace of one end from a trace of the other, "
-        "on traces that the labeler has not seen; chance is 0.50. Halves agree: |cos| between the directions of two "
-        "random halves of the rows.",
+        "Held-out pairs: how often a judge who knows the label only tells a trace of one end from a trace of the "
+        "other, on traces that the labeler has not seen; chance is 0.50. Halves agree: |cos| between the directions "
+        "of two random halves of the rows.",
         class_="soft",
     )
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 from skillaxes.report import charts
-from skillaxes.report.contents import Contents, Direction, Row
+from skillaxes.report.contents import Contents, Direction
+from skillaxes.report.examples import end_of
 from skillaxes.report.html import Markup, element, joined
 from skillaxes.report.numbers import percent
+from skillaxes.report.parts import stability_of, verdict_of, words_of
 from skillaxes.run_folder.formats import CENTERED_COSINE, NEGATIVE, POSITIVE, PROJECTION, RAW_COSINE, SIDES
 
-STABLE = 0.9  # |cos| between the directions of two halves of the rows
-_OPEN = 3  # examples an end that are shown at once
 _TITLES = {
     RAW_COSINE: "Raw cosine",
     CENTERED_COSINE: "Centred cosine",
@@ -31,50 +30,22 @@ def direction_section(direction: Direction, contents: Contents) -> Markup:
             element("p", _kind(direction), class_="kind"),
         ),
         _figures(direction),
+        _reading(direction),
         _notes(direction, contents),
         element("div", [_score(direction), _confounds(direction)], class_="two") if direction.label else None,
         _spread(direction, contents.rank_by),
         _energy(direction, contents),
-        element("div", [_end(direction, side, contents.rank_by) for side in SIDES], class_="ends"),
+        element("div", [end_of(direction, side, contents.rank_by) for side in SIDES], class_="ends"),
         class_="direction",
         id=f"d{direction.index}",
     )
-
-
-def pole(direction: Direction, side: str) -> object:
-    """The keywords of an end, or what stands in their place."""
-    label = direction.label or {}
-    words = (label.get("keywords") or {}).get(side)
-    if label.get("status") == "labelled" and words:
-        return element("span", _words(words), class_="pole")
-    return element("span", str(label.get("status", "–")), class_="unknown")
-
-
-def _words(words: Sequence[object]) -> Markup:
-    """Keywords with commas; none is torn apart at the end of a line unless it is longer than the line."""
-    spans = [element("span", f"{word}{',' if i < len(words) - 1 else ''}", class_="word") for i, word in enumerate(words)]
-    return joined(*[part for span in spans for part in (span, " ")][:-1])
-
-
-def stability_of(direction: Direction) -> tuple[str, bool]:
-    """``split_half`` as text, and whether it is too small."""
-    value = direction.facts.get("split_half")
-    return ("–", False) if value is None else (f"{value:.2f}", value < STABLE)
-
-
-def verdict_of(direction: Direction) -> Markup:
-    """The verdict on the label, in words."""
-    verdict = (direction.label or {}).get("verdict") or {}
-    return element("span", verdict.get("text", "–"), class_=f"verdict {'yes' if verdict.get('survives') else 'no'}")
 
 
 def _heading(direction: Direction) -> object:
     label = direction.label or {}
     if label.get("status") != "labelled":
         return f"Direction {direction.index}"
-    ends = [
-        element("span", _words(label["keywords"].get(side) or ["–"]), class_=f"{side}-text") for side in SIDES
-    ]
+    ends = [element("span", words_of(label["keywords"].get(side) or ["–"]), class_=f"{side}-text") for side in SIDES]
     return joined(ends[0], element("span", " vs. ", class_="vs"), ends[1])
 
 
@@ -85,11 +56,15 @@ def _kind(direction: Direction) -> object:
     by = " ".join(str(label[name]) for name in ("labeler", "model") if label.get(name))
     if label.get("status") == "failed":
         failure = label.get("failure") or {}
-        return joined("No label: ", element("b", failure.get("kind", "failed")), f", {failure.get('message', '')} ({by})")
+        return joined(
+            "No label: ", element("b", failure.get("kind", "failed")), f", {failure.get('message', '')} ({by})"
+        )
     if label.get("status") == "uninterpretable":
         return joined(element("b", "Uninterpretable"), f", says the labeler ({by})")
     if label.get("kind") == "words":
-        return joined(element("b", "Separating words"), f", not a name: terms more frequent at one end than at the other ({by})")
+        return joined(
+            element("b", "Separating words"), f", not a name: terms more frequent at one end than at the other ({by})"
+        )
     return joined(element("b", "A name"), f", given by a language model that read the shown traces ({by})")
 
 
@@ -108,7 +83,9 @@ def _figures(direction: Direction) -> Markup:
             n = len(direction.ends[side])
             items.append((f"{settled[side]} of {n}", f"settled, {side}", settled[side] < n))
     if facts.get("norm_correlation") is not None:
-        items.append((f"{facts['norm_correlation']:+.2f}", "correlation with row norm", abs(facts["norm_correlation"]) >= 0.3))
+        items.append(
+            (f"{facts['norm_correlation']:+.2f}", "correlation with row norm", abs(facts["norm_correlation"]) >= 0.3)
+        )
     if facts.get("shared_top") is not None:
         n = len(direction.ends[POSITIVE])
         items.append((f"{facts['shared_top']:g} of {n}", "rows in both rankings", False))
@@ -117,6 +94,16 @@ def _figures(direction: Direction) -> Markup:
         [element("li", element("b", value), f" {what}", class_="bad" if bad else None) for value, what, bad in items],
         class_="figures",
     )
+
+
+def _reading(direction: Direction) -> list[Markup]:
+    """What a language model says beyond the keywords."""
+    label = direction.label or {}
+    axes, analysis = label.get("axes") or [], label.get("analysis")
+    return [
+        *([element("p", element("b", "What separates the ends: "), "; ".join(map(str, axes)))] if axes else []),
+        *([element("p", analysis, class_="analysis")] if analysis else []),
+    ]
 
 
 def _notes(direction: Direction, contents: Contents) -> list[Markup]:
@@ -181,7 +168,9 @@ def _confounds(direction: Direction) -> Markup | None:
         element(
             "tr",
             element("th", name, scope="row"),
-            element("td", "–" if rho is None else f"{rho:+.2f}", class_="right open bold" if name in strong else "right"),
+            element(
+                "td", "–" if rho is None else f"{rho:+.2f}", class_="right open bold" if name in strong else "right"
+            ),
         )
         for name, rho in spearman.items()
     ]
@@ -234,54 +223,3 @@ def _energy(direction: Direction, contents: Contents) -> Markup | None:
     if len(ids) < 2 or not direction.layer_energy:
         return None
     return element("div", element("h3", "Energy by layer"), charts.layer_strip(ids, direction.layer_energy))
-
-
-def _end(direction: Direction, side: str, rank_by: str) -> Markup:
-    label = direction.label or {}
-    words = (label.get("keywords") or {}).get(side) if label.get("status") == "labelled" else None
-    heading = joined(f"{side.capitalize()} end", [": ", _words(words)] if words else None)
-    attributes = (label.get("attributes") or {}).get(side) or []
-    shown = {entry["row"]: entry for entry in (label.get("shown") or {}).get(side) or []}
-    scores = {row.row: _score_of(row, rank_by) for row in direction.ends[side]}
-    # Near-duplicates are not shown to a labeler, so that it reads rows beyond the list too.
-    scores |= {row: entry.get("score") for row, entry in shown.items() if row not in scores}
-    kept = {row.row: row for row in direction.ends[side]}
-    items = [
-        _trace(row, score, kept.get(row), shown.get(row))
-        for row, score in sorted(scores.items(), key=lambda entry: not (shown.get(entry[0]) or {}).get("excerpt"))
-    ]
-    more = element("details", element("summary", f"{len(items) - _OPEN} more"), _list(items[_OPEN:]), class_="more")
-    return element(
-        "div",
-        element("h3", heading),
-        element("ul", [element("li", text) for text in attributes], class_="attributes") if attributes else None,
-        _list(items[:_OPEN]) if items else element("p", "No rows.", class_="soft"),
-        more if len(items) > _OPEN else None,
-        class_=f"end {side}",
-    )
-
-
-def _list(items: Sequence[Markup]) -> Markup:
-    return element("ol", items, class_="traces")
-
-
-def _score_of(row: Row, rank_by: str) -> float | None:
-    return {RAW_COSINE: row.cosine, CENTERED_COSINE: row.cosine_centered, PROJECTION: row.projection}[rank_by]
-
-
-def _trace(row: int, score: float | None, kept: Row | None, shown: Mapping[str, Any] | None) -> Markup:
-    trace_id = kept.trace_id if kept else (shown or {}).get("trace_id")
-    meta = [
-        element("b", f"row {row:,}"),
-        element("span", f"{score:.4f}") if score is not None else None,
-        element("span", trace_id) if trace_id is not None else None,
-        element("span", "not settled", class_="open") if kept and not kept.settled else None,
-        element("span", "below the list") if kept is None else None,
-    ]
-    head = element("div", meta, class_="meta")
-    excerpt = str((shown or {}).get("excerpt") or "").strip()
-    if not excerpt:
-        return element("li", head, class_="trace")
-    cut = "…" if (shown or {}).get("excerpt_cut") else ""
-    text = element("div", excerpt + cut, class_="excerpt", dir="auto")
-    return element("li", element("details", element("summary", head, text)), class_="trace")
