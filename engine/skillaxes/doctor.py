@@ -91,7 +91,9 @@ def _software() -> Iterator[Finding]:
 
     yield Finding(SOFTWARE, "Python", None, f"{platform.python_version()} ({sys.executable})")
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "built for the CPU"
-    yield Finding(SOFTWARE, "torch", True, f"{torch.__version__}, {build}, {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}")
+    threads = torch.get_num_threads()
+    at_work = f"{threads} thread{'s' if threads > 1 else ''}"
+    yield Finding(SOFTWARE, "torch", True, f"{torch.__version__}, {build}, {at_work}")
     yield _triton()
     yield _optional("cupy", ("cupy-cuda13x", "cupy-cuda12x", "cupy"), "pip install 'skillaxes[cuda]'")
     yield _optional("kvikio", ("kvikio-cu13", "kvikio-cu12", "kvikio"), "pip install kvikio-cu13")

@@ -14,8 +14,8 @@ A file holds, with k directions, L layers and H hidden units (``flat``: D column
 Without ``--scale`` the score of a row x on axis i is ``directions[i] . (x - mean)``. With it, directions were found on
 scaled columns y = s * x. What moves y along a unit vector v is then v / s in the raw space, and what reads the score
 there is s * v: the first, brought to unit length with its deviation to match, is ``directions``, the second
-``readers``. Model, revision, hook, pooling and the store's fingerprint, as far as known, stand in the metadata of a ``.safetensors``
-and as one JSON text ``about`` in an ``.npz``.
+``readers``. Model, revision, hook, pooling and the store's fingerprint, as far as known, stand in the metadata of a
+``.safetensors`` and as one JSON text ``about`` in an ``.npz``.
 """
 
 from __future__ import annotations
