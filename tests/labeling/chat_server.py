@@ -61,8 +61,8 @@ class Request:
 
     @property
     def task(self) -> str:
-        user = self.body["messages"][1]["content"]
-        return "label" if "keywords_a" in user else "pair" if "Which one belongs" in user else "detect"
+        asked = self.outside
+        return "label" if "What tells group A" in asked else "pair" if "Which one belongs" in asked else "detect"
 
     @property
     def key(self) -> str:

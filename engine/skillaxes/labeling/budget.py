@@ -119,9 +119,13 @@ def fit(texts: Sequence[str], each: int, together: int, counter: Counter) -> lis
 def _cut(text: str, count: int, allowed: int, counter: Counter) -> Fitted:
     if count <= allowed:
         return Fitted(text, count, 0)
-    keep = max(0, allowed - MARK_TOKENS)
-    head = int(keep * HEAD_SHARE)
-    first, last = counter.ends(text, head, keep - head)
-    cut = max(1, count - counter.count(first) - counter.count(last))
-    marked = f"{first.rstrip()} [... {cut} tokens cut ...] {last.lstrip()}".strip()
-    return Fitted(marked, counter.count(marked), cut)
+    keep = allowed - MARK_TOKENS
+    while True:
+        head = int(max(0, keep) * HEAD_SHARE)
+        first, last = counter.ends(text, head, max(0, keep) - head)
+        cut = max(1, count - counter.count(first) - counter.count(last))
+        marked = f"{first.rstrip()} [... {cut} tokens cut ...] {last.lstrip()}".strip()
+        tokens = counter.count(marked)
+        if tokens <= allowed or keep <= 0:
+            return Fitted(marked, tokens, cut)
+        keep -= tokens - allowed  # the mark took more, or tokens joined differently

@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from skillaxes.errors import RunFolderError
@@ -33,6 +34,7 @@ from skillaxes.labeling.verdict import Verdict, judge_score
 from skillaxes.progress import SILENT, Progress, Stage
 
 _NO_NULLS = Nulls((), 0, 0)
+_SECONDS_BETWEEN_WRITES = 5.0
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def label(
 
 def _connector(options: LabelOptions, run_dir: Path) -> Callable[[Material, Progress], Any]:
     if options.labeler == KEYWORDS:
-        return lambda material, progress: KeywordsLabeler(material.background, material.reference)
+        return lambda material, progress: KeywordsLabeler(material.background(), material.reference())
     from skillaxes.labeling.openai_labeler import connector
 
     return connector(options, run_dir)
@@ -155,6 +157,7 @@ class _Job:
         self._configuration = configuration
         self._progress = progress
         self._records: list[dict[str, Any]] = []
+        self._written = 0.0
 
     def run(self) -> LabelSummary:
         material, options = self._material, self._options
@@ -169,7 +172,7 @@ class _Job:
                 scored.append(scores)
                 record["agreement"] = agreement(self._labeler, found, choice, options.samples)
                 record.update(score_part(scores, _NO_NULLS, _NO_NULLS, Verdict(False, "baselines are missing")))
-                self._write()
+                self._write_now_and_then()
                 stage.advance(1)
         randoms = self._nulls("random directions", material.randoms)
         orders = self._nulls("random orders", material.orders)
@@ -257,7 +260,13 @@ class _Job:
         record["usage"] = usage.as_dict()
         record["cost"] = usage.cost
 
+    def _write_now_and_then(self) -> None:
+        # For whoever looks on; replies are safe in the cache, so nothing hangs on it.
+        if monotonic() - self._written > _SECONDS_BETWEEN_WRITES:
+            self._write()
+
     def _write(self) -> Path:
+        self._written = monotonic()
         for record in self._records:
             self._book(record)
         return write_records(self._run_dir, self._records)

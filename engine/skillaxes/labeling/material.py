@@ -33,8 +33,7 @@ class Material:
     ----------
     components, randoms, orders : the traces of each direction, random direction and random order
     features : row -> features, for the sample and for everything chosen
-    background : terms of texts at large
-    reference : some texts at large
+    at_large : a seeded sample of all texts
     notes : one sentence on each thing the user should know
     """
 
@@ -43,10 +42,17 @@ class Material:
     randoms: tuple[Choice, ...]
     orders: tuple[Choice, ...]
     features: Mapping[int, Features]
-    background: Counter[str]
-    reference: tuple[Trace, ...]
+    at_large: tuple[Trace, ...]
     window: dict[str, Any]
     notes: tuple[str, ...]
+
+    def background(self) -> Counter[str]:
+        """Terms of texts at large: the prior of the keyword statistic."""
+        return count(trace.terms for trace in self.at_large)
+
+    def reference(self) -> tuple[Trace, ...]:
+        """Some texts at large, which belong to neither end of anything."""
+        return self.at_large[:REFERENCE_ROWS]
 
 
 def gather(run_dir: Path, traces: str, options: LabelOptions, progress: Progress) -> Material:
@@ -100,7 +106,6 @@ def gather(run_dir: Path, traces: str, options: LabelOptions, progress: Progress
         progress=progress,
     )
     divide = partial(choose, traces=texts, top=top, samples=options.samples, disjoint_by=options.disjoint_by)
-    background = [texts[row] for row in at_large]
     notes = [about_window] if not window.known else []
     if not randoms and options.n_baselines:
         notes.append("the selection holds no random directions: scores go without that baseline")
@@ -110,8 +115,7 @@ def gather(run_dir: Path, traces: str, options: LabelOptions, progress: Progress
         randoms=tuple(map(divide, randoms)),
         orders=tuple(map(divide, orders)),
         features=features,
-        background=count(trace.terms for trace in background),
-        reference=tuple(background[:REFERENCE_ROWS]),
+        at_large=tuple(texts[row] for row in at_large),
         window={"choice": options.window, "tokens": window.stop, "known": window.known, "text": about_window},
         notes=tuple(notes),
     )

@@ -105,7 +105,7 @@ def label_messages(
     texts = [harmless(text) for text in (*first, *second)]
     names = [f"A{i + 1}" for i in range(len(first))] + [f"B{i + 1}" for i in range(len(second))]
     overhead = counter.count(SYSTEM + LABEL_QUESTION) + 64
-    overhead += sum(counter.count(_fenced(name, "0" * _MARK, "")) for name in names)
+    overhead += sum(counter.count(_fenced(name, "0" * _MARK, "")) + _JOINT for name in names)
     fitted = fit(texts, each, prompt_tokens - overhead, counter)
     mark = _mark(texts)
     blocks = [_fenced(name, mark, one.text) for name, one in zip(names, fitted, strict=True)]
@@ -143,7 +143,8 @@ def _judged(
         )
     )
     clean = [harmless(text) for text in texts]
-    overhead = counter.count(SYSTEM + groups + question) + 64 * len(texts)
+    overhead = counter.count(SYSTEM + groups + question) + 64
+    overhead += sum(counter.count(_fenced(name, "0" * _MARK, "")) + _JOINT for name in names)
     fitted = fit(clean, each, prompt_tokens - overhead, counter)
     mark = _mark(clean)
     blocks = "\n\n".join(_fenced(name, mark, one.text) for name, one in zip(names, fitted, strict=True))
@@ -163,6 +164,7 @@ def repair_messages(messages: Messages, reply: str, problem: str) -> Messages:
 
 
 _MARK = 12
+_JOINT = 4  # tokens where a text meets its fences
 
 
 def _mark(texts: Sequence[str]) -> str:
