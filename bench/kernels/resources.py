@@ -1,7 +1,7 @@
 """Registers, spills, shared memory and tensor-core instructions of the fused kernels; no GPU, no driver.
 
-    python bench/kernels/resources.py            prints the table
-    python bench/kernels/resources.py --write    writes it to bench/kernels/RESOURCES.md
+    python -m bench.kernels.resources            prints the table
+    python -m bench.kernels.resources --write    writes it to bench/kernels/RESOURCES.md
 
 What is compiled is what the host code launches: its launches are recorded, not copied, and specialised as
 Triton's launcher does (pointers and integers divisible by 16, integers equal to 1).
@@ -27,7 +27,7 @@ SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes a prog
 TENSOR_CORE = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 KERNELS = ("project_kernel", "finish_kernel", "accumulate_kernel")
-_OPTIONS = ("num_warps", "num_stages")
+_OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,7 @@ def compile_for(launch: Launch, architecture: int) -> Resources:
         if aligned and not kernel.params[place].do_not_specialize:
             attributes[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, attributes)
-    options = {**launch.options, "enable_fp_fusion": True}
-    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=launch.options)
     return _resources(compiled.asm["ptx"], compiled.metadata.shared, architecture)
 
 
@@ -115,7 +114,7 @@ def table() -> str:
     lines = [
         "# Resources of the fused kernels",
         "",
-        "Compiled ahead of time, by `python bench/kernels/resources.py --write`, with "
+        "Compiled ahead of time, by `python -m bench.kernels.resources --write`, with "
         f"torch {torch.__version__}, triton {_triton_version()}. **No card has run these kernels yet.**",
         "",
         "Registers and spills (bytes) a thread, shared memory (bytes) a program, tensor-core instructions in the",

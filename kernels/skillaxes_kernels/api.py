@@ -42,6 +42,12 @@ def project(
     With ``y = panel * scale - shift``, bad rows (see :class:`Projection`) zeroed: ``y @ directions`` and
     ``|y|^2``, summed in float32. A row's result depends on that row and on the panel's shape alone.
 
+    On CUDA half-precision panels go to the tensor cores as they are, with directions split into as many
+    half-precision terms as hold them (one for a block from :func:`round_directions`). float32 panels keep float32's
+    exactness: no TF32, so their products run outside the tensor cores and, on paper, a float32 store in the card's
+    memory takes 3.4 (A100), 1.6 (H100) or 2.3 (H200) times as long as its bytes alone. A column of scale 0 needs
+    shift 0 there. No card has run the fused kernel yet.
+
     Parameters
     ----------
     panel : Tensor of shape (b, d), float16, bfloat16, float32 or float64, unit column stride, any row stride.

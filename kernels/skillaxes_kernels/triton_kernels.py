@@ -158,7 +158,7 @@ def accumulate_kernel(
     bad_ptr,
     weights_ptr,
     largest_ptr,
-    centre_ptr,
+    shift_ptr,
     scale_ptr,
     out_ptr,
     n_rows,
@@ -190,10 +190,12 @@ def accumulate_kernel(
     directions = tl.program_id(2) * BLOCK_DIRECTIONS + tl.arange(0, BLOCK_DIRECTIONS)  # (L,)
     column_mask = columns < n_columns
     direction_mask = directions < n_directions
-    if HAS_SHIFT:
-        centre = tl.load(centre_ptr + columns, mask=column_mask, other=0.0)  # (C,)
     if HAS_SCALE:
         scale = tl.load(scale_ptr + columns, mask=column_mask, other=0.0)  # (C,)
+    if HAS_SHIFT:
+        centre = tl.load(shift_ptr + columns, mask=column_mask, other=0.0)  # (C,)
+        if HAS_SCALE:
+            centre = tl.div_rn(centre, tl.where(scale == 0.0, 1.0, scale))
     if HALF:
         # 2^12 / 2^floor(log2(largest)) and its inverse, by their exponent bits
         largest = tl.load(largest_ptr + directions, mask=direction_mask, other=1.0)  # (L,)

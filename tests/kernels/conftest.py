@@ -1,4 +1,4 @@
-"""What the tests of the kernels share: the laws, the script of the resource table, and no GPU unless there is one."""
+"""What the tests of the kernels share: the laws, the benchmarks of the kernels, and a process that interprets."""
 
 from __future__ import annotations
 
@@ -12,16 +12,7 @@ import pytest
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 # Test files are no package: what they share is found by its folder.
-sys.path[:0] = [str(HERE), str(ROOT / "bench" / "kernels")]
-
-
-@pytest.fixture(autouse=True)
-def _needs_a_gpu(request: pytest.FixtureRequest) -> None:
-    if request.node.get_closest_marker("gpu"):
-        import torch
-
-        if not torch.cuda.is_available():
-            pytest.skip("no CUDA device")
+sys.path[:0] = [str(HERE), str(ROOT)]
 
 
 @pytest.fixture(scope="session")

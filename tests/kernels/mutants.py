@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[2] / "bench" / "kernels"))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 import kernel_laws
 
 for loaded_before_the_fork in ("api", "eager", "triton_kernels", "triton_launch"):
@@ -146,7 +146,7 @@ def law_that_breaks(mutant: Mutant) -> str | None:
 
 
 def compilation_that_shows() -> str | None:
-    from resources import compile_for, launches
+    from bench.kernels.resources import compile_for, launches
 
     for dtype in (torch.float16, torch.float32):
         for launch in launches(dtype, 32, n_rows=128, n_columns=1024):

@@ -1,0 +1,144 @@
+"""What is timed beside the fused kernels, and the one check that each must pass before its time counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from skillaxes_kernels import Projection, accumulate, make_scratch, project, reference, round_directions, which
+
+Result = tuple[Tensor, Tensor | None]
+# Relative to |y| |direction|, and to the largest entry of z. Half precision alone, with its 8 or 11 bits, would fail.
+LARGEST_ERROR = 2e-5
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A panel with a mean ten times its spread, rounded directions, and weights for the second product."""
+
+    panel: Tensor
+    directions: Tensor
+    shift: Tensor
+    weights: Tensor
+
+    @property
+    def panel_bytes(self) -> int:
+        return self.panel.numel() * self.panel.element_size()
+
+
+def make_inputs(b: int, d: int, n: int, dtype: torch.dtype, device: torch.device) -> Inputs:
+    """Seeded on the device itself: a panel of 4 GiB takes long over a wire."""
+    generator = torch.Generator(device).manual_seed(0)
+    shift = 10 * torch.randn(d, generator=generator, device=device)
+    panel = torch.empty((b, d), dtype=dtype, device=device)
+    for start in range(0, b, 4096):
+        rows = panel[start : start + 4096]
+        rows.copy_(torch.randn(rows.shape, generator=generator, device=device).add_(shift))
+    directions = torch.randn((d, n), generator=generator, device=device) / d**0.5
+    weights = torch.randn((b, n), generator=generator, device=device)
+    return Inputs(panel, round_directions(directions, dtype, device), shift, weights)
+
+
+def projectors(inputs: Inputs, compiled: bool) -> dict[str, Callable[[], Result]]:
+    """The ways to dots of centred rows and their squared norms, by name; those that decline are left out."""
+    x, w, m = inputs.panel, inputs.directions, inputs.shift
+    found: dict[str, Callable[[], Result]] = {}
+    for name, backend in _backends(x).items():
+        scratch = make_scratch(x.device, *x.shape, x.dtype, backend)
+        found[name] = _projector(inputs, backend, scratch)
+    if compiled:
+        whole = torch.compile(_centred_project, dynamic=False)
+        found["torch.compile"] = lambda: whole(x, w, m)
+    half = w.to(x.dtype)
+    found["library product"] = lambda: (_product(x, half), None)
+    return found
+
+
+def accumulators(inputs: Inputs, compiled: bool) -> dict[str, Callable[[], Tensor]]:
+    """The ways to ``y^T @ weights``, by name; ours add to what z holds, so their first result is the one to check."""
+    x, m, weights = inputs.panel, inputs.shift, inputs.weights
+    z = torch.zeros((x.shape[1], weights.shape[1]), device=x.device)
+    found: dict[str, Callable[[], Tensor]] = {}
+    for name, backend in _backends(x).items():
+        seen = project(x, inputs.directions, m, backend=backend)
+        found[name] = _accumulator(z, seen, weights)
+    if compiled:
+        whole = torch.compile(_centred_accumulate, dynamic=False)
+        found["torch.compile"] = lambda: whole(x, weights, m)
+    high = weights.to(x.dtype)
+    pair = torch.cat((high, (weights - high.float()).to(x.dtype)), dim=1)
+    found["library product"] = lambda: _product(x.T, pair)
+    return found
+
+
+def error_of_projector(inputs: Inputs, name: str, result: Result, sample: int = 64) -> float:
+    """Worst error of the first and last rows against the float64 definition, relative to ``|y| |direction|``."""
+    rows = torch.cat((inputs.panel[:sample], inputs.panel[-sample:]))
+    dots, norms = (None if t is None else torch.cat((t[:sample], t[-sample:])) for t in result)
+    centred = name != "library product"
+    true = reference.project(rows, inputs.directions, inputs.shift if centred else None)
+    sizes = true.sq_norms.sqrt()[:, None] * inputs.directions.double().norm(dim=0)
+    worst = float(((dots - true.dots) / sizes).abs().max())
+    if norms is not None:
+        worst = max(worst, float(((norms - true.sq_norms) / true.sq_norms).abs().max()))
+    return worst
+
+
+def error_of_accumulator(inputs: Inputs, name: str, z: Tensor, sample: int = 64) -> float:
+    """Worst error of the first and last columns, relative to the size of the sums it is made of."""
+    n = inputs.weights.shape[1]
+    columns = torch.cat((inputs.panel[:, :sample], inputs.panel[:, -sample:]), dim=1).double()
+    shift = torch.cat((inputs.shift[:sample], inputs.shift[-sample:])).double()
+    if name == "library product":
+        z, shift = z[:, :n].float() + z[:, n:].float(), 0 * shift
+    y = columns - shift
+    seen = torch.cat((z[:sample], z[-sample:]))
+    size = columns.norm(dim=0)[:, None] * inputs.weights.double().norm(dim=0)
+    return float(((seen - y.T @ inputs.weights.double()) / size).abs().max())
+
+
+def _backends(panel: Tensor) -> dict[str, str]:
+    if panel.device.type == "cpu":
+        return {"skillaxes on the CPU": "cpu"}
+    fused = which(panel.device, panel.dtype, panel.shape[1], 16).name == "triton"
+    return {**({"fused kernel": "triton"} if fused else {}), "plain torch": "torch"}
+
+
+def _projector(inputs: Inputs, backend: str, scratch: Any) -> Callable[[], Result]:
+    def run() -> Result:
+        seen = project(inputs.panel, inputs.directions, inputs.shift, backend=backend, scratch=scratch)
+        return seen.dots, seen.sq_norms
+
+    return run
+
+
+def _accumulator(z: Tensor, seen: Projection, weights: Tensor) -> Callable[[], Tensor]:
+    z = z.clone()
+
+    def run() -> Tensor:
+        accumulate(z, seen, weights)
+        return z
+
+    return run
+
+
+def _centred_project(x: Tensor, w: Tensor, m: Tensor) -> Result:
+    y = x.float() - m
+    return y @ w, (y * y).sum(dim=1)
+
+
+def _centred_accumulate(x: Tensor, weights: Tensor, m: Tensor) -> Tensor:
+    return (x.float() - m).T @ weights
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    # float32 results from half-precision operands exist in cuBLAS only; a CPU gets float32 operands.
+    if a.dtype == torch.float32:
+        return a @ b
+    if a.device.type == "cpu":
+        return a.float() @ b.float()
+    return torch.mm(a, b, out_dtype=torch.float32)
