@@ -164,7 +164,7 @@ NONE = Nulls((), 0, 0)
         (Scores(score_of(48), None, None, score_of(25)), WEAK, NONE, None, "beats length and random directions"),
         (Scores(score_of(48), None, None, score_of(48)), WEAK, WEAK, None, "no better than text length"),
         (Scores(score_of(48), None, None, score_of(25)), STRONG, WEAK, None, "no better than random directions"),
-        (Scores(score_of(48), None, None, score_of(25)), WEAK, WEAK, 0.42, "sample-dependent (split half 0.4)"),
+        (Scores(score_of(48), None, None, score_of(25)), WEAK, WEAK, 0.42, "sample-dependent (split half 0.42)"),
         (
             Scores(score_of(48), score_of(26), None, score_of(25)), WEAK, WEAK, 0.95,
             "does not hold on texts of other kinds",
@@ -172,7 +172,7 @@ NONE = Nulls((), 0, 0)
         (
             Scores(score_of(27), None, None, score_of(26)), STRONG, WEAK, 0.5,
             "no better than chance; no better than text length; no better than random directions; "
-            "no better than random orders; sample-dependent (split half 0.5)",
+            "no better than random orders; sample-dependent (split half 0.50)",
         ),
         (Scores(), WEAK, WEAK, None, "not scored: too few held-out traces"),
     ],

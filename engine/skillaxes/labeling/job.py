@@ -174,12 +174,15 @@ class _Job:
                 record.update(score_part(scores, _NO_NULLS, _NO_NULLS, Verdict(False, "baselines are missing")))
                 self._write_now_and_then()
                 stage.advance(1)
+        self._tell_money("scores")
         randoms = self._nulls("random directions", material.randoms)
         orders = self._nulls("random orders", material.orders)
         for found, scores, record in zip(labels, scored, self._records, strict=True):
             verdict = self._verdict(found, scores, randoms, orders, record)
             record.update(score_part(scores, randoms, orders, verdict))
         path = self._write()
+        for note in self._labeler.notes():
+            self._progress.note(note)
         return LabelSummary(
             path=path,
             records=tuple(self._records),
@@ -191,8 +194,9 @@ class _Job:
 
     def _labels(self, name: str, choices: Sequence[Choice]) -> list[Label | LabelFailure]:
         with self._progress.stage(name, len(choices), unit="directions") as stage:
-            ask = partial(self._ask, stage=stage)
-            return self._map(ask, choices)
+            found = self._map(partial(self._ask, stage=stage), choices)
+        self._tell_money(name)
+        return found
 
     def _ask(self, choice: Choice, stage: Stage) -> Label | LabelFailure:
         found = ask_label(self._labeler, choice.first.shown, choice.second.shown, purpose_of(choice))
@@ -208,7 +212,14 @@ class _Job:
             for choice, one in zip(choices, labels, strict=True):
                 found.append(score(self._labeler, one, choice, self._options, self._map, pairs_only=True).pairs)
                 stage.advance(1)
+        self._tell_money(f"scores of {name}")
         return nulls(found)
+
+    def _tell_money(self, after: str) -> None:
+        spent = self._labeler.spent()
+        if spent:
+            limit = f" of ${self._options.max_cost:g}" if self._options.max_cost else ""
+            self._progress.note(f"spent after {after}: ${spent:.4f}{limit}")
 
     def _verdict(
         self,

@@ -96,7 +96,7 @@ class KeywordsJudge:
 def weigh(odds: LogOdds, trace: Trace) -> float:
     """Mean z-score over the distinct terms of a trace."""
     terms = trace.terms
-    return sum(odds.z.get(term, 0.0) for term in sorted(terms)) / len(terms) if terms else 0.0
+    return sum(odds.z.get(term, 0.0) for term in terms) / len(terms) if terms else 0.0
 
 
 def _best(z: Mapping[str, float], group: Sequence[Trace], sign: int) -> tuple[str, ...]:

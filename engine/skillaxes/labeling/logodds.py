@@ -25,12 +25,9 @@ class LogOdds:
     z: Mapping[str, float]
 
 
-def count(texts: Iterable[Mapping[str, int]]) -> Counter[str]:
-    """Terms of several texts together."""
-    total: Counter[str] = Counter()
-    for terms in texts:
-        total.update(terms)
-    return total
+def count(texts: Iterable[Iterable[str]]) -> Counter[str]:
+    """In how many texts each term stands. Counted so, no single text decides."""
+    return Counter(term for terms in texts for term in terms)
 
 
 def log_odds(first: Mapping[str, int], second: Mapping[str, int], background: Mapping[str, int]) -> LogOdds:
@@ -38,8 +35,8 @@ def log_odds(first: Mapping[str, int], second: Mapping[str, int], background: Ma
 
     Parameters
     ----------
-    first, second : counts of terms in each group
-    background : counts in texts at large; with the groups themselves added they are the prior's shape. The prior
+    first, second : in how many texts of each group a term stands
+    background : the same in texts at large; with the groups themselves added they are the prior's shape. The prior
         weighs as much as the two groups' mean number of terms.
     """
     n_first, n_second = sum(first.values()), sum(second.values())

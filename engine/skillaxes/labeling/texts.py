@@ -44,9 +44,9 @@ class Trace:
     fields: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
-    def terms(self) -> Mapping[str, int]:
-        """How often each term occurs in the text."""
-        return terms_of(self.text)
+    def terms(self) -> tuple[str, ...]:
+        """The distinct terms of the text, sorted."""
+        return tuple(sorted(terms_of(self.text)))
 
     @cached_property
     def shingles(self) -> frozenset[int]:

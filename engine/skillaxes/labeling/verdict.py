@@ -50,7 +50,7 @@ def judge_score(scores: Scores, random_directions: Nulls, random_orders: Nulls, 
     if scores.disjoint is not None and not scores.disjoint.significant:
         against.append("does not hold on texts of other kinds")
     if split_half is not None and split_half < STABLE:
-        against.append(f"sample-dependent (split half {split_half:.1f})")
+        against.append(f"sample-dependent (split half {split_half:.2f})")
     if not against:
         return Verdict(True, f"beats {_listed(beaten)}")
     return Verdict(False, "; ".join(against))
