@@ -58,6 +58,8 @@ def prepare(store: Store | str | Path, options: dict[str, Any], given: str | Non
     opened = store if isinstance(store, Store) else open_store(store)
     columns = opened.columns if config.layers is None else opened.columns_of(config.layers)
     layers, ids = _layers_in_use(opened, columns)
+    if opened.attributes.layer_ids is not None and len(ids) < len(opened.attributes.layer_ids):
+        config = replace(config, layers=tuple(int(layer) for layer in ids))  # chosen when the store was opened
     n_columns = sum(part.stop - part.start for part in columns)
     config.check_shape(opened.n_rows, n_columns, given=given is not None)
     config = replace(config, pool=min(config.pool, opened.n_rows // 2))

@@ -23,6 +23,7 @@ PANEL_BYTES = 16 << 20  # of a float32 panel on a CPU: with its products it stay
 SAMPLE_ROWS = 1536  # rows of the warm start
 _LEAST_SAMPLE = 256
 _RESERVED_READS = 3  # reads whose blocks and projections are planned for
+_TYPICAL_INTERPRETER = 300 << 20
 _LIBRARIES = 96 << 20  # what torch, pyarrow and the matrix library still allocate for themselves
 GIVEN = "given directions"
 RANDOM_DIRECTIONS = 20  # ranked beside the components, as a baseline for labels
@@ -112,12 +113,11 @@ def make_plan(
     reads = {"krylov": min(_RESERVED_READS, config.max_reads), GIVEN: 1}.get(choice.name, 2) + (config.scale != "none")
     panel_rows = panel_rows_for(n_columns)
     sample = min(SAMPLE_ROWS, store.n_rows)
-    held = _memory(store, config, choice.name, n_columns, width, reads, panel_rows, sample)
-    while held is None and sample > _LEAST_SAMPLE:
+    while sample > _LEAST_SAMPLE and not _fits(store, config, choice.name, n_columns, width, panel_rows, sample):
         sample = max(_LEAST_SAMPLE, sample // 2)
-        held = _memory(store, config, choice.name, n_columns, width, reads, panel_rows, sample)
+    held = _memory(store, config, choice.name, n_columns, width, panel_rows, sample)
     if held is None:
-        raise _too_small(store, config, choice.name, n_columns, width, reads, panel_rows, sample)
+        raise _too_small(store, config, choice.name, n_columns, width, panel_rows, sample)
     cached = min(1.0, held.cache / max(store.nbytes, 1))
     from_store = store.nbytes * (1 + (reads - 1) * (1 - cached))
     return Plan(
@@ -160,11 +160,18 @@ def _widened(directions: int, n_columns: int) -> int:
     return -(-wanted // rule.MULTIPLE) * rule.MULTIPLE
 
 
+def _fits(store: Store, config: DiscoverConfig, solver: str, d: int, width: int, panel_rows: int, sample: int) -> bool:
+    """Whether a sample of that size fits; the same answer in a process that holds other things too."""
+    parts = _parts(store, config, solver, d, width, panel_rows, sample)
+    parts["interpreter"] = _TYPICAL_INTERPRETER + _LIBRARIES
+    return sum(parts.values()) <= memory.budget(config.memory)
+
+
 def _memory(
-    store: Store, config: DiscoverConfig, solver: str, d: int, width: int, reads: int, panel_rows: int, sample: int
+    store: Store, config: DiscoverConfig, solver: str, d: int, width: int, panel_rows: int, sample: int
 ) -> MemoryPlan | None:
     budget = memory.budget(config.memory)
-    parts = _parts(store, config, solver, d, width, reads, panel_rows, sample)
+    parts = _parts(store, config, solver, d, width, panel_rows, sample)
     left = budget - sum(parts.values())
     if left < 0:
         return None
@@ -180,13 +187,11 @@ def _memory(
 
 
 def _parts(
-    store: Store, config: DiscoverConfig, solver: str, d: int, width: int, reads: int, panel_rows: int, sample: int
+    store: Store, config: DiscoverConfig, solver: str, d: int, width: int, panel_rows: int, sample: int
 ) -> dict[str, int]:
     unit_bytes = unit_rows(store) * store.n_features * store.itemsize
     blocks = 1 if solver != "krylov" else min(_RESERVED_READS, config.max_reads)
-    basis = (
-        d * width * (8 * blocks + 48)
-    )  # bases and products in float32; sums and what orthonormalises them in float64
+    basis = d * width * (8 * blocks + 48)  # bases in float32; products, sums and what orthonormalises them in float64
     if solver == "covariance":
         basis += 5 * d * d * 8
     elif solver == "incremental":
@@ -198,15 +203,15 @@ def _parts(
         "buffers": SLOTS * unit_bytes,
         "panel": panel_rows * d * (4 + wide + store.itemsize),
         "basis": basis,
-        "sample": sample * d * store.itemsize,
+        "sample": sample * (d if d == store.n_features else d + store.n_features) * store.itemsize,
         "rows": store.n_rows * 9 + 3 * BLOCK_ROWS * blocks * width * 8 + lists,
     }
 
 
 def _too_small(
-    store: Store, config: DiscoverConfig, solver: str, d: int, width: int, reads: int, panel_rows: int, sample: int
+    store: Store, config: DiscoverConfig, solver: str, d: int, width: int, panel_rows: int, sample: int
 ) -> UsageError:
-    parts = _parts(store, config, solver, d, width, reads, panel_rows, sample)
+    parts = _parts(store, config, solver, d, width, panel_rows, sample)
     needed = sum(parts.values())
     largest = max(parts, key=lambda name: parts[name])
     hint = f"type --memory {(needed >> 20) + 1}MiB or more"

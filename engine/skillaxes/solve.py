@@ -21,12 +21,14 @@ from skillaxes.pca.moments import RowMoments
 from skillaxes.pca.problem import PCAResult, Problem
 from skillaxes.pca.projections import ProjectionStore
 from skillaxes.pca.split_half import Stability, split_half
-from skillaxes.pca.warm_start import WarmStart, warm_start
+from skillaxes.pca.warm_start import WarmStart, as_shift, warm_start
 from skillaxes.planning import GIVEN, RANDOM_DIRECTIONS, Plan
 from skillaxes.progress import Progress
 from skillaxes.ranking.rows import KeptRows, kept_rows
 from skillaxes.stream.panels import Panel, PanelStream
 from skillaxes.stream.sample import sample_segments
+
+_CONSTANT = 1e-6  # spread over distance from the provisional mean, squared, of a column that only rounding moves
 
 
 @dataclass
@@ -162,7 +164,7 @@ class Stages:
 
     def read_once(self, state: krylov.KrylovState, name: str) -> krylov.KrylovState:
         """One read that leaves projections and products, and solves nothing."""
-        return krylov.close_read(self._pass(state, name))[0]
+        return krylov.close_read(self._pass(state, name))
 
     def _pass(self, state: krylov.KrylovState, name: str) -> krylov.KrylovState:
         current = krylov.begin_read(state)
@@ -197,7 +199,9 @@ class Stages:
 
         self.each_panel("read 1 (incremental)", work)
         state = incremental.flush(state)
-        return WarmStart((state.shift + state.mean).float().double().cpu(), state.directions.double(), state.n_seen)
+        return WarmStart(
+            as_shift(state.shift + state.mean, self.problem).cpu(), state.directions.double(), state.n_seen
+        )
 
     def column_scale(self, sample: Tensor) -> Tensor:
         """One read for the spread of every column, of shape (d,), float32: what the columns are multiplied by."""
@@ -215,7 +219,9 @@ class Stages:
         self.world.sum_(sums)
         complete = moments.complete(sums[0], self.world)
         assert complete.delta is not None
-        variance = (sums[1] - complete.n_samples * complete.delta.square()).clamp(min=0) / complete.degrees
+        lost = complete.n_samples * complete.delta.square()
+        variance = (sums[1] - lost).clamp(min=0) / complete.degrees
+        variance[sums[1] - lost <= _CONSTANT * lost] = 0
         if self.config.scale == "layer-rms":
             for part in self.problem.layers:
                 variance[part] = variance[part].mean()

@@ -14,7 +14,7 @@ from skillaxes.cluster.world import ALONE, World
 from skillaxes.pca.centering import Centering
 from skillaxes.pca.moments import RowMoments
 from skillaxes.pca.problem import Problem
-from skillaxes.pca.warm_start import WarmStart
+from skillaxes.pca.warm_start import WarmStart, as_shift
 from skillaxes.stream.panels import Panel
 
 SUBSPACE = 32  # directions kept beside the wanted ones: random directions and split halves live in them
@@ -69,9 +69,9 @@ def begin_read(state: CovarianceState) -> CovarianceState:
 
 def update(state: CovarianceState, panel: Panel) -> CovarianceState:
     """Add one panel."""
-    rows = state.centering.rows(panel, state.moments)
-    state.products.add_(rows.T @ rows)
-    state.sums.add_(rows.sum(dim=0, dtype=torch.float64))
+    rows = state.centering.rows(panel, state.moments).double()
+    state.products.addmm_(rows.T, rows)  # in float64: float32 would blur eigenvalues 1e4 times below the largest
+    state.sums.add_(rows.sum(dim=0))
     return state
 
 
@@ -87,5 +87,4 @@ def finalize(state: CovarianceState) -> WarmStart:
     assert moments.delta is not None
     covariance = (state.products - moments.n_samples * torch.outer(moments.delta, moments.delta)) / moments.degrees
     vectors = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, : k + SUBSPACE]
-    mean = (state.shift + moments.delta).float().double()
-    return WarmStart(mean.cpu(), vectors, moments.n_samples)
+    return WarmStart(as_shift(state.shift + moments.delta, state.problem).cpu(), vectors, moments.n_samples)

@@ -17,6 +17,7 @@ from torch import Tensor
 BATCH_ROWS = 512
 OVERSAMPLING = 4  # directions kept for each one wanted: what is cut off at every batch is the error of the method
 _MINIMUM_EXTRA = 22
+_STEEP = 1e-3  # of the largest square: below it a Gram matrix in float32 is too rough for what is wanted
 _NEGLIGIBLE = 1e-13  # of the largest squared singular value
 
 
@@ -97,6 +98,9 @@ def flush(state: IncrementalState) -> IncrementalState:
         [state.directions.T * state.squares.sqrt().float()[:, None], rows, correction.float()[None]], dim=0
     )
     squares, weights = torch.linalg.eigh((stacked @ stacked.T).double())
+    wanted = min(state.n_components, len(squares))
+    if float(squares[-wanted]) < _STEEP * float(squares[-1]):
+        squares, weights = torch.linalg.eigh(stacked.double() @ stacked.double().T)
     squares, weights = squares.flip(0), weights.flip(1)
     keep = min(state.capacity, int((squares > _NEGLIGIBLE * squares[0].clamp(min=1e-300)).sum()))
     directions = stacked.T @ (weights[:, :keep] / squares[:keep].sqrt()).float()

@@ -21,6 +21,7 @@ from torch import Tensor
 import skillaxes_kernels as kernels
 from skillaxes.cluster.world import ALONE, World
 from skillaxes.pca.bounds import angle_bounds
+from skillaxes.pca.convergence import BLURRED, ZERO, blur, is_last, precision
 from skillaxes.pca.grams import GroupedGrams
 from skillaxes.pca.moments import RowMoments
 from skillaxes.pca.orthonormal import gram, orthonormalize
@@ -32,7 +33,6 @@ from skillaxes.stream.panels import Panel
 
 UTILITY = 2  # columns of a block that carry the mean (first read) or its correction (second), as high and low part
 FLUSH = 16  # panels whose products are summed in float32 before they join the float64 sum
-_THETA_FLOOR = 1e-6  # of the largest eigenvalue: below it float32 data have no direction to converge to
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,12 @@ class KrylovState:
     moments : counts, norms and bad rows, complete after the first read
     shift : Tensor of shape (d,), float64: the provisional mean m
     blocks : p tensors of shape (d, l), float32: the bases as multiplied, utility columns zeroed
-    products : p tensors of shape (d, l), float32: C Omega of each complete read
+    products : p tensors of shape (d, l), float64: C Omega of each complete read
     tables : p tables of kept projections
+    carries_delta : whether the last column of each table holds (x - m)·delta; (x - m)·m if not
     basis_gram : KᵀK of shape (p l, p l), float64
     grams : SᵀS of the kept projections, by group of rows
+    reads : complete reads, those before a restart included
     ritz, residual_norms : the last solution; None before the first read is complete
     done : no further read is needed
     worst : the largest relative residual after each read
@@ -65,6 +67,8 @@ class KrylovState:
     tables: tuple[Projections, ...]
     basis_gram: Tensor
     grams: GroupedGrams
+    reads: int = 0
+    carries_delta: tuple[bool, ...] = ()
     ritz: RitzPairs | None = None
     residual_norms: Tensor | None = None
     done: bool = False
@@ -77,11 +81,6 @@ class KrylovState:
     worst: tuple[float, ...] = ()
     scale: Tensor | None = None
     scratch: kernels.Scratch | None = None
-
-    @property
-    def reads(self) -> int:
-        """Complete reads."""
-        return len(self.products)
 
 
 def init(
@@ -110,16 +109,14 @@ def begin_read(state: KrylovState) -> KrylovState:
     """Round the next block to the dtype of the product and take the rounded block as the basis."""
     problem = state.problem
     width = problem.block_size
-    carried = state.shift if state.reads == 0 else state.moments.delta
+    carried = state.shift if state.moments.delta is None else state.moments.delta
     block = torch.zeros((problem.n_columns, width), dtype=torch.float64, device=problem.device)
     block[:, : state.next_block.shape[1]] = state.next_block
     directions = _round(state, block)
-    if carried is not None:
-        high = _round(state, _one_column(carried, width))[:, -UTILITY].double()
-        low = carried - high
-        pair = torch.zeros_like(block)
-        pair[:, -UTILITY], pair[:, -UTILITY + 1] = high, low
-        directions[:, -UTILITY:] = _round(state, pair)[:, -UTILITY:]
+    high = _round(state, _one_column(carried, width))[:, -UTILITY].double()
+    pair = torch.zeros_like(block)
+    pair[:, -UTILITY], pair[:, -UTILITY + 1] = high, carried - high
+    directions[:, -UTILITY:] = _round(state, pair)[:, -UTILITY:]
     basis = directions.clone()
     basis[:, -UTILITY:] = 0
     state.world.broadcast_(directions)
@@ -128,6 +125,7 @@ def begin_read(state: KrylovState) -> KrylovState:
         directions=directions,
         blocks=(*state.blocks, basis),
         tables=(*state.tables, state.store.new(width - 1)),  # l - 2 projections and the carried one
+        carries_delta=(*state.carries_delta, state.moments.delta is not None),
         partial=torch.zeros((problem.n_columns, width), device=problem.device),
         total=torch.zeros((problem.n_columns, width), dtype=torch.float64, device=problem.device),
         pending=0,
@@ -142,7 +140,7 @@ def update(state: KrylovState, panel: Panel) -> KrylovState:
     projection = kernels.project(panel.rows, state.directions, shift, scale=state.scale, scratch=state.scratch)
     count = panel.count
     carried = projection.dots[:count, -UTILITY] + projection.dots[:count, -UTILITY + 1]
-    if state.reads == 0:
+    if state.moments.delta is None:
         state.moments.add(panel, projection, carried, state.shift, state.scale)
     good = state.moments.good(panel.start, count, projection.dots.device)
     weights = projection.dots
@@ -163,7 +161,7 @@ def update(state: KrylovState, panel: Panel) -> KrylovState:
 
 def end_read(state: KrylovState) -> KrylovState:
     """Solve the Rayleigh-Ritz problem on all blocks, measure the residuals, choose the next block or stop."""
-    state, total = close_read(state)
+    state = close_read(state)
     problem = state.problem
     new = state.blocks[-1]
     cross = torch.cat([gram(block, new) for block in state.blocks], dim=0)  # (p l, l)
@@ -176,67 +174,104 @@ def end_read(state: KrylovState) -> KrylovState:
     norms = residual_norms(state.blocks, state.products, ritz, problem.n_components)
     state = replace(state, basis_gram=basis_gram, grams=grams, ritz=ritz, residual_norms=norms)
     state = replace(state, worst=(*state.worst, float(relative_residuals(state).max())))
-    enough = state.reads >= problem.min_reads
-    if enough and (converged(state) or state.reads >= problem.max_reads):
+    if state.reads >= problem.min_reads and (converged(state) or state.reads >= problem.max_reads):
         return replace(state, done=True)
-    block = orthonormalize(total, state.blocks)
+    block = orthonormalize(state.products[-1], state.blocks)
     block = block[:, : problem.block_size - UTILITY]
-    return replace(state, next_block=block, done=block.shape[1] == 0 and enough)
+    if block.shape[1] == 0 or _is_blurred(state):
+        return _restarted(state)
+    return replace(state, next_block=block)
 
 
-def close_read(state: KrylovState) -> tuple[KrylovState, Tensor]:
-    """Complete the sums of the read under way.
+def _restarted(state: KrylovState) -> KrylovState:
+    """Begin anew with the Ritz vectors themselves as the basis.
 
-    Returns
-    -------
-    state : with the moments and the product C Omega of this read
-    product : Tensor of shape (d, l), float64, the same C Omega before it is rounded
+    Where the leading eigenvalues are very large against the wanted ones, the rounding of the first products hides the
+    residuals of the others; a basis of Ritz vectors keeps the two apart.
     """
+    assert state.ritz is not None
+    width = state.problem.block_size - UTILITY
+    vectors = combine(state.blocks, state.ritz.weights[:, :width])
+    for table in state.tables:
+        table.close()
+    return replace(
+        state,
+        next_block=vectors / torch.linalg.vector_norm(vectors, dim=0),
+        blocks=(),
+        products=(),
+        tables=(),
+        carries_delta=(),
+        basis_gram=state.basis_gram[:0, :0],
+        grams=GroupedGrams(state.problem.seed, state.store.first_row, state.store.n_rows),
+        worst=(),
+    )
+
+
+def close_read(state: KrylovState) -> KrylovState:
+    """Complete the sums of the read under way: the moments after the first one, and the product C Omega of this one."""
     assert state.partial is not None and state.total is not None
     total = state.total
     total.add_(state.partial)
     state.world.sum_(total)
     moments = state.moments
-    if state.reads == 0:
+    if moments.delta is None:
         moments = moments.complete(total[:, -UTILITY].clone(), state.world)
     assert moments.delta is not None
     total[:, -UTILITY:] = 0
     total -= moments.n_samples * torch.outer(moments.delta, state.blocks[-1].double().T @ moments.delta)
     total /= moments.degrees
-    products = (*state.products, total.float())
-    return replace(state, moments=moments, products=products, partial=None, total=None, directions=None), total
+    return replace(
+        state,
+        moments=moments,
+        products=(*state.products, total),
+        reads=state.reads + 1,
+        partial=None,
+        total=None,
+        directions=None,
+    )
 
 
 def _cheap(state: KrylovState) -> bool:
     """Whether Z of the coming read may be rough.
 
-    The Z of a read that is going to be the last serves the residuals alone, in which its block has small weights. A
-    read is
-    taken for the last if it need gain only a fifth of what the read before gained. The first Z must be exact: its
-    weights in the residuals are large, and a rough one would blur what is settled.
+    The Z of the last read serves the residuals alone, in which its block has small weights. The first Z must be exact:
+    its weights are large, and a rough one would blur what is settled.
     """
-    if state.problem.min_reads == 1 or state.reads == 0:
+    if state.problem.min_reads == 1 or not state.products:
         return False
-    if state.reads + 1 >= state.problem.max_reads:
-        return True
-    if len(state.worst) < 2:
-        return False
-    gain = state.worst[-1] / max(state.worst[-2], 1e-300)
-    return 5 * gain * state.worst[-1] < state.problem.tolerance
+    return state.reads + 1 >= state.problem.max_reads or is_last(state.worst, state.problem.tolerance)
+
+
+def _settled_pairs(state: KrylovState) -> Tensor:
+    """Which wanted directions are within the tolerance, or as near as float32 products get, of shape (k,), bool."""
+    assert state.ritz is not None and state.residual_norms is not None
+    k = state.problem.n_components
+    values, norms = state.ritz.values, state.residual_norms[:k]
+    return norms <= torch.maximum(state.problem.tolerance * values[:k], precision(values)[:k])
+
+
+def _is_blurred(state: KrylovState) -> bool:
+    assert state.ritz is not None and state.residual_norms is not None
+    norms = state.residual_norms[: state.problem.n_components]
+    late = ~_settled_pairs(state)
+    return len(state.blocks) > 1 and bool((norms <= BLURRED * blur(state.products, state.ritz, len(norms)))[late].any())
 
 
 def converged(state: KrylovState) -> bool:
-    """Whether every wanted direction is within the tolerance."""
-    return bool((relative_residuals(state) <= state.problem.tolerance).all())
+    """Whether every wanted direction is within the tolerance, or as near as float32 products get."""
+    return bool(_settled_pairs(state).all())
 
 
 def relative_residuals(state: KrylovState) -> Tensor:
-    """||C v - lambda v|| / lambda of the wanted directions, of shape (k,), after at least one complete read."""
+    """||C v - lambda v|| / lambda of the wanted directions, of shape (k,), after at least one complete read.
+
+    Where lambda is zero to working precision, so is the residual: its ratio is given as 0.
+    """
     assert state.ritz is not None and state.residual_norms is not None
-    values = state.ritz.values
-    k = min(state.problem.n_components, len(values))
-    floor = _THETA_FLOOR * float(values[0].clamp(min=0))
-    return state.residual_norms[:k] / values[:k].clamp(min=max(floor, 1e-300))
+    k = state.problem.n_components
+    values, norms = state.ritz.values[:k], state.residual_norms[:k]
+    nothing = values <= ZERO * state.ritz.values[0]
+    return torch.where(nothing, 0.0, norms / values.clamp(min=1e-300))
 
 
 def finalize(state: KrylovState) -> tuple[PCAResult, Tensor]:
@@ -256,7 +291,9 @@ def finalize(state: KrylovState) -> tuple[PCAResult, Tensor]:
     factor = signs((components / lengths).T.float()).double() / lengths
     components = (components * factor).T
     weights = torch.cat([weights[:, :k] * factor, weights[:, k:]], dim=1)
-    bounds = angle_bounds(ritz.values, state.residual_norms, k, moments.total_variance, state.problem.block_size)
+    bounds = angle_bounds(
+        ritz.values, state.residual_norms, k, moments.total_variance, state.problem.block_size, moments.n_samples
+    )
     result = PCAResult(
         components=components.cpu(),
         mean=(state.shift + moments.delta).cpu(),

@@ -10,10 +10,11 @@ from torch import Tensor
 
 import skillaxes_kernels as kernels
 from skillaxes.cluster.world import World
-from skillaxes.errors import BadRowsError
+from skillaxes.errors import BadRowsError, StoreError
 from skillaxes.pca.problem import Problem
 from skillaxes.stream.panels import Panel
 
+_EQUAL = 1e-6  # spread over distance from the provisional mean, squared, of rows that only rounding tells apart
 _CANCELLED = 1e-3  # |x|² over |x - m|² under which float32 has lost too many digits of |x|²
 _NAMED = 8  # bad rows that a message names
 
@@ -73,7 +74,7 @@ class RowMoments:
         count, at = panel.count, panel.start - self.first_row
         bad = projection.bad[:count]
         if bool(bad.any()):
-            self._note_bad(panel, bad)
+            self._note_bad(panel, bad, projection.overflowed[:count])
         squares = projection.sq_norms[:count].double()
         raw = squares + 2 * carried.double() + shift.square().sum()
         doubtful = (raw < _CANCELLED * squares) & ~bad
@@ -101,25 +102,38 @@ class RowMoments:
         squares = self.layer_squares.clone()
         world.sum_(counts, squares)
         n_samples = int(counts[0])
-        if n_samples < 2:
-            raise BadRowsError(f"{n_samples} rows are finite: at least 2 are needed")
+        least = max(2, self.problem.n_components)
+        if n_samples < least:
+            raise BadRowsError(
+                f"{n_samples:,} rows are finite: {self.problem.n_components} components need at least {least:,}; "
+                "mend the store, or ask for fewer with --components"
+            )
         delta = sums / n_samples
         degrees = n_samples - 1
-        total = max(float((counts[1] - n_samples * delta.square().sum().cpu()) / degrees), 0.0)
+        apart = float(counts[1]) - n_samples * float(delta.square().sum())
+        if apart <= _EQUAL * float(counts[1]):
+            raise StoreError(
+                f"all {n_samples:,} rows are equal, or nearer to each other than float32 can tell: there are no "
+                "directions to find; check what was captured, or multiply the matrix by a constant"
+            )
+        total = apart / degrees
         lost = torch.stack([delta[part].square().sum() for part in self.problem.layers]) if self.problem.layers else 0
         layer_variance = (squares - n_samples * lost) / degrees
         return replace(
             self, n_samples=n_samples, delta=delta, total_variance=total, layer_variance=layer_variance.clamp(min=0)
         )
 
-    def _note_bad(self, panel: Panel, bad: Tensor) -> None:
+    def _note_bad(self, panel: Panel, bad: Tensor, overflowed: Tensor) -> None:
         rows = panel.start + bad.nonzero()[:, 0].cpu().numpy()
         self.bad[rows - self.first_row] = True
         if not self.problem.skip_bad_rows:
             named = ", ".join(f"{row:,}" for row in rows[:_NAMED])
+            what, remedy = "NaN or infinity", "mend the store"
+            if bool(overflowed.any()):
+                what, remedy = "a norm beyond float32 (1.8e19)", "divide the matrix by a constant"
             more = f" and {len(rows) - _NAMED} more close by" if len(rows) > _NAMED else ""
             raise BadRowsError(
-                f"NaN or infinity in row {named}{more}: mend the store, or leave such rows out with --bad-rows skip",
+                f"{what} in row {named}{more}: {remedy}, or leave such rows out with --bad-rows skip",
                 tuple(int(row) for row in rows),
             )
 

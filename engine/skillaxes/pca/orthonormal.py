@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 DEPENDENT = 1e-10  # squared length, relative to 1, under which what is left of a column is rounding
+ROUNDING = 1e-6  # of a unit column: less than that left over from a float32 product is its rounding
 _ROUGHLY_DEPENDENT = 1e-6
 _ROWS = 8192  # rows of a tall block that are held in float64 at once
 
@@ -32,9 +33,10 @@ def orthonormalize(block: Tensor, against: Sequence[Tensor] = ()) -> Tensor:
     for _ in range(2):
         for other in against:
             block = block - other.double() @ _solve(other, gram(other, block))
-        block = _symmetric(block, DEPENDENT)
+        block = _unit_columns(block, shortest=ROUNDING)
         if block.shape[1] == 0:
             return block
+        block = _symmetric(block, DEPENDENT)
     return block
 
 
@@ -49,9 +51,10 @@ def rough_orthonormal(block: Tensor) -> Tensor:
     return block @ (vectors[:, keep] / values[keep].sqrt()).flip(1).float()
 
 
-def _unit_columns(block: Tensor) -> Tensor:
+def _unit_columns(block: Tensor, shortest: float = 0.0) -> Tensor:
     lengths = torch.linalg.vector_norm(block, dim=0)
-    return block[:, lengths > 0] / lengths[lengths > 0]
+    keep = lengths > shortest
+    return block[:, keep] / lengths[keep]
 
 
 def _symmetric(block: Tensor, threshold: float) -> Tensor:

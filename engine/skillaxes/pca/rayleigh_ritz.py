@@ -67,7 +67,7 @@ def residual_norms(blocks: tuple[Tensor, ...], products: tuple[Tensor, ...], rit
         basis = torch.cat([block[at : at + rows] for block in blocks], dim=1)
         product = torch.cat([block[at : at + rows] for block in products], dim=1)
         first = product.double() @ exact - (basis.double() @ exact) * ritz.values[:n_exact]
-        others = product @ rest - (basis @ rest) * ritz.values[n_exact:].float()
+        others = product.float() @ rest - (basis @ rest) * ritz.values[n_exact:].float()
         squares[:n_exact] += first.square().sum(dim=0)
         squares[n_exact:] += others.square().sum(dim=0)
     return squares.sqrt()

@@ -22,7 +22,7 @@ class WarmStart:
 
     Attributes
     ----------
-    shift : Tensor of shape (d,), float64 holding float32 values: the provisional mean
+    shift : Tensor of shape (d,), float64: the provisional mean, see :func:`as_shift`
     block : Tensor of shape (d, b), float64, orthonormal columns
     n_rows : sampled rows
     """
@@ -48,11 +48,17 @@ def warm_start(problem: Problem, sample: Tensor, n_directions: int, scale: Tenso
     if n_led > 0:
         rough = torch.randn((problem.n_columns, n_led), generator=generator).to(problem.device)
         for _ in range(1 + ITERATIONS):
-            rough = rough_orthonormal(passes.covariance(rough))
+            if rough.shape[1]:  # rows that are all equal lead nowhere
+                rough = rough_orthonormal(passes.covariance(rough))
         block = orthonormalize(rough.double())
     filling = torch.randn((problem.n_columns, width - block.shape[1]), generator=generator)
     extra = orthonormalize(filling.to(problem.device).double(), [block])
     return WarmStart(shift, torch.cat([block, extra], dim=1), len(sample))
+
+
+def as_shift(mean: Tensor, problem: Problem) -> Tensor:
+    """A mean (d,) as the kernels subtract it, float64: rounded to float32, unless the rows are float64 themselves."""
+    return mean.double() if problem.panel_dtype == torch.float64 else mean.float().double()
 
 
 class _Sample:
@@ -65,7 +71,7 @@ class _Sample:
             sample = sample[torch.isfinite(sample).all(dim=1)]
             mean = self._mean(sample)
         self._sample = sample
-        self.shift = (mean if scale is None else mean * scale.double()).float().double()
+        self.shift = as_shift(mean if scale is None else mean * scale.double(), problem)
 
     def _panels(self, sample: Tensor) -> Iterator[Tensor]:
         size = self._problem.panel_rows
