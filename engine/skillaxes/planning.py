@@ -191,7 +191,8 @@ def _parts(
 ) -> dict[str, int]:
     unit_bytes = unit_rows(store) * store.n_features * store.itemsize
     blocks = 1 if solver != "krylov" else min(_RESERVED_READS, config.max_reads)
-    basis = d * width * (8 * blocks + 48)  # bases in float32; products, sums and what orthonormalises them in float64
+    # Bases in float32; products, sums and what orthonormalises them in float64.
+    basis = d * width * (12 * blocks + 48)
     if solver == "covariance":
         basis += 5 * d * d * 8
     elif solver == "incremental":
