@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
 
@@ -35,6 +39,19 @@ class ViewFile(io.RawIOBase):
         buffer[: len(piece)] = piece
         self._at += len(piece)
         return len(piece)
+
+
+# What zipfile and zlib raise over damaged, encrypted or unusual files.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, OSError, RuntimeError, EOFError, struct.error)
+
+
+@contextmanager
+def unzipping() -> Iterator[None]:
+    """Damage within it is a SourceError."""
+    try:
+        yield
+    except _DAMAGE as error:
+        raise SourceError(f"the file is a damaged or unusual zip: {' '.join(str(error).split())}") from error
 
 
 @dataclass(frozen=True)
@@ -74,8 +91,6 @@ def members(data: memoryview) -> dict[str, Member]:
     ------
     SourceError : damaged
     """
-    try:
+    with unzipping():
         archive = zipfile.ZipFile(io.BufferedReader(ViewFile(data)))
-    except (zipfile.BadZipFile, ValueError, OSError) as error:
-        raise SourceError(f"the file is a damaged zip: {error}") from error
     return {info.filename: Member(archive, info, data) for info in archive.infolist()}

@@ -10,7 +10,7 @@ from typing import IO, Any
 import numpy as np
 
 from skillaxes.errors import SourceError
-from skillaxes.ingest.archive import Member, ViewFile, members
+from skillaxes.ingest.archive import Member, ViewFile, members, unzipping
 from skillaxes.ingest.matrix import MappedFile, Matrix, StreamMatrix, ViewMatrix, unusable
 from skillaxes.ingest.rebuild import Values
 
@@ -68,7 +68,7 @@ def read_npy(mapped: MappedFile) -> dict[str, Matrix]:
 
 
 def _npy_stream(member: Member) -> Matrix:
-    with member.open() as stream:
+    with unzipping(), member.open() as stream:
         shape, fortran, dtype = _npy_header(stream)
     if dtype.kind not in _NUMBERS:
         return unusable(shape, "object" if dtype.hasobject else dtype.name)

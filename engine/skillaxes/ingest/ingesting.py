@@ -19,10 +19,11 @@ from skillaxes.ingest.tables import id_column, read_ids
 from skillaxes.ingest.trace_ids import load_ids
 from skillaxes.progress import SILENT, Progress
 from skillaxes.store import StoreWriter, crc32c, create_store, open_store
+from skillaxes.store.attributes import fit, parse
 from skillaxes.store.dtypes import DTYPES, bad_rows, convert, holder, overflowing_rows
 from skillaxes.store.rows import name_rows
 
-_BLOCK_BYTES = 32 << 20  # of a block on its way: enough to be fast, and a few of them fit anywhere
+_BLOCK_BYTES = 16 << 20  # of a block on its way: enough to be fast, and a few of them fit anywhere
 _BAD_ROWS_KEPT = 1_000
 _OVERHEAD = 1.01  # files and checksums beside the values
 
@@ -122,6 +123,18 @@ def ingest(
         raise UsageError(f"dtype is {dtype!r}; needed: one of {', '.join(DTYPES)}")
     found = open_source(source, key)
     shape = found.matrix.shape
+    known = parse(
+        {
+            "layer_ids": None if layer_ids is None else list(layer_ids),
+            "hidden": hidden,
+            "model": model,
+            "revision": revision,
+            "hook": hook,
+            "pooling": pooling,
+            "token_range": token_range,
+        }
+    )
+    attributes = fit(known, shape[1:])
     ids = _ids_of(found, trace_ids, id_field)
     if ids is not None and len(ids) != shape[0]:
         raise SourceError(f"there are {len(ids)} trace ids for the {shape[0]} rows of {source}; needed: one a row")
@@ -135,13 +148,7 @@ def ingest(
             n_rows=shape[0],
             n_features=math.prod(shape[1:]),
             layered=len(shape) == 3,
-            layer_ids=layer_ids,
-            hidden=shape[2] if len(shape) == 3 and hidden is None else hidden,
-            model=model,
-            revision=revision,
-            hook=hook,
-            pooling=pooling,
-            token_range=token_range,
+            **vars(attributes),
             chunk_rows=chunk_rows,
             shard_size=shard_size,
             overwrite=True,

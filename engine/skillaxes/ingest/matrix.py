@@ -17,10 +17,12 @@ from typing import IO, Protocol
 import numpy as np
 
 from skillaxes.errors import SourceError
+from skillaxes.ingest.archive import unzipping
 from skillaxes.ingest.rebuild import Values
 from skillaxes.store.dtypes import DTYPES
 
 _NAMED = 8
+_HELD_BYTES = 8 << 20  # of a column-major file at a time
 
 
 class MappedFile:
@@ -56,6 +58,10 @@ class Matrix(Protocol):
     def blocks(self, rows: int) -> Iterator[np.ndarray]:
         """All rows in order, at most ``rows`` at a time."""
         ...
+
+
+def _native(block: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(block, dtype=block.dtype.newbyteorder("="))
 
 
 @dataclass(frozen=True)
@@ -96,9 +102,9 @@ class ViewMatrix:
     def blocks(self, rows: int) -> Iterator[np.ndarray]:
         first = self.pieces[0]
         columns = math.prod(first.shape[1:])
-        native = first.dtype.newbyteorder("=")
-        if first.strides[0] < first.strides[-1]:
-            rows *= 4  # column-major: taller blocks, or every page of the file would be fetched many times
+        by_columns = first.strides[0] < first.strides[-1]
+        if by_columns:
+            rows *= 2  # taller blocks, or every page of the file would be fetched many times
         ends = list(accumulate(len(piece) for piece in self.pieces))
         for start in range(0, ends[-1], rows):
             stop = min(start + rows, ends[-1])
@@ -111,8 +117,17 @@ class ViewMatrix:
                 at = min(stop, ends[place])
                 place += 1
             block = parts[0] if len(parts) == 1 else np.concatenate(parts)
-            yield np.ascontiguousarray(block, dtype=native).reshape(len(block), columns)
+            yield (self._turned(block) if by_columns else _native(block)).reshape(len(block), columns)
             self.release()
+
+    def _turned(self, block: np.ndarray) -> np.ndarray:
+        """A column-major block in C order, some columns at a time, so that few pages of the file are held."""
+        turned = np.empty(block.shape, dtype=block.dtype.newbyteorder("="))
+        at_once = max(1, _HELD_BYTES * block.shape[-1] // max(1, block.nbytes))
+        for start in range(0, block.shape[-1], at_once):
+            turned[..., start : start + at_once] = block[..., start : start + at_once]
+            self.release()
+        return turned
 
 
 def unusable(shape: tuple[int, ...], dtype: str) -> Matrix:
@@ -139,17 +154,16 @@ class StreamMatrix:
 
     def blocks(self, rows: int) -> Iterator[np.ndarray]:
         columns = math.prod(self.shape[1:])
-        native = self.numbers.newbyteorder("=")
-        with self.open() as stream:
+        with unzipping(), self.open() as stream:
             if self.fortran:  # its first row is complete only when all of it was read
                 whole = self._read(stream, self.shape[0] * columns).reshape(self.shape, order="F")
                 for start in range(0, self.shape[0], rows):
                     block = whole[start : start + rows]
-                    yield np.ascontiguousarray(block, dtype=native).reshape(len(block), columns)
+                    yield _native(block).reshape(len(block), columns)
                 return
             for start in range(0, self.shape[0], rows):
                 count = min(rows, self.shape[0] - start)
-                yield self._read(stream, count * columns).reshape(count, columns).astype(native, copy=False)
+                yield _native(self._read(stream, count * columns).reshape(count, columns))
 
     def _read(self, stream: IO[bytes], count: int) -> np.ndarray:
         values = np.empty(count, dtype=self.numbers)

@@ -84,7 +84,7 @@ class DtypeStandIn:
         except TypeError:
             raise Malformed(f"a numpy.dtype with the unknown code {shown(self.code)}") from None
         if dtype.kind not in _KINDS:
-            raise SourceError(f"the array holds {dtype.name}, not numbers")
+            raise SourceError(f"the array holds {dtype.name}; needed: numbers")
         dtype = dtype.newbyteorder(self.order)
         return dtype, dtype.newbyteorder("=").name
 

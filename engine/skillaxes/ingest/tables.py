@@ -12,6 +12,7 @@ import numpy as np
 from skillaxes.errors import SourceError
 from skillaxes.ingest.matrix import Matrix
 
+_SMALLER = 4
 _FLOATS = {"halffloat": "float16", "float": "float32", "double": "float64"}
 
 
@@ -49,7 +50,8 @@ class ColumnMatrix:
 
     def blocks(self, rows: int) -> Iterator[np.ndarray]:
         first = 0
-        for batch in _batches(self.path, self.column, rows):
+        # arrow holds each number several times while it decodes
+        for batch in _batches(self.path, self.column, max(1, rows // _SMALLER)):
             yield self._dense(batch, first)
             first += len(batch)
 

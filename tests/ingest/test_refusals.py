@@ -1,0 +1,483 @@
+"""Law: a pickle that asks for more than an array needs is refused by name, and nothing of it runs."""
+
+from __future__ import annotations
+
+import codecs
+import copyreg
+import functools
+import importlib
+import io
+import operator
+import os
+import pickle
+import struct
+import subprocess
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from skillaxes.errors import SourceError
+from skillaxes.ingest import ingest, open_source
+from skillaxes.ingest.machine import Malformed, Refused
+from skillaxes.ingest.torch_files import read
+
+PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
+
+
+class Asks:
+    """Pickles as a call of ``function``."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any, state: Any = None) -> None:
+        self.made = (function, arguments, state) if state is not None else (function, arguments)
+
+    def __reduce__(self) -> Any:
+        return self.made
+
+
+@pytest.fixture
+def marker(tmp_path: Path) -> Path:
+    return tmp_path / "it-ran"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_ran(marker: Path) -> Any:
+    yield
+    assert not marker.exists()
+
+
+def refusal(content: bytes) -> str:
+    with pytest.raises(Refused) as caught:
+        read(memoryview(content))
+    message = str(caught.value)
+    assert message.startswith("refused:") and "\n" not in message
+    return message
+
+
+CALLS: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
+    ("builtins.eval", eval, ("open({0!r}, 'w')",)),
+    ("builtins.exec", exec, ("open({0!r}, 'w')",)),
+    ("io.open", open, ("{0}", "w")),
+    ("builtins.getattr", getattr, (os, "system")),
+    ("builtins.__import__", __import__, ("os",)),
+    ("builtins.compile", compile, ("1", "a", "eval")),
+    ("posix.system", os.system, ("touch {0}",)),
+    ("os._Environ", type(os.environ), ()),
+    ("subprocess.Popen", subprocess.Popen, (["touch", "{0}"],)),
+    ("importlib.import_module", importlib.import_module, ("antigravity",)),
+    ("operator.attrgetter", operator.attrgetter, ("system",)),
+    ("functools.partial", functools.partial, (os.system, "touch {0}")),
+    ("_pickle.loads", pickle.loads, (b"cos\nsystem\n(S'touch {0}'\ntR.",)),
+    ("_codecs.decode", codecs.decode, (b"x\x9c\x03\x00\x00\x00\x00\x01", "zip")),
+    ("copyreg._reconstructor", copyreg._reconstructor, (object, object, None)),  # type: ignore[attr-defined]
+    ("numpy.load", np.load, ("{0}", None, True)),
+    ("numpy.fromfile", np.fromfile, ("/etc/passwd",)),
+    ("numpy.memmap", np.memmap, ("{0}", "f4", "w+", 0, (3,))),
+    ("torch.serialization.load", torch.load, ("{0}",)),
+    ("torch.hub.load", torch.hub.load, ("a/b", "c")),
+    ("torch.jit._serialization.load", torch.jit.load, ("{0}",)),
+    ("torch._utils._rebuild_wrapper_subclass", torch._utils._rebuild_wrapper_subclass, ()),
+]
+
+
+def filled(value: Any, marker: Path) -> Any:
+    if isinstance(value, str):
+        return value.replace("{0}", str(marker)).replace("{0!r}", repr(str(marker)))
+    if isinstance(value, bytes):
+        return value.replace(b"{0}", str(marker).encode())
+    if isinstance(value, list):
+        return [filled(item, marker) for item in value]
+    return value
+
+
+@pytest.mark.parametrize(("name", "function", "arguments"), CALLS, ids=[call[0] for call in CALLS])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_calls_are_refused_by_name(
+    name: str, function: Callable[..., Any], arguments: tuple[Any, ...], protocol: int, marker: Path
+) -> None:
+    arguments = tuple(filled(argument, marker) for argument in arguments if argument is not os)
+    content = pickle.dumps(Asks(function, *arguments), protocol)
+    named = name.rpartition(".")[2]
+    assert f".{named}, which no array needs" in refusal(content)
+    if protocol > 2:  # older ones go by Python 2's names, which are several to one
+        assert f"asks for {name}," in refusal(content)
+
+
+def test_the_message_is_the_same_from_the_front_door(tmp_path: Path, marker: Path) -> None:
+    for suffix in (".pkl", ".pickle", ".pt", ".pth"):
+        source = tmp_path / f"gradmat{suffix}"
+        source.write_bytes(pickle.dumps(Asks(eval, f"open({str(marker)!r}, 'w')")))
+        with pytest.raises(SourceError) as caught:
+            ingest(source, tmp_path / "s.zarr")
+        assert f"{source}: refused: the pickle asks for builtins.eval" in str(caught.value)
+        assert caught.value.exit_code == 2
+    assert not any(path.name.startswith("s.zarr") for path in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_beside_an_array(protocol: int, marker: Path) -> None:
+    evil = Asks(os.system, f"touch {marker}")
+    good = np.ones((3, 4))
+    for content in ([good, evil], {"x": good, "y": evil}, (evil, good), {"deep": [{"er": [evil]}]}):
+        assert "posix.system" in refusal(pickle.dumps(content, protocol))
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_within_an_object_array(protocol: int, marker: Path) -> None:
+    values = np.array([[Asks(os.system, f"touch {marker}")]], dtype=object)
+    assert "posix.system" in refusal(pickle.dumps(values, protocol))
+    harmless = np.array([["text", 1]], dtype=object)
+    with pytest.raises(SourceError, match="Python objects"):
+        read(memoryview(pickle.dumps(harmless, protocol)))
+
+
+def opcodes(*parts: bytes) -> bytes:
+    return b"".join(parts)
+
+
+def text(value: str) -> bytes:
+    return pickle.SHORT_BINUNICODE + bytes([len(value)]) + value.encode()
+
+
+def stack_global(module: str, name: str) -> bytes:
+    return text(module) + text(name) + pickle.STACK_GLOBAL
+
+
+DOTTED = [
+    ("os", "system"),
+    ("numpy", "core.multiarray._reconstruct"),
+    ("numpy", "ndarray.tofile"),
+    ("numpy", "dtype.__class__"),
+    ("collections", "OrderedDict.fromkeys"),
+    ("collections", "abc.sys.modules"),
+    ("torch.storage", "_load_from_bytes.__globals__"),
+    ("torch.storage", "torch.serialization.load"),
+    ("torch._utils", "_rebuild_tensor_v2.__globals__"),
+    ("_codecs", "encode.__self__"),
+    ("numpy.core.multiarray", "os.system"),
+    ("", ""),
+    ("torch", "Storage\x00"),
+    ("NUMPY", "ndarray"),
+]
+
+
+@pytest.mark.parametrize(("module", "name"), DOTTED)
+def test_names_that_look_like_admitted_ones(module: str, name: str) -> None:
+    called = opcodes(b"\x80\x04", stack_global(module, name), b"(tR.")
+    assert "refused: the pickle asks for" in refusal(called)
+    if "\x00" not in name:
+        assert f"{module}.{name}" in refusal(called)
+        assert f"{module}.{name}" in refusal(opcodes(b"c", module.encode(), b"\n", name.encode(), b"\n(tR."))
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"(S'touch x'\nios\nsystem\n.", "os.system"),  # INST
+        (b"(cos\nsystem\nS'touch x'\no.", "os.system"),  # OBJ
+        (b"\x80\x02cos\nsystem\nU\x05touch\x85\x81.", "os.system"),  # NEWOBJ
+        (b"(inumpy\nndarray\n.", "makes an object of numpy.ndarray"),
+        (b"(cnumpy\nndarray\no.", "makes an object of numpy.ndarray"),
+        (b"\x80\x02cnumpy\nndarray\n)\x81.", "makes an object of numpy.ndarray"),
+        (b"\x80\x04cnumpy\nndarray\n)}\x92.", "makes an object of numpy.ndarray"),
+        (b"\x80\x02cnumpy\nndarray\n)R.", "calls numpy.ndarray"),
+        (b"\x80\x02\x82\x01.", "extension code"),
+        (b"\x80\x02\x83\x01\x00.", "extension code"),
+        (b"\x80\x02\x84\x01\x00\x00\x00.", "extension code"),
+        (b"Pid\n.", "persistent id"),
+        (b"\x80\x02NQ.", "persistent id"),
+        (b"\x80\x05\x97.", "out-of-band"),
+        (b"\x80\x05N\x98.", "out-of-band"),
+        (b"\x80\x04\x8f.", "a set"),
+        (b"\x80\x04(\x91.", "a set"),
+        (b"\x80\x02}}b.", "sets the state of something that is no array"),
+        (b"\x80\x02cnumpy\nndarray\n}b.", "sets the state of something that is no array"),
+        (b"\x80\x02]NNb.", "sets the state"),
+        (b"\x80\x02K\x01)R.", "calls something that is no function"),
+        (b"\x80\x02X\x04\x00\x00\x00eval)R.", "calls something that is no function"),
+        (b"\x80\x02cnumpy\nndarray\nK\x01a.", "no list or dict"),
+        (b"\x80\x02}(K\x01\x85K\x02u.", "keys are neither texts nor numbers"),
+        (b"\xff.", "uses opcode"),
+    ],
+)
+def test_other_ways_to_make_objects(content: bytes, what: str) -> None:
+    assert what in refusal(content)
+
+
+@pytest.mark.parametrize("kind", ["matrix", "memmap", "recarray"])
+def test_other_classes_rebuilt_as_arrays(kind: str) -> None:
+    content = opcodes(
+        b"\x80\x04",
+        stack_global("numpy.core.multiarray", "_reconstruct"),
+        stack_global("numpy", kind),
+        b"K\x00\x85C\x01b\x87R.",
+    )
+    assert f"numpy.{kind}" in refusal(content)
+    swapped = opcodes(
+        b"\x80\x04",
+        stack_global("numpy.core.multiarray", "_reconstruct"),
+        stack_global("numpy", "dtype"),
+        b"K\x00\x85C\x01b\x87R.",
+    )
+    assert "rebuilds numpy.dtype as if it were an array" in refusal(swapped)
+
+
+@pytest.mark.parametrize("codec", ["zip_codec", "rot13", "hex", "utf-8", "unicode_escape"])
+def test_other_codecs(codec: str) -> None:
+    content = opcodes(b"\x80\x04", stack_global("_codecs", "encode"), text("x"), text(codec), b"\x86R.")
+    assert f"asks for the codec {codec}" in refusal(content)
+
+
+def storage_load(raw: bytes) -> bytes:
+    return opcodes(
+        b"\x80\x04",
+        stack_global("torch.storage", "_load_from_bytes"),
+        b"B",
+        struct.pack("<I", len(raw)),
+        raw,
+        b"\x85R.",
+    )
+
+
+def test_within_torchs_nested_load(marker: Path) -> None:
+    """``torch.storage._load_from_bytes`` itself would run these."""
+    evil = pickle.dumps(Asks(os.system, f"touch {marker}"))
+    assert "posix.system" in refusal(storage_load(evil))
+    assert "posix.system" in refusal(storage_load(storage_load(evil)))
+    zipped = io.BytesIO()
+    torch.save({"a": Asks(os.system, f"touch {marker}")}, zipped)
+    assert "posix.system" in refusal(storage_load(zipped.getvalue()))
+    old = io.BytesIO()
+    torch.save(Asks(os.system, f"touch {marker}"), old, _use_new_zipfile_serialization=False)
+    assert "posix.system" in refusal(storage_load(old.getvalue()))
+    assert "posix.system" in refusal(old.getvalue())
+    assert "posix.system" in refusal(zipped.getvalue())
+    assert "no storage where a tensor's storage belongs" in refusal(storage_load(pickle.dumps({"a": 1})))
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_within_every_pickle_of_torchs_old_format(place: int, marker: Path) -> None:
+    file = io.BytesIO()
+    torch.save(torch.ones(2, 2), file, _use_new_zipfile_serialization=False)
+    content = file.getvalue()
+    ends = []
+    stream = io.BytesIO(content)
+    for _ in range(5):  # magic, version, system, tensor, keys
+
+        class Skip(pickle.Unpickler):
+            def persistent_load(self, _: Any) -> Any:
+                return torch.FloatStorage(4)
+
+        Skip(stream).load()
+        ends.append(stream.tell())
+    start = ([0, *ends])[place]
+    evil = pickle.dumps(Asks(os.system, f"touch {marker}"), 2)
+    assert "posix.system" in refusal(content[:start] + evil + content[ends[place] :])
+
+
+def test_other_persistent_objects_of_torch() -> None:
+    file = io.BytesIO()
+    torch.save(torch.ones(2, 2), file, _use_new_zipfile_serialization=False)
+    assert "outside of it" in refusal(file.getvalue().replace(b"X\x07\x00\x00\x00storage", b"X\x07\x00\x00\x00modules"))
+
+
+def test_torchscript(tmp_path: Path) -> None:
+    path = tmp_path / "m.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("m/data.pkl", b"\x80\x02N.")
+        archive.writestr("m/code/__torch__.py", "def f(): pass")
+    with pytest.raises(Refused, match="TorchScript program"):
+        open_source(path)
+
+
+@pytest.mark.parametrize("kind", ["numpy", "npz"])
+def test_object_arrays_in_numpy_files(tmp_path: Path, kind: str, marker: Path) -> None:
+    evil = np.array([[Asks(os.system, f"touch {marker}")]], dtype=object)
+    path = tmp_path / f"x.{'npy' if kind == 'numpy' else 'npz'}"
+    if kind == "numpy":
+        np.save(path, evil, allow_pickle=True)
+    else:
+        np.savez(path, evil)
+    with pytest.raises(SourceError, match=r"Python objects \(dtype object\), not numbers; nothing of it was unpickled"):
+        open_source(path)
+
+
+# -- damage and claims ------------------------------------------------------------------------------------------------
+
+CLAIMS = [
+    b"\x80\x04\x8e" + struct.pack("<Q", 1 << 62) + b"xx.",  # BINBYTES8
+    b"\x80\x05\x96" + struct.pack("<Q", 1 << 40) + b"xx.",  # BYTEARRAY8
+    b"\x80\x04\x8d" + struct.pack("<Q", 1 << 62) + b"xx.",  # BINUNICODE8
+    b"\x80\x04B" + struct.pack("<I", (1 << 32) - 1) + b"xx.",
+    b"\x80\x02\x8b" + struct.pack("<i", -5) + b"xx.",  # LONG4
+    b"\x80\x02T" + struct.pack("<i", -5) + b"xx.",
+    b"\x80\x04\x95" + struct.pack("<Q", (1 << 64) - 1),
+    b"I" + b"9" * 100_000 + b"\n.",
+    b"\x80\x02r" + struct.pack("<I", 5) + b".",
+    b"\x80\x02j" + struct.pack("<I", 5) + b".",
+    b"\x80\x09N.",
+    b"Vabc",
+    b"S'abc\n.",
+    b"",
+    b".",
+    b"\x80",
+    b"tR.",
+    b"\x80\x02(.",
+    b"\x80\x02Q.",
+    b"\x80\x02}K\x01s.",
+    b"\x80\x02}(K\x01u.",
+    b"\x80\x02X\x02\x00\x00\x00\xff\xff.",
+    b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.",  # torch's magic number and nothing behind it
+    b"PK\x03\x04",
+    b"PK\x03\x04" + bytes(100),
+]
+
+
+@pytest.mark.parametrize("content", CLAIMS, ids=range(len(CLAIMS)))
+def test_lengths_that_are_merely_claimed(content: bytes) -> None:
+    began = time.perf_counter()
+    with pytest.raises(SourceError):
+        read(memoryview(content))
+    assert time.perf_counter() - began < 1
+
+
+def numpy_state(shape: bytes, raw: bytes = b"C\x04abcd") -> bytes:
+    """An array of float32 with any shape and bytes."""
+    return opcodes(
+        b"\x80\x04",
+        stack_global("numpy.core.multiarray", "_reconstruct"),
+        stack_global("numpy", "ndarray"),
+        b"K\x00\x85C\x01b\x87R(K\x01",
+        shape,
+        stack_global("numpy", "dtype"),
+        text("f4"),
+        b"\x89\x88\x87R\x89",
+        raw,
+        b"tb.",
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        numpy_state(b"\x8a\x06" + (1 << 40).to_bytes(6, "little") + b"\x85"),
+        numpy_state(b"J\xff\xff\xff\xffJ\xff\xff\xff\xff\x86"),  # (-1, -1)
+        numpy_state(b"G" + struct.pack(">d", 1.0) + b"\x85"),
+        numpy_state(b"K\x00\x8a\x09" + (1 << 66).to_bytes(9, "little") + b"\x86"),
+        numpy_state(b"K\x02\x85"),
+        numpy_state(b"K\x01\x85", b"]"),
+        numpy_state(b"K\x01\x85", b"N"),
+        numpy_state(b"K\x01\x85", text("abcd")),
+        numpy_state(b"(" + b"K\x01" * 40 + b"t"),
+    ],
+)
+def test_arrays_that_cannot_be(content: bytes) -> None:
+    with pytest.raises(SourceError):
+        read(memoryview(content))
+
+
+@pytest.mark.parametrize(
+    "code", ["O", "|O8", "f4,f4", "(1000000000,1000000000)f4", "V8", "U3", "M8[s]", "nonsense", "x" * 99, "", "f0"]
+)
+def test_dtypes_that_cannot_be(code: str) -> None:
+    content = numpy_state(b"K\x01\x85").replace(text("f4"), text(code))
+    with pytest.raises(SourceError):
+        read(memoryview(content))
+
+
+def tensor(size: bytes, stride: bytes, offset: bytes = b"K\x00") -> bytes:
+    """A pickled (2, 3) tensor of ones that says something else about itself."""
+    content = pickle.dumps(torch.ones(2, 3), 4)
+    head = content[: content.index(b"K\x00K\x02K\x03\x86")]
+    rest = content[content.index(b"\x89\x8c\x0bcollections") :]
+    begin = head.index(b"\x8c")  # behind protocol and frame; frames are not needed
+    return b"\x80\x04" + head[begin:] + offset + size + stride + rest
+
+
+def test_the_crafted_tensor_is_a_tensor() -> None:
+    found = read(memoryview(tensor(b"K\x02K\x03\x86", b"K\x03K\x01\x86")))[""]
+    assert not isinstance(found, list) and found.array.tolist() == [[1, 1, 1], [1, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (tensor(b"K\x02K\x03\x86", b"K\x03K\x01\x86", b"K\x01"), "beyond its storage"),
+        (tensor(b"K\x02K\x03\x86", b"K\xffK\x01\x86"), "beyond its storage"),
+        (tensor(b"J\x00\x00\x00\x7fJ\x00\x00\x00\x7f\x86", b"K\x00K\x00\x86"), "expanded"),
+        (tensor(b"K\x02K\x03\x86", b"J\xfd\xff\xff\xffK\x01\x86"), "of shape"),
+        (tensor(b"K\x02K\x03\x86", b"K\x01\x85"), "differ in length"),
+        (tensor(b"K\x02K\x03\x86", b"K\x03K\x01\x86", b"J\xff\xff\xff\xff"), "without a storage"),
+        (tensor(b"K\x02K\x03\x86", b"K\x03K\x01\x86", b"N"), "without a storage"),
+    ],
+)
+def test_tensors_that_reach_beyond_their_storage(content: bytes, message: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        read(memoryview(content))
+
+
+def test_nesting_costs_little() -> None:
+    doubled = b"\x80\x02]q\x00" + b"".join(
+        b"]q" + bytes([n]) + b"(h" + bytes([n - 1]) * 1 + b"h" + bytes([n - 1]) + b"e" for n in range(1, 60)
+    )
+    itself = b"\x80\x02]q\x00(" + b"h\x00" * 1000 + b"e."
+    deep = b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b"."
+    hashed = b"\x80\x02}K\x01" + b"q\x00h\x00h\x00\x86" * 40 + b"K\x01s."
+    shape = numpy_state(b"K\x01" + b"q\x00h\x00h\x00\x86" * 60)
+    for content in (doubled + b".", itself, deep, hashed, shape):
+        began = time.perf_counter()
+        with pytest.raises(SourceError):
+            _only_arrays(read(memoryview(content)))
+        assert time.perf_counter() - began < 5
+
+
+def _only_arrays(found: dict[str, Any]) -> None:
+    if not found:
+        raise SourceError("nothing in it")
+
+
+def test_a_zip_that_unpacks_to_more(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("m/data.pkl", bytes(10_000_000))
+    with pytest.raises(SourceError, match="is compressed within its file"):
+        open_source(path)
+
+
+def valid_files() -> list[bytes]:
+    values = np.arange(24, dtype=np.float32).reshape(4, 6)
+    contents = [pickle.dumps(values, protocol) for protocol in PROTOCOLS]
+    contents += [pickle.dumps(torch.from_numpy(values).bfloat16(), protocol) for protocol in (0, 2, 4)]
+    for zipped in (True, False):
+        file = io.BytesIO()
+        torch.save({"a": torch.from_numpy(values), "b": [torch.ones(2)]}, file, _use_new_zipfile_serialization=zipped)
+        contents.append(file.getvalue())
+    return contents
+
+
+@pytest.mark.parametrize("number", range(len(valid_files())))
+def test_damage_is_an_error_of_ours(number: int) -> None:
+    """Every mutation is an array or a SourceError, soon: never another error."""
+    content = valid_files()[number]
+    generator = np.random.default_rng(number)
+    for _ in range(400):
+        damaged = bytearray(content)
+        for place in generator.integers(0, len(content), generator.integers(1, 4)):
+            damaged[place] = generator.integers(0, 256)
+        cut = generator.integers(0, len(content)) if generator.random() < 0.2 else len(content)
+        try:
+            found = read(memoryview(bytes(damaged[:cut])))
+        except SourceError:
+            continue
+        for values in found.values():
+            for piece in values if isinstance(values, list) else [values]:
+                assert piece.array.nbytes <= 10_000_000
+
+
+def test_malformed_is_a_source_error() -> None:
+    assert issubclass(Malformed, SourceError) and issubclass(Refused, SourceError)
