@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from skillaxes.ranking.lists import Ranking, scores_as_cosines
 from skillaxes.ranking.rows import KeptRows
 from skillaxes.ranking.settled import settled_members
 from skillaxes.run_folder import formats
+from skillaxes.run_folder.columns import booleans, numbers, texts
 from skillaxes.run_folder.formats import SELECTION_SCHEMA, SIDES, TOPK_SCHEMA
 
 SAMPLE_ROWS = 20_000  # rows of the `sample` role; a smaller store is sampled whole
@@ -24,30 +26,55 @@ MIDDLE_ROWS = 50  # rows a direction from the quantiles in between
 TraceIds = Callable[[Sequence[int]], Sequence[str | None]]
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Some rows of a table that share all but row, position and value."""
+
+    kind: str
+    role: str
+    direction: int
+    side: str | None
+    rows: np.ndarray
+    values: np.ndarray = field(default_factory=lambda: np.empty(0))
+    first: int = 0
+
+    @property
+    def positions(self) -> np.ndarray:
+        return np.arange(self.first, self.first + len(self.rows))
+
+
 def topk_table(kept: KeptRows, ranking: Ranking, angles: Tensor, top: int, trace_ids: TraceIds) -> pa.Table:
     """The ``top`` rows of both sides of every component, as ``topk.parquet`` holds them."""
-    columns: dict[str, list[Any]] = {name: [] for name in TOPK_SCHEMA.names}
+    parts = []
+    values: dict[str, list[np.ndarray]] = {"raw": [], "centered": [], "projection": [], "settled": []}
     for direction, angle in enumerate(angles.tolist()):
         for side in SIDES:
             ended = getattr(ranking.lists, side)
             rows = _present(ended.rows[direction, :top])
-            values = ended.values[direction] * (1 if side == formats.POSITIVE else -1)
-            rest = _present(ended.rows[direction])
-            outsider = float(values[len(rows)]) if len(rest) > len(rows) else -np.inf
-            scaled = scores_as_cosines(values[: len(rows)], ranking.rank_by, ranking.largest_norm)
-            beyond = float(scores_as_cosines(torch.tensor(outsider), ranking.rank_by, ranking.largest_norm))
-            columns["settled"] += settled_members(scaled, beyond, angle).tolist()
-            columns["direction"] += [direction] * len(rows)
-            columns["side"] += [side] * len(rows)
-            columns["position"] += list(range(len(rows)))
-            columns["row"] += rows.tolist()
+            scores = ended.values[direction] * (1 if side == formats.POSITIVE else -1)
+            scaled = scores_as_cosines(scores, ranking.rank_by, ranking.largest_norm)
+            more = len(_present(ended.rows[direction])) > len(rows)
+            outsider = float(scaled[len(rows)]) if more else -np.inf
             block = kept.at(rows)
-            columns["cosine"] += block.scores(formats.RAW_COSINE)[:, direction].tolist()
-            centered = block.scores(formats.CENTERED_COSINE)[:, direction].tolist()
-            columns["cosine_centered"] += [None if np.isnan(value) else value for value in centered]
-            columns["projection"] += block.projection[:, direction].tolist()
-    columns["trace_id"] = list(trace_ids(columns["row"]))
-    return pa.table(columns, schema=TOPK_SCHEMA)
+            values["settled"].append(settled_members(scaled[: len(rows)], outsider, angle).numpy())
+            values["raw"].append(block.scores(formats.RAW_COSINE)[:, direction].numpy())
+            values["centered"].append(block.scores(formats.CENTERED_COSINE)[:, direction].numpy())
+            values["projection"].append(block.projection[:, direction].numpy())
+            parts.append(_Part(formats.COMPONENT, formats.SHOWN, direction, side, rows))
+    found = {name: np.concatenate(columns) for name, columns in values.items()}
+    rows = np.concatenate([part.rows for part in parts])
+    columns = {
+        "direction": _each(parts, [part.direction for part in parts]),
+        "side": _each_text(parts, [part.side for part in parts]),
+        "position": numbers(np.concatenate([part.positions for part in parts]), pa.int32()),
+        "row": numbers(rows, pa.int64()),
+        "trace_id": texts(trace_ids(rows.tolist())),
+        "cosine": numbers(found["raw"], pa.float32()),
+        "cosine_centered": numbers(found["centered"], pa.float32(), np.isnan(found["centered"])),
+        "projection": numbers(found["projection"], pa.float32()),
+        "settled": booleans(found["settled"]),
+    }
+    return pa.Table.from_arrays([columns[name] for name in TOPK_SCHEMA.names], schema=TOPK_SCHEMA)
 
 
 def selection_table(
@@ -64,31 +91,34 @@ def selection_table(
 ) -> pa.Table:
     """What the labeling module may see: rows and scores, as ``selection.parquet`` holds them."""
     parts = []
-    n_lists = len(kept.at_shift)
-    for index in range(n_lists):
+    for index in range(len(kept.at_shift)):
         kind, direction = (formats.COMPONENT, index) if index < n_components else (formats.RANDOM, index - n_components)
         for side in SIDES:
             ended = getattr(ranking.lists, side)
             rows = _present(ended.rows[index, : max(top, pool)])
             values = ended.values[index, : len(rows)].numpy()
-            shown = min(top, len(rows))
-            parts.append(_part(kind, formats.SHOWN, direction, side, rows[:shown], values[:shown], 0))
-            parts.append(_part(kind, formats.HELD_OUT, direction, side, rows[shown:], values[shown:], shown))
+            parts.append(_Part(kind, formats.SHOWN, direction, side, rows[:top], values[:top]))
+            parts.append(_Part(kind, formats.HELD_OUT, direction, side, rows[top:], values[top:], top))
     parts += _sampled(kept, ranking, n_components, n_rows, max(top, pool), seed)
-    table = pa.concat_tables(parts).combine_chunks()
-    rows = table["row"].to_numpy()
+    rows = np.concatenate([part.rows for part in parts])
     unique, inverse = np.unique(rows, return_inverse=True)
-    ids = pa.array(list(trace_ids(unique.tolist())), pa.string()).take(pa.array(inverse))
-    norms = kept.moments.norm[unique - kept.first_row][inverse]
-    table = table.set_column(table.schema.get_field_index("trace_id"), SELECTION_SCHEMA.field("trace_id"), ids)
-    table = table.set_column(table.schema.get_field_index("norm"), SELECTION_SCHEMA.field("norm"), pa.array(norms))
+    columns = {
+        "kind": _each_text(parts, [part.kind for part in parts]),
+        "role": _each_text(parts, [part.role for part in parts]),
+        "direction": _each(parts, [part.direction for part in parts]),
+        "side": _each_text(parts, [part.side for part in parts]),
+        "position": numbers(np.concatenate([part.positions for part in parts]), pa.int32()),
+        "row": numbers(rows, pa.int64()),
+        "trace_id": texts(trace_ids(unique.tolist()), inverse),
+        "cosine": numbers(np.concatenate([part.values for part in parts]), pa.float32()),
+        "norm": numbers(kept.moments.norm[rows - kept.first_row], pa.float32()),
+    }
     about = {"n_rows": n_rows, "rank_by": ranking.rank_by, "top": top, "pool": pool, **meta}
-    return table.cast(SELECTION_SCHEMA).replace_schema_metadata(
-        {formats.SELECTION_META: json.dumps(about, sort_keys=True).encode()}
-    )
+    schema = SELECTION_SCHEMA.with_metadata({formats.SELECTION_META: json.dumps(about, sort_keys=True).encode()})
+    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
-def _sampled(kept: KeptRows, ranking: Ranking, n_components: int, n_rows: int, pool: int, seed: int) -> list[pa.Table]:
+def _sampled(kept: KeptRows, ranking: Ranking, n_components: int, n_rows: int, pool: int, seed: int) -> list[_Part]:
     """The roles ``sample`` and ``middle`` of every component."""
     rows = sample_rows(n_rows, seed)
     blocks = [kept.at(part) for part in np.array_split(rows, -(-len(rows) // BLOCK_ROWS))]
@@ -98,13 +128,13 @@ def _sampled(kept: KeptRows, ranking: Ranking, n_components: int, n_rows: int, p
     parts = []
     for direction in range(n_components):
         values = scores[:, direction]
-        parts.append(_part(formats.COMPONENT, formats.SAMPLE, direction, None, rows, values, 0))
+        parts.append(_Part(formats.COMPONENT, formats.SAMPLE, direction, None, rows, values))
         ends = np.concatenate([_present(getattr(ranking.lists, side).rows[direction, :pool]) for side in SIDES])
         inner = np.flatnonzero(~np.isin(rows, ends))
         inner = inner[np.argsort(values[inner], kind="stable")]
         places = np.unique(np.linspace(0, len(inner) - 1, min(MIDDLE_ROWS, len(inner))).astype(np.int64))
         chosen = inner[places]
-        parts.append(_part(formats.COMPONENT, formats.MIDDLE, direction, None, rows[chosen], values[chosen], 0))
+        parts.append(_Part(formats.COMPONENT, formats.MIDDLE, direction, None, rows[chosen], values[chosen]))
     return parts
 
 
@@ -121,21 +151,9 @@ def _present(rows: Tensor) -> np.ndarray:
     return found[found >= 0]
 
 
-def _part(
-    kind: str, role: str, direction: int, side: str | None, rows: np.ndarray, values: np.ndarray, first: int
-) -> pa.Table:
-    n = len(rows)
-    return pa.table(
-        {
-            "kind": pa.array([kind] * n, pa.string()),
-            "role": pa.array([role] * n, pa.string()),
-            "direction": pa.array(np.full(n, direction), pa.int32()),
-            "side": pa.array([side] * n, pa.string()),
-            "position": pa.array(np.arange(first, first + n), pa.int32()),
-            "row": pa.array(rows, pa.int64()),
-            "trace_id": pa.nulls(n, pa.string()),
-            "cosine": pa.array(values.astype(np.float32), pa.float32()),
-            "norm": pa.array(np.zeros(n), pa.float32()),
-        },
-        schema=SELECTION_SCHEMA,
-    )
+def _each(parts: list[_Part], values: list[int]) -> pa.Array:
+    return numbers(np.repeat(values, [len(part.rows) for part in parts]), pa.int32())
+
+
+def _each_text(parts: list[_Part], values: Sequence[str | None]) -> pa.Array:
+    return texts(values, np.repeat(np.arange(len(parts)), [len(part.rows) for part in parts]))
