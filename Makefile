@@ -48,7 +48,7 @@ walls: $(READY)
 	$(BIN)/lint-imports --no-logo
 
 pytest: $(READY)
-	$(BIN)/python -m pytest -m "not llm and not cluster"
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not llm and not cluster"
 
 clean:
 	rm -rf $(VENV) $(DEMO) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -99,9 +99,7 @@ def run(
     if dry_run:
         _show_plan(skillaxes.plan(store, **options).as_dict(), as_json)
         if not as_json:
-            output.show(
-                f"What labels cost depends on the rows: skillaxes label {run_dir} --dry-run tells after discover"
-            )
+            output.show(f"After discover, this tells what labels cost: skillaxes label {run_dir} --dry-run")
         return 0
     progress = make_progress(quiet)
     skillaxes.discover(store, run_dir, overwrite=overwrite, progress=progress, **options)
@@ -156,7 +154,8 @@ def _show_discovery(run_dir: Path, as_json: bool) -> None:
         output.directions_table(manifest),
         "",
         *_said(manifest),
-        f"Directions and lists: {run_dir}; skillaxes label {run_dir} --traces SPEC names them",
+        f"Written: {run_dir}",
+        f"To name the directions: skillaxes label {run_dir} --traces SPEC",
     )
 
 

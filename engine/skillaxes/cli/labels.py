@@ -150,6 +150,7 @@ def label(
             "",
             output.axes_legend(named.records),
             "",
-            f"Labels: {named.path}; skillaxes report {run_dir} makes the page",
+            f"Labels: {named.path}",
+            f"To see them: skillaxes report {run_dir}",
         )
     return named.exit_code

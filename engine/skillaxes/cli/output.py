@@ -13,19 +13,23 @@ WIDEST = 120
 
 
 def show(*parts: RenderableType) -> None:
-    """Print tables and lines for people; 80 columns where there is no terminal."""
+    """Print tables and lines for people, 80 columns wide where there is no terminal.
+
+    Strings are never broken, since they hold paths; other things are fitted to the width.
+    """
     from rich.console import Console
 
     console = Console(highlight=False)
     console.width = min(console.width, WIDEST)
-    if console.is_terminal:
-        for part in parts:
-            console.print(part, markup=False)
-        return
-    with console.capture() as captured:
-        for part in parts:
-            console.print(part, markup=False)
-    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+    for part in parts:
+        if isinstance(part, str):
+            print(part)
+        elif console.is_terminal:
+            console.print(part)
+        else:
+            with console.capture() as captured:
+                console.print(part)
+            print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def show_json(value: Mapping[str, Any]) -> None:
@@ -112,11 +116,11 @@ def axes_table(manifest: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
     return plain_table(heads, rows, right=["#", "var.", "halves", "score"])
 
 
-def axes_legend(records: Sequence[Mapping[str, Any]]) -> str:
+def axes_legend(records: Sequence[Mapping[str, Any]]) -> RenderableType:
     """What the columns of :func:`axes_table` mean."""
     words = any(record.get("kind") == "words" for record in records)
     what = "The words are separating words, not names. " if words else ""
-    return (
+    return _text(
         f"{what}halves: |cos| between the directions of two random halves of the rows. score: blind pairs of held-out "
         "traces told apart by the label, chance 0.50. holds: better than chance, text length, random directions and "
         "random orders, and reproducible."
