@@ -22,7 +22,7 @@ from skillaxes.ingest.rebuild import Values
 from skillaxes.store.dtypes import DTYPES
 
 _NAMED = 8
-_HELD_BYTES = 8 << 20  # of a column-major file at a time
+_HELD_BYTES = 1 << 20  # of a column-major file at a time: the kernel maps up to eight times that around it
 
 
 class MappedFile:
