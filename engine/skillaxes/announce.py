@@ -4,6 +4,7 @@ left out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from skillaxes.ranking.lists import Ranking
 from skillaxes.run_folder.formats import SIDES
 
 _ONE_SIGN = 0.99  # share of rows whose raw cosines have one sign
+_NO_VARIANCE = 1e-14  # of the largest eigenvalue: what float32 products leave along a direction without variance
+_ULP = {"bfloat16": 2**-7, "float16": 2**-10, "float32": 2**-23, "float64": 2**-23}  # of float64: rows become float32
 _NORM = 0.3  # |correlation| with the row norm that is worth a word
 
 
@@ -49,6 +52,8 @@ def announcements(
     layer_ids: Sequence[int | str],
     bad: np.ndarray,
     tolerance: float,
+    solver: str,
+    dtype: str,
 ) -> list[dict[str, Any]]:
     """Each as ``{"kind", "text", "values"}``; the text is one sentence."""
     found = []
@@ -70,17 +75,41 @@ def announcements(
         found.append(
             _said("bad_rows", f"{len(bad):,} rows with NaN or infinity were left out: {named}", rows=bad.tolist())
         )
+    empty = _without_variance(result, dtype)
+    if empty:
+        found.append(
+            _said(
+                "no_variance",
+                f"the rows vary along directions {_listed(empty)} by no more than the rounding of their numbers: these "
+                f"directions are arbitrary and mean nothing; type --components {max(empty[0], 1)}",
+                directions=empty,
+            )
+        )
     if not result.converged:
         worst = int(result.residuals.argmax())
+        remedy = "allow more reads with --max-reads" if solver == "krylov" else "use --solver krylov"
         found.append(
             _said(
                 "not_converged",
                 f"direction {worst} has a residual of {float(result.residuals[worst]):.1e}, above the tolerance of "
-                f"{tolerance:.0e}: allow more reads with --max-reads",
+                f"{tolerance:.0e}: {remedy}",
                 residuals=result.residuals.tolist(),
             )
         )
     return found
+
+
+def _without_variance(result: PCAResult, dtype: str) -> list[int]:
+    """Directions whose eigenvalue is no larger than rounding makes it.
+
+    Rounding to ``dtype`` adds noise of variance (ulp x)² / 12 to an entry x; n rows of it have eigenvalues of up to
+    (1 + sqrt(d / n))² times that (Marchenko & Pastur 1967). The products themselves are float32.
+    """
+    d = result.mean.numel()
+    spread = (1 + math.sqrt(d / max(result.n_samples, 1))) ** 2
+    rounding = _ULP[dtype] ** 2 / 12 * float(result.mean.square().max()) * spread
+    limit = max(rounding, _NO_VARIANCE * float(result.explained_variance[0]))
+    return [i for i, value in enumerate(result.explained_variance.tolist()) if value <= limit]
 
 
 def _mean_direction(result: PCAResult, ranking: Ranking, top: int) -> dict[str, Any]:

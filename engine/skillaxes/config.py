@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from skillaxes.errors import UsageError
+from skillaxes.memory import parse_size
 from skillaxes.run_folder.formats import RANKINGS, RAW_COSINE
 
 SOLVERS = ("auto", "krylov", "incremental", "covariance")
@@ -36,7 +38,8 @@ class DiscoverConfig:
         divides each column by its standard deviation. Both cost one further read.
     bad_rows : ``error``, or ``skip`` to leave rows with NaN or infinity out of everything
     device : ``auto``, ``cpu`` or ``cuda``
-    memory : bytes the process may hold, interpreter included; None for 60% of what the machine grants
+    memory : bytes the process may hold, interpreter included (:func:`make_config` takes a text such as ``2GiB`` too);
+        None for 60% of what the machine grants
     scratch : folder for what memory does not hold; None for $SLURM_TMPDIR, then $TMPDIR
     """
 
@@ -66,7 +69,7 @@ class DiscoverConfig:
         _one_of("scale", self.scale, SCALES)
         _one_of("bad-rows", self.bad_rows, BAD_ROWS)
         if not 0 < self.tolerance < 1:
-            raise UsageError(f"--tolerance {self.tolerance:g}: needs a number between 0 and 1, for example 1e-3")
+            raise UsageError(f"--tolerance {self.tolerance}: needs a number between 0 and 1, for example 1e-3")
         if self.layers is not None and not self.layers:
             raise UsageError("--layers: needs at least one layer id, for example --layers 15,19")
 
@@ -77,6 +80,8 @@ class DiscoverConfig:
         ------
         UsageError : more components than the matrix has, or lists that would overlap
         """
+        if n_rows < 2:
+            raise UsageError(f"a matrix of {n_rows} row has no directions and no two ends: needs at least 2 rows")
         limit = min(n_rows, n_features)
         if self.components > limit and not given:
             raise UsageError(
@@ -86,7 +91,7 @@ class DiscoverConfig:
         if self.top > n_rows // 2:
             raise UsageError(
                 f"--top {self.top}: both sides together would need {2 * self.top:,} of {n_rows:,} rows, so the lists "
-                f"would overlap; type --top {max(1, n_rows // 2)} or less"
+                f"would overlap; type --top {n_rows // 2} or less"
             )
 
     def as_dict(self) -> dict[str, Any]:
@@ -107,11 +112,35 @@ def make_config(**options: Any) -> DiscoverConfig:
     unknown = sorted(set(options) - known)
     if unknown:
         raise UsageError(f"unknown option {unknown[0]!r}: the options are {', '.join(sorted(known))}")
+    if isinstance(options.get("memory"), str):
+        options["memory"] = parse_size(options["memory"])
+    for name in ("components", "top", "pool", "max_reads", "seed", "memory"):
+        if options.get(name) is not None:
+            options[name] = _whole(name, options[name])
+    if "tolerance" in options:
+        options["tolerance"] = _number("tolerance", options["tolerance"])
     if options.get("layers") is not None:
-        options["layers"] = tuple(int(layer) for layer in options["layers"])
+        options["layers"] = tuple(sorted({_whole("layers", layer) for layer in options["layers"]}))
     if options.get("scratch") is not None:
         options["scratch"] = Path(options["scratch"])
     return DiscoverConfig(**options)
+
+
+def _whole(name: str, value: Any) -> int:
+    """``value`` as an int, for whole numbers of any library."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise UsageError(f"--{name.replace('_', '-')} {value}: needs whole numbers") from None
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise UsageError(f"--{name} {value}: needs a number") from None
 
 
 def _at_least(name: str, value: int, least: int) -> None:

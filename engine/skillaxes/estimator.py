@@ -9,11 +9,13 @@ import numpy as np
 from skillaxes.errors import BadRowsError, UsageError
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import ArrayLike
 
     from skillaxes.pca.incremental import IncrementalState
 
 
+_LARGEST = 1e15  # its square, summed over ten thousand columns and a million rows, still is a float32
 _FITTED = (
     "components_",
     "mean_",
@@ -71,7 +73,7 @@ class StreamingPCA:
         Raises
         ------
         UsageError : another number of columns than before, or fewer columns than components
-        BadRowsError : NaN or infinity
+        BadRowsError : NaN, infinity, or values whose squares float32 cannot hold; rows count from the first batch on
         """
         import torch
 
@@ -82,14 +84,9 @@ class StreamingPCA:
             raise UsageError(f"rows of shape {tuple(rows.shape)}: needs (n_samples, n_features)")
         if not isinstance(self.n_components, int) or not 1 <= self.n_components <= rows.shape[1]:
             raise UsageError(f"n_components {self.n_components}: needs 1 to {rows.shape[1]}, the number of columns")
-        bad = (~torch.isfinite(rows).all(dim=1)).nonzero()[:, 0]
-        if len(bad):
-            before: IncrementalState | None = self.__dict__.get("_state")
-            seen = 0 if before is None else before.n_seen + len(before.pending)
-            raise BadRowsError(
-                f"NaN or infinity in row {seen + int(bad[0]):,} and {len(bad) - 1} more", tuple(bad.tolist())
-            )
         state: IncrementalState | None = self.__dict__.get("_state")
+        seen = 0 if state is None else state.n_seen + len(state.pending)
+        _check_values(rows, seen)
         if state is None:
             first = rows.double().mean(dim=0) if len(rows) else torch.zeros(rows.shape[1], dtype=torch.float64)
             state = incremental.init(rows.shape[1], self.n_components, first)
@@ -144,3 +141,16 @@ class StreamingPCA:
         self.n_samples_seen_ = state.n_seen
         self.n_features_in_ = state.n_columns
         self.n_components_ = k
+
+
+def _check_values(rows: torch.Tensor, seen: int) -> None:
+    """Refuse rows that cannot be squared in float32; ``seen`` rows came before them."""
+    import torch
+
+    too_large = f"values above {_LARGEST:.0e}"
+    for unfit, what in ((~torch.isfinite(rows), "NaN or infinity"), (rows.abs() > _LARGEST, too_large)):
+        bad = unfit.any(dim=1).nonzero()[:, 0]
+        if len(bad):
+            found = tuple(seen + row for row in bad.tolist())
+            more = f" and {len(found) - 1:,} more" if len(found) > 1 else ""
+            raise BadRowsError(f"{what} in row {found[0]:,}{more}, counting all batches: leave such rows out", found)

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from skillaxes.announce import announcements, layer_energy, shared_top
+from skillaxes.errors import InputError
 from skillaxes.job import Job
 from skillaxes.pca.split_half import subspaces
+from skillaxes.ranking.cancelled import refined
 from skillaxes.ranking.lists import Ranking, rank
 from skillaxes.ranking.rows import RowBlock
 from skillaxes.ranking.tables import selection_table, topk_table
@@ -26,36 +29,46 @@ if TYPE_CHECKING:
 
 
 def ranked(job: Job, solved: Solved, stream: PanelStream, folder: Path | None) -> tuple[Ranking, pa.Table, pa.Table]:
-    """Top-k tables, and ``scores.zarr`` on the way."""
+    """Top-k tables, and ``scores.zarr`` on the way.
+
+    Raises
+    ------
+    InputError : rows of zeros and rows left out leave too few for two lists that do not overlap
+    """
     config, store = job.config, job.store
     k = config.components
     depth = max(config.top, config.pool)
+    kept = refined(solved.kept, stream, solved.result.mean, solved.scale)
     if folder is None:
-        ranking = rank(solved.kept, k, top=config.top, depth=depth, rank_by=config.rank_by)
+        ranking = rank(kept, k, top=config.top, depth=depth, rank_by=config.rank_by)
     else:
         with replacing(folder / SCORES) as aside:
             writer = ScoresWriter(aside, store.n_rows, k, {"rank_by": config.rank_by})
 
             def write(block: RowBlock) -> None:
+                absent = torch.where(
+                    block.bad, torch.nan, 0.0
+                )  # rows of zeros have scores of 0, rows left out have none
                 writer.write(
                     block.start,
-                    block.projection[:, :k].numpy(),
-                    block.norm.numpy(),
-                    block.centered_norm.numpy(),
+                    (block.projection[:, :k] + absent[:, None]).numpy(),
+                    (block.norm + absent).numpy(),
+                    (block.centered_norm + absent).numpy(),
                 )
 
-            ranking = rank(solved.kept, k, top=config.top, depth=depth, rank_by=config.rank_by, on_block=write)
-    topk = topk_table(solved.kept, ranking, solved.result.angle_bounds, config.top, store.trace_ids)
-    if not solved.kept.centered_known:
+            ranking = rank(kept, k, top=config.top, depth=depth, rank_by=config.rank_by, on_block=write)
+    _refuse_overlap(job, solved, ranking)
+    topk = topk_table(kept, ranking, solved.result.angle_bounds, config.top, store.trace_ids)
+    if not kept.centered_known:
         topk = _with_centered_cosines(topk, solved, stream)
     attributes = store.attributes
     selection = selection_table(
-        solved.kept,
+        kept,
         ranking,
         n_components=k,
         n_rows=store.n_rows,
         top=config.top,
-        pool=config.pool,
+        pool=min(config.pool, ranking.n_ranked // 2),
         seed=config.seed,
         trace_ids=store.trace_ids,
         meta={
@@ -71,6 +84,18 @@ def ranked(job: Job, solved: Solved, stream: PanelStream, folder: Path | None) -
         },
     )
     return ranking, topk, selection
+
+
+def _refuse_overlap(job: Job, solved: Solved, ranking: Ranking) -> None:
+    """The options were held against all rows; only now it is known how many of them can be ranked."""
+    top, ranked_rows = job.config.top, ranking.n_ranked
+    if 2 * top <= ranked_rows:
+        return
+    raise InputError(
+        f"--top {top}: of {job.store.n_rows:,} rows {ranked_rows:,} can be ranked ({ranking.n_zero:,} rows of zeros, "
+        f"{len(solved.bad):,} left out), so both sides would overlap; "
+        + (f"type --top {ranked_rows // 2} or less" if ranked_rows >= 2 else "needed: at least 2")
+    )
 
 
 def _with_centered_cosines(topk: pa.Table, solved: Solved, stream: PanelStream) -> pa.Table:
@@ -153,6 +178,8 @@ def findings(job: Job, solved: Solved, ranking: Ranking, topk: pa.Table) -> dict
             layer_ids=job.layer_ids,
             bad=solved.bad,
             tolerance=config.tolerance,
+            solver=job.plan.solver,
+            dtype=job.store.dtype,
         ),
         "layers": {
             "ids": list(job.layer_ids),

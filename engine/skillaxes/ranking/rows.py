@@ -15,6 +15,8 @@ from skillaxes.pca.projections import Projections, blocks
 from skillaxes.run_folder.formats import CENTERED_COSINE, PROJECTION, RAW_COSINE
 
 _NO_SPREAD = 1e-6  # centred norm over |x - m| under which a row sits on the mean and has no centred cosine
+_ON_MEAN = 1e-7  # centred norm over |x| under which what is left of a row is the rounding of its float32 mean
+_CANCELS = 0.3  # |x|, or the centred norm, over |x - m| under which float32 projections leave too few digits
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,32 @@ class RowBlock:
         if rank_by == PROJECTION:
             return self.projection
         if rank_by == RAW_COSINE:
-            return _divided(self.raw, self.norm)
+            return _cosines(self.raw, self.norm)
         assert rank_by == CENTERED_COSINE
-        return _divided(self.projection, self.centered_norm)
+        return _cosines(self.projection, self.centered_norm)
 
     def rankable(self, rank_by: str) -> Tensor:
         """Of shape (n,), bool: a row of zeros has no cosine, a row on the mean no centred one."""
         usable = ~self.bad & (self.norm > 0)
         return usable & (self.centered_norm > 0) if rank_by == CENTERED_COSINE else usable
+
+
+@dataclass(frozen=True)
+class ExactRows:
+    """Some rows against r directions, from the rows themselves; all float64.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (n,), int64, ascending global numbers
+    raw, projection : Tensors of shape (n, r): x·v and (x - mean)·v
+    norm, centered_norm : Tensors of shape (n,): |x| and |x - mean|
+    """
+
+    rows: np.ndarray
+    raw: Tensor
+    projection: Tensor
+    norm: Tensor
+    centered_norm: Tensor
 
 
 @dataclass(frozen=True)
@@ -59,13 +79,15 @@ class KeptRows:
     Attributes
     ----------
     moments : norms and bad rows
-    tables : kept projections of each read; the last column of the second one holds (x - m)·delta
+    tables : kept projections of each read; the last column of table ``carrier`` holds (x - m)·delta
     weights : a Tensor of shape (table.width - 1, r), float64, for each table: how projections combine to directions
     at_shift : Tensor of shape (r,), float64: v·m
     at_delta : Tensor of shape (r,), float64: v·delta
     delta_square : |delta|², delta = mean - m
-    corrected : whether the tables hold (x - m)·delta
+    corrected : whether a table holds (x - m)·delta
+    directions : Tensor of shape (d, r), float64, on the CPU
     centered_known : whether norms of centred rows follow; if not, they are NaN
+    exact : the rows that :func:`skillaxes.ranking.cancelled.refined` has fetched again
     """
 
     moments: RowMoments
@@ -75,7 +97,10 @@ class KeptRows:
     at_delta: Tensor
     delta_square: float
     corrected: bool
+    directions: Tensor
+    carrier: int = 0
     centered_known: bool = True
+    exact: ExactRows | None = None
 
     @property
     def first_row(self) -> int:
@@ -92,47 +117,80 @@ class KeptRows:
 
     def block(self, start: int, stop: int) -> RowBlock:
         """Rows ``start`` to ``stop`` (global)."""
-        place = slice(start - self.first_row, stop - self.first_row)
-        return self._combined(start, place, stop - start, [table.rows(start, stop) for table in self.tables])
+        return self._combined(start, np.arange(start, stop), [table.rows(start, stop) for table in self.tables])
 
     def at(self, rows: np.ndarray) -> RowBlock:
         """Some rows, by their global numbers, in that order."""
-        kept = [table.at(rows) for table in self.tables]
-        return self._combined(-1, rows - self.first_row, len(rows), kept)
+        return self._combined(-1, rows, [table.at(rows) for table in self.tables])
 
-    def _combined(self, start: int, place: slice | np.ndarray, n: int, tables: list[np.ndarray]) -> RowBlock:
-        relative = torch.zeros((n, len(self.at_shift)), dtype=torch.float64)
-        along = torch.zeros(n, dtype=torch.float64)
-        for number, (table, weights) in enumerate(zip(tables, self.weights, strict=True)):
-            kept = torch.from_numpy(table).double()
-            relative += kept[:, :-1] @ weights
-            if number == 1 and self.corrected:
-                along = kept[:, -1]
+    def cancelled(self) -> np.ndarray:
+        """Rows whose scores the kept projections do not determine well enough, int64, ascending global numbers."""
+        found = []
+        for start, stop in blocks(self.first_row, self.n_rows):
+            place = np.arange(start, stop) - self.first_row
+            along = self.tables[self.carrier].rows(start, stop)[:, -1] if self.corrected else None
+            shifted, square = self._squares(place, along)
+            norm = torch.from_numpy(self.moments.norm[place].astype(np.float64))
+            limit = _CANCELS**2 * (shifted + self.delta_square)
+            cancels = (norm > 0) & (norm.square() < limit)
+            if self.centered_known:
+                cancels |= (norm > 0) & (square < limit)
+            found.append(start + np.flatnonzero(cancels.numpy() & ~self.moments.bad[place]))
+        return np.concatenate(found)
+
+    def _squares(self, place: np.ndarray, along: np.ndarray | None) -> tuple[Tensor, Tensor]:
+        """|x - m|² and |x - mean|², of shape (n,); ``along`` holds (x - m)·delta."""
         shifted = torch.from_numpy(self.moments.shifted_square[place].astype(np.float64))
-        square = shifted - 2 * along + (self.delta_square if self.corrected else 0.0)
+        if along is None:
+            return shifted, shifted
+        return shifted, shifted - 2 * torch.from_numpy(along).double() + self.delta_square
+
+    def _combined(self, start: int, rows: np.ndarray, tables: list[np.ndarray]) -> RowBlock:
+        place = rows - self.first_row
+        relative = torch.zeros((len(rows), len(self.at_shift)), dtype=torch.float64)
+        for table, weights in zip(tables, self.weights, strict=True):
+            relative += torch.from_numpy(table[:, :-1]).double() @ weights
+        shifted, square = self._squares(place, tables[self.carrier][:, -1] if self.corrected else None)
         if not self.centered_known:
             square = torch.full_like(square, torch.nan)
         square = torch.where(square < _NO_SPREAD**2 * (shifted + self.delta_square), 0.0, square)
-        norm = torch.from_numpy(self.moments.norm[place].astype(np.float64))
-        bad = torch.from_numpy(self.moments.bad[place])
-        return RowBlock(
+        block = RowBlock(
             start,
             relative - self.at_delta,
             relative + self.at_shift,
-            norm,
+            torch.from_numpy(self.moments.norm[place].astype(np.float64)),
             square.clamp(min=0).sqrt(),
-            bad,
+            torch.from_numpy(self.moments.bad[place]),
         )
+        if self.exact is not None:
+            self._put_exact(self.exact, rows, block)
+        return block
+
+    def _put_exact(self, exact: ExactRows, rows: np.ndarray, block: RowBlock) -> None:
+        """Overwrite what is known exactly in ``block``, which holds ``rows``."""
+        source = np.searchsorted(exact.rows, rows)
+        source[source == len(exact.rows)] = 0
+        target = np.flatnonzero(exact.rows[source] == rows)
+        if not len(target):
+            return
+        source = source[target]
+        block.raw[target] = exact.raw[source]
+        block.projection[target] = exact.projection[source]
+        block.norm[target] = exact.norm[source]
+        if self.centered_known:
+            norms = exact.centered_norm[source]
+            block.centered_norm[target] = torch.where(norms < _ON_MEAN * exact.norm[source], 0.0, norms)
 
 
 def kept_rows(state: krylov.KrylovState, weights: Tensor) -> KeptRows:
     """Every row against the directions K @ ``weights`` (n_basis, r), float64, each of unit length."""
     assert state.moments.delta is not None
     width = state.problem.block_size
-    parts = [weights[number * width : (number + 1) * width] for number in range(state.reads)]
+    parts = [weights[number * width : (number + 1) * width] for number in range(len(state.blocks))]
     onto = weights.to(state.shift.device)
     shift = torch.cat([block.double().T @ state.shift for block in state.blocks])
     delta = torch.cat([block.double().T @ state.moments.delta for block in state.blocks])
+    directions = sum(block.double() @ part.to(onto.device) for block, part in zip(state.blocks, parts, strict=True))
     return KeptRows(
         moments=state.moments,
         tables=state.tables,
@@ -140,9 +198,11 @@ def kept_rows(state: krylov.KrylovState, weights: Tensor) -> KeptRows:
         at_shift=(onto.T @ shift).cpu(),
         at_delta=(onto.T @ delta).cpu(),
         delta_square=float(state.moments.delta.square().sum()),
-        corrected=state.reads > 1,
+        corrected=any(state.carries_delta),
+        carrier=state.carries_delta.index(True) if any(state.carries_delta) else 0,
+        directions=torch.as_tensor(directions).cpu(),
     )
 
 
-def _divided(products: Tensor, norms: Tensor) -> Tensor:
-    return torch.where(norms[:, None] > 0, products / norms.clamp(min=1e-300)[:, None], 0.0)
+def _cosines(products: Tensor, norms: Tensor) -> Tensor:
+    return torch.where(norms[:, None] > 0, products / norms.clamp(min=1e-300)[:, None], 0.0).clamp(-1, 1)
