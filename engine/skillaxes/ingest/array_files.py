@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import tokenize
 from typing import IO, Any
 
 import numpy as np
@@ -44,7 +45,7 @@ def _npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
         if version not in readers:
             raise ValueError(f"version {version} of the format holds structured values")
         shape, fortran, dtype = readers[version](stream)
-    except (ValueError, OSError, SyntaxError, EOFError) as error:
+    except (ValueError, OSError, SyntaxError, EOFError, RecursionError, tokenize.TokenError) as error:
         raise SourceError(f"the .npy header cannot be read: {' '.join(str(error).split())}") from error
     return tuple(shape), fortran, dtype
 

@@ -22,7 +22,7 @@ def _open(path: Path) -> Any:
 
     try:
         return pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise SourceError(f"{path} cannot be read as parquet: {' '.join(str(error).split())}") from error
 
 
@@ -34,7 +34,7 @@ def _batches(path: Path, column: str, rows: int) -> Iterator[Any]:
         try:
             for batch in table.iter_batches(batch_size=rows, columns=[column], use_threads=False):
                 yield batch.column(0)
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise SourceError(f"{path} is damaged: {' '.join(str(error).split())}") from error
 
 
