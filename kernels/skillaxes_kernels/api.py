@@ -53,8 +53,11 @@ def project(
     panel : Tensor of shape (b, d), float16, bfloat16, float32 or float64, unit column stride, any row stride.
         float64 is centred in float64, then rounded to float32.
     directions : float32 Tensor of shape (d, l)
-    shift : Tensor of shape (d,), the provisional mean of ``panel * scale``; None for no centring
-    scale : Tensor of shape (d,), a factor for each column; None for 1
+    shift : Tensor of shape (d,), the provisional mean of ``panel * scale``; None for no centring. float64 is taken
+        as it is for float64 panels and rounded to float32 for others.
+    scale : Tensor of shape (d,), a factor for each column; None for 1. On CUDA, directions, shift and scale that are
+        the same tensors as in the last call with this scratch, unchanged, are not prepared again: pass the tensors
+        themselves, not fresh copies.
     epilogue : "dots", or "cosines" for ``dots / |y|`` (0 where ``|y|`` is below 1.1e-19: a row of zeros)
     backend : see :func:`which`
     scratch : from :func:`make_scratch`, reused from call to call; allocated here when None

@@ -79,9 +79,9 @@ def _centred(panel: Tensor, shift: Tensor | None, scale: Tensor | None, scratch:
     work = y if scratch.wide is None or panel.dtype != torch.float64 else scratch.wide[: len(panel)]
     work.copy_(panel)
     if scale is not None:
-        work.mul_(scale)
+        work.mul_(scale.to(work.dtype))
     if shift is not None:
-        work.sub_(shift)
+        work.sub_(shift.to(work.dtype))
     return y if work is y else y.copy_(work)
 
 

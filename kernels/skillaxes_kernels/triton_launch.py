@@ -31,6 +31,24 @@ class Prepared:
     n_directions: int
 
 
+@dataclass(frozen=True)
+class Preparation:
+    """What one block of directions, shift and scale became, and what it was made of.
+
+    The sources are kept, so that "is" cannot be fooled by a reused address; ``versions`` tells changes in place.
+    """
+
+    sources: tuple[Tensor | None, ...]
+    versions: tuple[int | None, ...]
+    groups: list[Prepared]
+    shift: Tensor | None
+    scale: Tensor | None
+
+    def serves(self, sources: tuple[Tensor | None, ...]) -> bool:
+        same = all(a is b for a, b in zip(sources, self.sources, strict=True))
+        return same and self.versions == _versions(sources)
+
+
 def project(
     panel: Tensor, directions: Tensor, shift: Tensor | None, scale: Tensor | None, epilogue: str, scratch: Scratch
 ) -> Projection:
@@ -46,13 +64,14 @@ def project(
     dots = torch.empty((b, directions.shape[1]), dtype=torch.float32, device=panel.device)
     # Rows of a multiple of 16 bytes: a kernel is compiled anew for pointers of another alignment.
     flags = torch.empty((2, b + -b % 16), dtype=torch.uint8, device=panel.device)[:, :b]
+    prepared = _prepared(scratch, panel.dtype, directions, shift, scale)
     first = 0
-    for group in _prepared(scratch, panel.dtype, directions, shift, scale):
+    for group in prepared.groups:
         block = dots[:, first : first + group.n_directions]
-        _project_group(panel, group, shift, scale, epilogue, block, sq_norms, flags)
+        _project_group(panel, group, prepared.shift, prepared.scale, epilogue, block, sq_norms, flags)
         first += group.n_directions
     bad, overflowed = flags.view(torch.bool)
-    return Projection(dots, sq_norms, bad, overflowed, panel, shift, scale, "triton")
+    return Projection(dots, sq_norms, bad, overflowed, panel, prepared.shift, prepared.scale, "triton")
 
 
 def accumulate(z: Tensor, projection: Projection, weights: Tensor, cheap: bool) -> None:
@@ -177,17 +196,22 @@ def _project_group(
 
 def _prepared(
     scratch: Scratch, dtype: torch.dtype, directions: Tensor, shift: Tensor | None, scale: Tensor | None
-) -> list[Prepared]:
-    # The entry holds the tensors it was made of, so "is" cannot be fooled by a reused address.
-    key = (directions, shift, scale)
-    versions = tuple(None if t is None or t.is_inference() else t._version for t in key)
-    entry = scratch.prepared.get(dtype)
-    if entry is not None and versions == entry[1] and all(a is b for a, b in zip(key, entry[0], strict=True)):
-        return entry[2]
-    groups = _prepare(dtype, directions, shift, scale)
-    if not any(t is not None and t.is_inference() for t in key):
-        scratch.prepared[dtype] = (key, versions, groups)
-    return groups
+) -> Preparation:
+    sources = (directions, shift, scale)
+    tracked = not any(t is not None and t.is_inference() for t in sources)
+    held = scratch.prepared.get(dtype)
+    if tracked and held is not None and held.serves(sources):
+        return held
+    shift, scale = (None if t is None else t.float().contiguous() for t in (shift, scale))
+    made = _prepare(dtype, directions, shift, scale)
+    fresh = Preparation(sources, _versions(sources) if tracked else (), made, shift, scale)
+    if tracked:
+        scratch.prepared[dtype] = fresh
+    return fresh
+
+
+def _versions(sources: tuple[Tensor | None, ...]) -> tuple[int | None, ...]:
+    return tuple(None if t is None else t._version for t in sources)
 
 
 def _prepare(dtype: torch.dtype, directions: Tensor, shift: Tensor | None, scale: Tensor | None) -> list[Prepared]:

@@ -231,6 +231,20 @@ def reused_scratch(target: Target) -> None:
             compare_project(part, seen, "dots", f"{dtype}, call {step} with one scratch")
 
 
+def wide_shift(target: Target) -> None:
+    """A float64 shift is rounded to float32, and the rounded one is what every result is made with."""
+    for dtype in DTYPES:
+        p = problem(Case(dtype, 40, 120, 6, 20.0), target.device)
+        assert p.shift is not None
+        wide = replace(p, shift=p.shift.double() + 1e-9)
+        narrow, seen = run(target, p), run(target, wide)
+        assert torch.equal(narrow.dots, seen.dots) and torch.equal(narrow.sq_norms, seen.sq_norms)
+        z, expected = (torch.zeros((120, 6), device=target.device) for _ in range(2))
+        accumulate(z, seen, seen.dots)
+        accumulate(expected, run(target, p), narrow.dots)
+        assert torch.equal(z, expected)
+
+
 def no_rows(target: Target) -> None:
     """An empty panel gives empty results and adds nothing."""
     for dtype in DTYPES:
@@ -256,6 +270,7 @@ LAWS: dict[str, Callable[[Target], None]] = {
         reused_scratch,
         cheap_product,
         any_tiling,
+        wide_shift,
         no_rows,
     )
 }
@@ -294,7 +309,14 @@ def compare_project(p: Problem, seen: Projection, epilogue: str, what: str) -> N
     sizes = lengths[:, None] * p.directions.double().norm(dim=0) + 1e-300
     _within_twice(seen.dots[good] / sizes, naive_dots[good] / sizes, true.dots[good] / sizes, f"{what}: dots")
     norms = true.sq_norms[good].clamp(min=MIN_SQ_NORM)
-    _within_twice(seen.sq_norms[good] / norms, naive_norms[good] / norms, true.sq_norms[good] / norms, f"{what}: norms")
+    # A norm that is rooted and squared again, which is the fast way on a CPU, rounds twice more.
+    _within_twice(
+        seen.sq_norms[good] / norms,
+        naive_norms[good] / norms,
+        true.sq_norms[good] / norms,
+        f"{what}: norms",
+        2 * _ULP,
+    )
 
 
 def naive_project(p: Problem, algebra: bool) -> tuple[Tensor, Tensor]:
@@ -327,6 +349,10 @@ def check_accumulate(target: Target, case: Case, cheap: bool = False, weight_siz
     naive = before + naive_accumulate(p, true.bad, weights, algebra, cheap, projection.backend)
     size = (exact - before).abs().max() + 1e-300
     allowance = 2.0**-15 if algebra and case.dtype == torch.bfloat16 else 0.0
+    if case.special:
+        # One row outweighs all others: whatever the order of the sum, later rows round at its size, and how well
+        # naive torch fares with its own order is luck. A random walk of b roundings is granted.
+        allowance += 2.0**-24 * case.b**0.5
     _within_twice(z / size, naive / size, exact / size, f"{case}, cheap={cheap}: z", allowance)
 
 

@@ -101,7 +101,7 @@ MUTANTS = (
     Mutant(
         "swapped stride of the terms", _H, "group.weights.stride(0),", "group.weights.stride(1),", law="random_shapes"
     ),
-    Mutant("stale directions", _H, "versions == entry[1] and", "", law="reused_scratch"),
+    Mutant("stale directions", _H, "same and self.versions == _versions(sources)", "same", law="reused_scratch"),
     Mutant("group of directions lost", _H, "first += group.n_directions", "first += 0"),
 )
 COMPILER_MUTANTS = (
