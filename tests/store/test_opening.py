@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,12 +122,26 @@ def test_the_pipeline_can_be_asked(foreign: Foreign, rows: np.ndarray) -> None:
     assert checked.pipeline == "zarr" and "crc32c" in checked.pipeline_reason
 
 
+@pytest.mark.filterwarnings("ignore:Numcodecs codecs")
 def test_a_codec_that_zarrs_declines_falls_back_with_the_reason(foreign: Foreign, rows: np.ndarray) -> None:
     from zarr.codecs.numcodecs import Delta
 
     store = open_store(foreign(rows.astype(np.float32), filters=[Delta(dtype="<f4")]))
     np.testing.assert_allclose(store.read_rows(0, 103), rows, atol=1e-4)
-    assert store.pipeline_reason
+    assert store.pipeline == "zarr" and store.pipeline_reason.startswith("zarrs declined")
+
+
+@pytest.mark.parametrize("place", ["filters", "compressor"])
+def test_a_codec_that_unpickles_is_refused(foreign: Foreign, rows: np.ndarray, tmp_path: Path, place: str) -> None:
+    """numcodecs has one; a chunk of such a store would run what it says."""
+    path = foreign(rows, chunks=(103, 12), compressors=None, zarr_format=2)
+    metadata = json.loads((path / ".zarray").read_text())
+    metadata[place] = [{"id": "pickle"}] if place == "filters" else {"id": "pickle"}
+    (path / ".zarray").write_text(json.dumps(metadata))
+    (path / "0.0").write_bytes(b"cos\nsystem\n(S'touch " + str(tmp_path / "it-ran").encode() + b"'\ntR.")
+    with pytest.raises(StoreError):
+        open_store(path).read_rows(0, 1)
+    assert not (tmp_path / "it-ran").exists()
 
 
 def test_opening_changes_no_configuration_of_zarr(foreign: Foreign, rows: np.ndarray) -> None:

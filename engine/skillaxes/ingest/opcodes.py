@@ -146,11 +146,7 @@ def _small_tuple(opcode: bytes, size: int) -> None:
 _small_tuple(pickle.TUPLE1, 1)
 _small_tuple(pickle.TUPLE2, 2)
 _small_tuple(pickle.TUPLE3, 3)
-
-
-@_step(pickle.LIST)
-def _list(machine: PickleMachine) -> None:
-    machine.push(machine.pop_to_mark())
+_step(pickle.LIST)(lambda machine: machine.push(machine.pop_to_mark()))
 
 
 @_step(pickle.APPEND)
@@ -214,45 +210,31 @@ def _dup(machine: PickleMachine) -> None:
     machine.push(machine.stack[-1])
 
 
-@_step(pickle.PUT)
-def _put(machine: PickleMachine) -> None:
-    machine.memo[int(machine.line())] = machine.stack[-1]
-
-
-@_step(pickle.BINPUT)
-def _binput(machine: PickleMachine) -> None:
-    machine.memo[machine.number("<B")] = machine.stack[-1]
-
-
-@_step(pickle.LONG_BINPUT)
-def _long_binput(machine: PickleMachine) -> None:
-    machine.memo[machine.number("<I")] = machine.stack[-1]
-
-
 @_step(pickle.MEMOIZE)
 def _memoize(machine: PickleMachine) -> None:
     machine.memo[len(machine.memo)] = machine.stack[-1]
 
 
-@_step(pickle.GET)
-def _get(machine: PickleMachine) -> None:
-    machine.push(machine.memo[int(machine.line())])
+def _memo(put: bytes, get: bytes, number: Callable[[PickleMachine], int]) -> None:
+    def remember(machine: PickleMachine) -> None:
+        machine.memo[number(machine)] = machine.stack[-1]
+
+    _step(put)(remember)
+    _step(get)(lambda machine: machine.push(machine.memo[number(machine)]))
 
 
-@_step(pickle.BINGET)
-def _binget(machine: PickleMachine) -> None:
-    machine.push(machine.memo[machine.number("<B")])
+_memo(pickle.PUT, pickle.GET, lambda machine: int(machine.line()))
+_memo(pickle.BINPUT, pickle.BINGET, lambda machine: int(machine.number("<B")))
+_memo(pickle.LONG_BINPUT, pickle.LONG_BINGET, lambda machine: int(machine.number("<I")))
 
 
-@_step(pickle.LONG_BINGET)
-def _long_binget(machine: PickleMachine) -> None:
-    machine.push(machine.memo[machine.number("<I")])
+def _named(machine: PickleMachine) -> Name:
+    return machine.look_up(machine.line().decode("utf-8"), machine.line().decode("utf-8"))
 
 
 @_step(pickle.GLOBAL)
 def _global(machine: PickleMachine) -> None:
-    module, name = machine.line().decode("utf-8"), machine.line().decode("utf-8")
-    machine.push(machine.look_up(module, name))
+    machine.push(_named(machine))
 
 
 @_step(pickle.STACK_GLOBAL)
@@ -263,9 +245,7 @@ def _stack_global(machine: PickleMachine) -> None:
 
 @_step(pickle.INST)
 def _inst(machine: PickleMachine) -> None:
-    module, name = machine.line().decode("utf-8"), machine.line().decode("utf-8")
-    machine.look_up(module, name)
-    raise Refused(f"refused: the pickle makes an object of {shown(module)}.{shown(name)} as no array is made")
+    _no_object(_named(machine))
 
 
 @_step(pickle.OBJ)
@@ -297,32 +277,21 @@ def _build(machine: PickleMachine) -> None:
     target.build(state)
 
 
-@_step(pickle.PERSID)
-def _persid(machine: PickleMachine) -> None:
-    _persist(machine, machine.line().decode("ascii"))
-
-
 @_step(pickle.BINPERSID)
 def _binpersid(machine: PickleMachine) -> None:
-    _persist(machine, machine.pop())
-
-
-def _persist(machine: PickleMachine, name: Any) -> None:
     if machine.persistent is None:
         raise Refused("refused: the pickle refers to objects outside of it (a persistent id), which no array needs")
-    machine.push(machine.persistent(name))
+    machine.push(machine.persistent(machine.pop()))
 
 
-@_step(pickle.EXT1, pickle.EXT2, pickle.EXT4)
-def _extension(machine: PickleMachine) -> None:
-    raise Refused("refused: the pickle asks for an extension code of copyreg, which no array needs")
+def _refuse(why: str, *opcodes: bytes) -> None:
+    def refuse(machine: PickleMachine) -> None:
+        raise Refused(f"refused: {why}; save the array alone, e.g. numpy.save('matrix.npy', x)")
+
+    _step(*opcodes)(refuse)
 
 
-@_step(pickle.NEXT_BUFFER, pickle.READONLY_BUFFER)
-def _buffer(machine: PickleMachine) -> None:
-    raise Refused("refused: the values lie outside the pickle (out-of-band buffers); save the array with numpy.save")
-
-
-@_step(pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET)
-def _set(machine: PickleMachine) -> None:
-    raise Refused("refused: the pickle holds a set, which no array needs; save the array alone, e.g. numpy.save")
+_refuse("the pickle refers to objects outside of it (a persistent id)", pickle.PERSID)
+_refuse("the pickle asks for an extension code of copyreg", pickle.EXT1, pickle.EXT2, pickle.EXT4)
+_refuse("the values lie outside the pickle (out-of-band buffers)", pickle.NEXT_BUFFER, pickle.READONLY_BUFFER)
+_refuse("the pickle holds a set", pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET)
