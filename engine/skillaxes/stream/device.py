@@ -1,30 +1,190 @@
-"""The seam between host and device: everything that knows of copies, streams and events stands here."""
+"""The seam between host and device: everything that knows of streams, events and page-locked memory stands here.
+
+Work on a device runs in two lanes side by side, each in its own order: ``COPIES`` brings rows from the host,
+``COMPUTE`` is where the kernels run. A mark is a place in a lane; a lane, or the host, can wait for it. Whoever reuses
+memory waits for the mark behind its last use; nothing else keeps the lanes apart.
+"""
 
 from __future__ import annotations
+
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+COPIES, COMPUTE = "copies", "compute"
+Mark = Any  # opaque: what a seam's ``mark`` returns
 
-class Uploader:
-    """Brings host rows to the device; on a CPU they are there already."""
+_TYPICAL_L2 = 40 << 20  # an A100's, where torch does not tell
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._copied: torch.cuda.Event | None = None
 
-    def upload(self, rows: Tensor) -> Tensor:
-        """The rows on the device; the host's copy may be overwritten only after :meth:`release`."""
-        if self._device.type == "cpu":
-            return rows
-        self.release()
-        there = rows.to(self._device, non_blocking=True)
-        self._copied = torch.cuda.Event()
-        self._copied.record()
-        return there
+class Seam(Protocol):
+    """What the device stream asks of a device."""
+
+    name: str
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Uninitialised device memory; torch.OutOfMemoryError when there is none."""
+
+    def host_empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Uninitialised host memory that copies run from in the background."""
+
+    def upload(self, target: Tensor, source: Tensor) -> None:
+        """Copy host or device rows into device memory, in the lane of copies; returns at once."""
+
+    def clear(self, target: Tensor) -> None:
+        """Fill device memory with zeros, in the lane of copies."""
+
+    def download(self, source: Tensor) -> Tensor:
+        """A host tensor that holds ``source`` once a mark taken in the lane of compute afterwards is reached."""
+
+    def adopt(self, foreign: Any) -> Tensor:
+        """The device memory of another library (DLPack), as the lane of copies may read it."""
+
+    def mark(self, lane: str) -> Mark:
+        """Behind everything that was given to ``lane`` so far."""
+
+    def wait(self, lane: str, mark: Mark) -> None:
+        """Let ``lane`` go no further before ``mark`` is reached; the host goes on."""
+
+    def join(self, mark: Mark) -> None:
+        """Let the host wait until ``mark`` is reached."""
+
+    def free_bytes(self) -> int:
+        """Device memory that could be allocated now."""
+
+    def total_bytes(self) -> int:
+        """Device memory in all."""
+
+    def l2_bytes(self) -> int:
+        """The device's outermost cache."""
 
     def release(self) -> None:
-        """Wait until every copy that was begun has left the host's buffers."""
-        if self._copied is not None:
-            self._copied.synchronize()
-            self._copied = None
+        """Give memory that is allocated and unused back to the device."""
+
+
+class CudaSeam:
+    """A GPU: the lane of compute is torch's current stream, the lane of copies a stream of its own."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._copies = torch.cuda.Stream(device)
+        self.name = torch.cuda.get_device_name(device)
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=self.device)
+
+    def host_empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        with torch.cuda.device(self.device):  # else page-locking opens a context on the first GPU too
+            return torch.empty(shape, dtype=dtype, pin_memory=True)
+
+    def upload(self, target: Tensor, source: Tensor) -> None:
+        with torch.cuda.stream(self._copies):
+            target.copy_(source, non_blocking=True)
+
+    def clear(self, target: Tensor) -> None:
+        with torch.cuda.stream(self._copies):
+            target.zero_()
+
+    def download(self, source: Tensor) -> Tensor:
+        return source.to("cpu", non_blocking=True)  # torch makes the target page-locked
+
+    def adopt(self, foreign: Any) -> Tensor:
+        with torch.cuda.stream(self._copies):  # the other library lets this stream wait for its own
+            return torch.from_dlpack(foreign)
+
+    def mark(self, lane: str) -> Mark:
+        event = torch.cuda.Event()
+        event.record(self._stream(lane))
+        return event
+
+    def wait(self, lane: str, mark: Mark) -> None:
+        self._stream(lane).wait_event(mark)
+
+    def join(self, mark: Mark) -> None:
+        mark.synchronize()
+
+    def free_bytes(self) -> int:
+        held = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return torch.cuda.mem_get_info(self.device)[0] + held
+
+    def total_bytes(self) -> int:
+        return torch.cuda.mem_get_info(self.device)[1]
+
+    def l2_bytes(self) -> int:
+        return getattr(torch.cuda.get_device_properties(self.device), "L2_cache_size", 0) or _TYPICAL_L2
+
+    def release(self) -> None:
+        with torch.cuda.device(self.device):
+            torch.cuda.empty_cache()
+
+    def _stream(self, lane: str) -> torch.cuda.Stream:
+        return self._copies if lane == COPIES else torch.cuda.current_stream(self.device)
+
+
+class HostSeam:
+    """The CPU in the place of a GPU: all work is done when the call returns, so every mark is reached.
+
+    For tests and for trying out the control flow; a job on the CPU needs no seam.
+
+    Parameters
+    ----------
+    free : bytes that ``empty`` grants before it is out of memory
+    l2 : what ``l2_bytes`` answers
+    """
+
+    def __init__(self, *, free: int = 1 << 30, l2: int = 1 << 20) -> None:
+        self.name = "the host in the place of a GPU"
+        self._total, self._l2 = free, l2
+        self._granted: list[tuple[Any, int]] = []
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        import weakref
+
+        made = torch.empty(shape, dtype=dtype)
+        if made.nbytes > self.free_bytes():
+            raise torch.OutOfMemoryError(f"tried to allocate {made.nbytes} bytes, {self.free_bytes()} are free")
+        self._granted.append((weakref.ref(made), made.nbytes))
+        return made
+
+    def host_empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        return torch.empty(shape, dtype=dtype)
+
+    def upload(self, target: Tensor, source: Tensor) -> None:
+        target.copy_(source)
+
+    def clear(self, target: Tensor) -> None:
+        target.zero_()
+
+    def download(self, source: Tensor) -> Tensor:
+        return source.clone()
+
+    def adopt(self, foreign: Any) -> Tensor:
+        return torch.from_dlpack(foreign)
+
+    def mark(self, lane: str) -> Mark:
+        return None
+
+    def wait(self, lane: str, mark: Mark) -> None:
+        pass
+
+    def join(self, mark: Mark) -> None:
+        pass
+
+    def free_bytes(self) -> int:
+        self._granted = [(there, size) for there, size in self._granted if there() is not None]
+        return self._total - sum(size for _, size in self._granted)
+
+    def total_bytes(self) -> int:
+        return self._total
+
+    def l2_bytes(self) -> int:
+        return self._l2
+
+    def release(self) -> None:
+        pass
+
+
+def open_seam(device: torch.device) -> Seam | None:
+    """The seam to ``device``; None on a CPU, where rows are used where they were read."""
+    return CudaSeam(device) if device.type == "cuda" else None

@@ -7,33 +7,19 @@ that every row meets the same matrix product however the store is chunked.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from skillaxes.stream.device import Uploader
+from skillaxes.stream import device as devices
+from skillaxes.stream import device_gds as gds
+from skillaxes.stream.device_feed import LAG, DeviceFeed
+from skillaxes.stream.panel import Panel, gather
 from skillaxes.stream.reader import TORCH_DTYPES, Reader
 
 if TYPE_CHECKING:
     from skillaxes.store import Store
-
-
-@dataclass(frozen=True)
-class Panel:
-    """Consecutive rows on the device.
-
-    Attributes
-    ----------
-    start : global number of the first row
-    count : rows of the store in it; the rest of ``rows`` is zero
-    rows : Tensor of shape (panel_rows, n_columns), the store's dtype, any row stride; valid until the next panel
-    """
-
-    start: int
-    count: int
-    rows: Tensor
 
 
 class PanelStream:
@@ -47,6 +33,8 @@ class PanelStream:
     device : where the panels are to lie
     cache_bytes : memory for decoded units that later reads take from there
     rows : (first, last) of the part, last excluded; None for the whole store
+    keep_bytes : memory of a GPU for panels that stay there between reads
+    direct : fetch chunks straight into a GPU's memory (see :mod:`skillaxes.stream.device_gds`)
     """
 
     def __init__(
@@ -58,6 +46,8 @@ class PanelStream:
         columns: Sequence[slice] | None = None,
         cache_bytes: int = 0,
         rows: tuple[int, int] | None = None,
+        keep_bytes: int = 0,
+        direct: bool = False,
     ) -> None:
         self.store = store
         self.device = device
@@ -66,12 +56,21 @@ class PanelStream:
         self.columns = tuple(columns) if columns is not None else (slice(0, store.n_features),)
         self.n_columns = sum(part.stop - part.start for part in self.columns)
         self.dtype = TORCH_DTYPES[store.dtype]
-        self.reader = Reader(
-            store, self.first_row, self.last_row, cache_bytes=cache_bytes, pinned=device.type == "cuda"
-        )
-        self._uploader = Uploader(device)
-        self._buffer: Tensor | None = None
         self.reads = 0.0
+        self._buffer: Tensor | None = None
+        self._seam = devices.open_seam(device)
+        self._feed: DeviceFeed | None = None
+        self._direct: gds.DirectReader | None = None
+        if self._seam is None:
+            self.reader = Reader(store, self.first_row, self.last_row, cache_bytes=cache_bytes)
+            return
+        self.reader = Reader(
+            store, self.first_row, self.last_row, cache_bytes=cache_bytes, lag=LAG, empty=self._seam.host_empty
+        )
+        if direct:
+            self._direct = gds.DirectReader(store, self.first_row, self.last_row, self._seam.adopt)
+        self._copied_before, self._under_way, self._verified = 0, 0, False
+        self._feed = self._make_feed(keep_bytes)
 
     @property
     def n_rows(self) -> int:
@@ -80,7 +79,7 @@ class PanelStream:
     @property
     def bytes_read(self) -> int:
         """Bytes fetched from the store so far."""
-        return self.reader.bytes_read
+        return self.reader.bytes_read + (self._direct.bytes_read if self._direct is not None else 0)
 
     @property
     def rows_read_twice(self) -> int:
@@ -89,11 +88,24 @@ class PanelStream:
 
     def read(self) -> Iterator[Panel]:
         """One read: every row once, in order."""
+        if self._feed is None:
+            yield from self._read_here()
+        else:
+            yield from self._read_there(self._feed)
+        self.reads += 1
+
+    def _read_there(self, feed: DeviceFeed) -> Iterator[Panel]:
+        self.reader.check_stored()
+        source = self.reader if self._direct is None else self._direct
+        for panel in feed.read(source, verify=not self._verified):
+            self._under_way = panel.start + panel.count - self.first_row
+            yield panel
+        self._under_way, self._verified = 0, True
+
+    def _read_here(self) -> Iterator[Panel]:
         verify = self.reads < 1
         if self._buffer is None:
-            self._buffer = torch.empty(
-                (self.panel_rows, self.n_columns), dtype=self.dtype, pin_memory=self.device.type == "cuda"
-            )
+            self._buffer = torch.empty((self.panel_rows, self.n_columns), dtype=self.dtype)
         buffer, size = self._buffer, self.panel_rows
         direct = len(self.columns) == 1
         filled = 0
@@ -101,21 +113,19 @@ class PanelStream:
             at = 0
             while at < len(block):
                 if direct and filled == 0 and len(block) - at >= size:
-                    yield self._panel(start + at, size, block[at : at + size, self.columns[0]])
+                    yield Panel(start + at, size, block[at : at + size, self.columns[0]])
                     at += size
                     continue
                 take = min(size - filled, len(block) - at)
-                self._gather(block[at : at + take], buffer[filled : filled + take])
+                gather(block[at : at + take], self.columns, buffer[filled : filled + take])
                 filled += take
                 at += take
                 if filled == size:
-                    yield self._panel(start + at - size, size, buffer)
+                    yield Panel(start + at - size, size, buffer)
                     filled = 0
-            self._uploader.release()
         if filled:
             buffer[filled:] = 0
-            yield self._panel(self.last_row - filled, filled, buffer)
-        self.reads += 1
+            yield Panel(self.last_row - filled, filled, buffer)
 
     def sample(self, segments: Sequence[tuple[int, int]]) -> Tensor:
         """The rows of some (start, stop) segments, of shape (n, n_columns), on the host, in the store's dtype."""
@@ -125,21 +135,51 @@ class PanelStream:
         at = 0
         for start, stop in segments:
             target = rows[at : at + stop - start]
-            if whole:
+            kept = None if self._feed is None else self._feed.rows(start, stop)
+            if kept is not None:
+                target.copy_(kept)
+            elif whole:
                 self.reader.rows(start, stop, target)
             else:
                 full = torch.empty((stop - start, self.store.n_features), dtype=self.dtype)
                 self.reader.rows(start, stop, full)
-                self._gather(full, target)
+                gather(full, self.columns, target)
             at += stop - start
         return rows
 
-    def _gather(self, rows: Tensor, out: Tensor) -> None:
-        at = 0
-        for part in self.columns:
-            width = part.stop - part.start
-            out[:, at : at + width].copy_(rows[:, part])
-            at += width
+    def shrink(self, panel_rows: int, keep_bytes: int) -> None:
+        """Begin anew with smaller panels on the device; what was read and counted stays counted."""
+        assert self._seam is not None and self._feed is not None
+        self.reads += self._under_way / self.n_rows
+        self._copied_before, self._under_way = self._copied_before + self._feed.copied_bytes, 0
+        self._feed = None  # first, so that its memory is free for the next one
+        self._seam.release()
+        self.panel_rows = panel_rows
+        self._feed = self._make_feed(keep_bytes)
 
-    def _panel(self, start: int, count: int, rows: Tensor) -> Panel:
-        return Panel(start, count, self._uploader.upload(rows))
+    def on_device(self) -> dict[str, Any] | None:
+        """What a manifest says of the rows on a GPU; None on a CPU."""
+        if self._seam is None or self._feed is None:
+            return None
+        return {
+            "name": self._seam.name,
+            "panel_rows": self.panel_rows,
+            "kept_rows": self._feed.kept_rows,
+            "kept_bytes": self._feed.kept_bytes,
+            "copied_bytes": self._copied_before + self._feed.copied_bytes,
+            "road": self.reader.road if self._direct is None else gds.ROAD,
+        }
+
+    def _make_feed(self, keep_bytes: int) -> DeviceFeed:
+        assert self._seam is not None
+        feed = DeviceFeed(
+            self._seam,
+            rows=(self.first_row, self.last_row),
+            columns=self.columns,
+            n_features=self.store.n_features,
+            panel_rows=self.panel_rows,
+            dtype=self.dtype,
+            keep_bytes=keep_bytes,
+        )
+        self.reader.cached_from = self.first_row + feed.kept_rows  # what stays there needs no room here
+        return feed

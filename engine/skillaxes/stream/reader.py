@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,19 +40,31 @@ class Reader:
     ----------
     store : what to read
     first_row, last_row : the part, last_row excluded
-    cache_bytes : decoded units are kept up to this many bytes, the first ones first
-    pinned : allocate the buffers in page-locked memory, for asynchronous copies to a GPU
+    cache_bytes : decoded units are kept up to this many bytes, the first ones from ``cached_from`` on first
+    lag : units that stay valid behind the one yielded last; a buffer each
+    empty : allocates a buffer of a shape and dtype; page-locked where copies to a GPU run from it
     """
 
+    on_device = False  # units lie in host memory
+
     def __init__(
-        self, store: Store, first_row: int, last_row: int, *, cache_bytes: int = 0, pinned: bool = False
+        self,
+        store: Store,
+        first_row: int,
+        last_row: int,
+        *,
+        cache_bytes: int = 0,
+        lag: int = 0,
+        empty: Callable[[tuple[int, int], torch.dtype], Tensor] = lambda shape, dtype: torch.empty(shape, dtype=dtype),
     ) -> None:
         self._store = store
         self._first, self._last = first_row, last_row
         self._plain = store.plain_chunks()
         self._row_bytes = store.n_features * store.itemsize
         self._unit_rows = unit_rows(store)
-        self._pinned = pinned
+        self.lag = lag
+        self.cached_from = first_row
+        self._empty = empty
         self._unit_bytes = self._unit_rows * self._row_bytes
         self._cached_units = cache_bytes // self._unit_bytes
         self._cache: dict[int, Tensor] = {}
@@ -67,18 +80,20 @@ class Reader:
         """``plain files`` or the name of the codec pipeline."""
         return "plain files" if self._plain is not None else f"zarr ({self._store.pipeline})"
 
-    def units(self, *, verify: bool) -> Iterator[tuple[int, Tensor]]:
+    def units(self, *, verify: bool, from_row: int | None = None) -> Iterator[tuple[int, Tensor]]:
         """Yield (first row, rows) for each unit in order; rows is of shape (n, n_features) in the store's dtype.
 
-        A yielded tensor is valid until the next one is asked for.
+        A yielded tensor is valid until ``lag + 1`` further ones were asked for. ``from_row`` leaves out the units
+        before it.
 
         Raises
         ------
         StoreError : a chunk is missing, too short or fails its checksum
         """
-        self._check_missing()
+        self.check_stored()
         if not self._slots:
-            self._slots = [self._allocate() for _ in range(SLOTS)]
+            shape = (self._unit_rows, self._store.n_features)
+            self._slots = [self._empty(shape, TORCH_DTYPES[self._store.dtype]) for _ in range(SLOTS + self.lag)]
         free: queue.SimpleQueue[Tensor] = queue.SimpleQueue()
         ready: queue.SimpleQueue[tuple[int, Tensor, Tensor | None] | BaseException | None] = queue.SimpleQueue()
         stop = threading.Event()
@@ -87,9 +102,8 @@ class Reader:
 
         def fill() -> None:
             try:
-                for unit in self._indices():
-                    keep = unit in self._cache or len(self._cache) < self._cached_units
-                    slot = None if keep else free.get()
+                for unit in self._indices(from_row):
+                    slot = None if self._keeps(unit) else free.get()
                     if stop.is_set():
                         return
                     ready.put((self._start(unit), self._unit(unit, slot, verify), slot))
@@ -99,13 +113,15 @@ class Reader:
 
         thread = threading.Thread(target=fill, name="skillaxes-reader", daemon=True)
         thread.start()
+        held: deque[Tensor | None] = deque()
         try:
             while (item := ready.get()) is not None:
                 if isinstance(item, BaseException):
                     raise item
                 start, rows, used = item
                 yield start, rows
-                if used is not None:
+                held.append(used)
+                if len(held) > self.lag and (used := held.popleft()) is not None:
                     free.put(used)
             self._known.clear()
         finally:
@@ -118,13 +134,13 @@ class Reader:
 
         Plain rows are remembered as long as the next read lasts, which takes them from ``out`` instead of the store.
         """
-        self._check_missing()
+        self.check_stored()
         at = start
         while at < stop:
             unit = at // self._unit_rows
             end = min(stop, self._start(unit) + self._unit_length(unit))
             target = out[at - start : end - start]
-            if unit in self._cache or len(self._cache) < self._cached_units:
+            if self._keeps(unit):
                 kept = self._unit(unit, None, verify=False)
                 target.copy_(kept[at - self._start(unit) : end - self._start(unit)])
             elif self._plain is not None:
@@ -136,8 +152,14 @@ class Reader:
             at = end
         self._known.sort(key=lambda known: known[0])
 
-    def _indices(self) -> range:
-        return range(self._first // self._unit_rows, -(-self._last // self._unit_rows))
+    def _indices(self, from_row: int | None) -> range:
+        first = self._first if from_row is None else from_row
+        return range(first // self._unit_rows, -(-self._last // self._unit_rows))
+
+    def _keeps(self, unit: int) -> bool:
+        """Whether a unit is in the cache or will be."""
+        room = len(self._cache) < self._cached_units and unit >= self.cached_from // self._unit_rows
+        return room or unit in self._cache
 
     def _start(self, unit: int) -> int:
         return max(unit * self._unit_rows, self._first)
@@ -145,17 +167,15 @@ class Reader:
     def _unit_length(self, unit: int) -> int:
         return min((unit + 1) * self._unit_rows, self._last) - self._start(unit)
 
-    def _allocate(self) -> Tensor:
-        shape = (self._unit_rows, self._store.n_features)
-        return torch.empty(shape, dtype=TORCH_DTYPES[self._store.dtype], pin_memory=self._pinned)
-
     def _unit(self, unit: int, slot: Tensor | None, verify: bool) -> Tensor:
         start, length = self._start(unit), self._unit_length(unit)
         if unit in self._cache:
             if verify and self._plain is not None:
                 self._verify(start, start + length, self._cache[unit])
             return self._cache[unit]
-        target = (self._allocate() if slot is None else slot)[:length]
+        shape, dtype = (length, self._store.n_features), TORCH_DTYPES[self._store.dtype]
+        # What stays is not page-locked: it may be most of the memory.
+        target = torch.empty(shape, dtype=dtype) if slot is None else slot[:length]
         if self._plain is None:
             self._fetch_zarr(start, start + length, target)
         else:
@@ -167,7 +187,8 @@ class Reader:
             self._cache[unit] = target
         return target
 
-    def _check_missing(self) -> None:
+    def check_stored(self) -> None:
+        """Refuse a store with missing chunks; looked up once."""
         if self._missing_checked:
             return
         missing = self._store.missing_chunks()

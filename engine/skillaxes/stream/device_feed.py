@@ -1,0 +1,231 @@
+"""Panels on a device: copied ahead of the kernels through a ring of buffers, and kept there as far as memory goes.
+
+A read runs in two lanes (see :mod:`skillaxes.stream.device`). While the kernels work on one panel, the next ones are
+on their way; a panel is handed out once the lane of compute waits for its copy, and its buffer is filled again once the
+lane of copies waits for the kernels. The first panels stay where they are, when there is room: later reads find them
+there, and what is not kept is read from where the kept rows end.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from skillaxes.stream.device import COMPUTE, COPIES, Mark, Seam
+from skillaxes.stream.panel import Panel, gather
+
+LOOK_AHEAD = 2  # panels on their way while one is worked on: the host needs the time of one to hand over the next
+LAG = 1  # units that stay untouched behind the one being copied, so that the host never waits for the last copy
+
+
+class Source(Protocol):
+    """Where units of rows come from."""
+
+    @property
+    def on_device(self) -> bool:
+        """Whether units lie in device memory already."""
+
+    def units(self, *, verify: bool, from_row: int | None = None) -> Iterator[tuple[int, Tensor]]:
+        """(first row, rows) in order; a unit is valid until ``LAG + 1`` further ones were asked for."""
+
+
+@dataclass
+class _Buffer:
+    """Device memory of one panel of the ring, and host memory that rows are gathered in where they have to be."""
+
+    rows: Tensor
+    staging: Tensor | None
+    used: Mark  # in COMPUTE, behind the last kernel that reads ``rows``
+    left: Mark  # in COPIES, behind the last copy out of ``staging``
+
+
+@dataclass(frozen=True)
+class _Arriving:
+    panel: Panel
+    arrived: Mark  # in COPIES, behind the last copy into the panel
+    buffer: _Buffer | None  # None for a panel that stays
+
+
+class DeviceFeed:
+    """Reads of a part of a store as panels on a device.
+
+    Parameters
+    ----------
+    seam : the device
+    rows : (first, last) of the part, last excluded
+    columns : the columns to use, as slices; together they are ``n_columns`` of ``n_features``
+    panel_rows : rows a panel
+    dtype : the store's
+    keep_bytes : device memory for panels that stay; less is kept when the device grants less
+    """
+
+    def __init__(
+        self,
+        seam: Seam,
+        *,
+        rows: tuple[int, int],
+        columns: tuple[slice, ...],
+        n_features: int,
+        panel_rows: int,
+        dtype: torch.dtype,
+        keep_bytes: int = 0,
+    ) -> None:
+        self._seam = seam
+        self._first, self._last = rows
+        self._columns = columns
+        self._width = sum(part.stop - part.start for part in columns)
+        self._whole = len(columns) == 1 and self._width == n_features
+        self.panel_rows, self._dtype = panel_rows, dtype
+        self._ring: list[_Buffer] = []
+        self._kept = self._allocate_kept(keep_bytes)
+        self._filled = 0  # panels that lie in ``_kept``
+        self.copied_bytes = 0
+
+    @property
+    def kept_rows(self) -> int:
+        """Rows that stay on the device, or will after the first read."""
+        panels = 0 if self._kept is None else len(self._kept) // self.panel_rows
+        return min(panels * self.panel_rows, self._last - self._first)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Device memory that they take."""
+        return 0 if self._kept is None else self._kept.nbytes
+
+    def read(self, source: Source, *, verify: bool) -> Iterator[Panel]:
+        """Every row once, in order.
+
+        Raises
+        ------
+        torch.OutOfMemoryError : the device has no room for the ring
+        """
+        self._allocate_ring(staged=not (self._whole or source.on_device))
+        seam, arriving, ahead = self._seam, self._arriving(source, verify), deque[_Arriving]()
+        try:
+            while True:
+                while len(ahead) <= LOOK_AHEAD and (coming := next(arriving, None)) is not None:
+                    ahead.append(coming)
+                if not ahead:
+                    return
+                coming = ahead.popleft()
+                if coming.arrived is not None:
+                    seam.wait(COMPUTE, coming.arrived)
+                yield coming.panel
+                if coming.buffer is not None:
+                    coming.buffer.used = seam.mark(COMPUTE)
+        finally:
+            # However the read ends: no copy is under way, and no buffer is filled before the kernels are done with it.
+            arriving.close()
+            seam.join(seam.mark(COPIES))
+            for buffer in self._ring:
+                buffer.used = seam.mark(COMPUTE)
+
+    def rows(self, start: int, stop: int) -> Tensor | None:
+        """Rows ``start`` to ``stop`` (global) on the host, between two reads; None unless all of them were kept."""
+        if self._kept is None or stop > self._first + min(self._filled * self.panel_rows, self._last - self._first):
+            return None
+        found = self._seam.download(self._kept[start - self._first : stop - self._first])
+        self._seam.join(self._seam.mark(COMPUTE))
+        return found
+
+    def _arriving(self, source: Source, verify: bool) -> Generator[_Arriving, None, None]:
+        """The panels in order, each with the copies that bring it under way."""
+        for number in range(self._filled):
+            assert self._kept is not None
+            yield _Arriving(self._panel(number, self._place(number)), None, None)
+        first = self._first + self._filled * self.panel_rows
+        if first >= self._last:
+            return
+        number, filled = self._filled, 0
+        target, buffer = self._open(number)
+        behind = deque[tuple[Mark, Tensor]]()
+        for start, rows in source.units(verify=verify, from_row=first):
+            at = max(first - start, 0)
+            while at < len(rows):
+                take = min(self.panel_rows - filled, len(rows) - at)
+                self._put(rows[at : at + take], target, buffer, filled)
+                filled, at = filled + take, at + take
+                if filled == self.panel_rows or start + at == self._last:
+                    yield self._close(number, target, buffer, filled)
+                    number, filled = number + 1, 0
+                    if start + at < self._last:
+                        target, buffer = self._open(number)
+            # The unit is kept until its copies have left, then the source may fill its memory again.
+            behind.append((self._seam.mark(COPIES), rows))
+            if len(behind) > LAG:
+                self._seam.join(behind.popleft()[0])
+
+    def _open(self, number: int) -> tuple[Tensor, _Buffer | None]:
+        """Where panel ``number`` goes: its place among those that stay, or a buffer of the ring that is free again."""
+        if self._kept is not None and number < len(self._kept) // self.panel_rows:
+            buffer = self._ring[number % len(self._ring)] if self._ring[0].staging is not None else None
+            target = self._place(number)
+        else:
+            buffer = self._ring[number % len(self._ring)]
+            target = buffer.rows
+            self._seam.wait(COPIES, buffer.used)
+        if buffer is not None and buffer.staging is not None:
+            self._seam.join(buffer.left)
+        return target, buffer
+
+    def _put(self, rows: Tensor, target: Tensor, buffer: _Buffer | None, filled: int) -> None:
+        if buffer is not None and buffer.staging is not None:
+            gather(rows, self._columns, buffer.staging[filled : filled + len(rows)])
+        elif self._whole:
+            self._seam.upload(target[filled : filled + len(rows)], rows)
+        else:
+            at = 0
+            for part in self._columns:
+                width = part.stop - part.start
+                self._seam.upload(target[filled : filled + len(rows), at : at + width], rows[:, part])
+                at += width
+
+    def _close(self, number: int, target: Tensor, buffer: _Buffer | None, filled: int) -> _Arriving:
+        if buffer is not None and buffer.staging is not None:
+            self._seam.upload(target[:filled], buffer.staging[:filled])
+            buffer.left = self._seam.mark(COPIES)
+        if filled < self.panel_rows:
+            self._seam.clear(target[filled:])
+        self.copied_bytes += filled * self._width * self._dtype.itemsize
+        stays = self._kept is not None and number < len(self._kept) // self.panel_rows
+        if stays:
+            self._filled = number + 1
+        return _Arriving(self._panel(number, target), self._seam.mark(COPIES), None if stays else buffer)
+
+    def _panel(self, number: int, rows: Tensor) -> Panel:
+        start = self._first + number * self.panel_rows
+        return Panel(start, min(self.panel_rows, self._last - start), rows)
+
+    def _place(self, number: int) -> Tensor:
+        assert self._kept is not None
+        return self._kept[number * self.panel_rows : (number + 1) * self.panel_rows]
+
+    def _allocate_ring(self, *, staged: bool) -> None:
+        if self._ring:
+            return
+        shape = (self.panel_rows, self._width)
+        for _ in range(LOOK_AHEAD + 1):
+            rows = self._seam.empty(shape, self._dtype)
+            staging = self._seam.host_empty(shape, self._dtype) if staged else None
+            # The device may have had other work in this memory before it was given to us.
+            self._ring.append(_Buffer(rows, staging, used=self._seam.mark(COMPUTE), left=self._seam.mark(COPIES)))
+
+    def _allocate_kept(self, keep_bytes: int) -> Tensor | None:
+        """Memory for the first panels: as many as are wanted and granted."""
+        panel_bytes = self.panel_rows * self._width * self._dtype.itemsize
+        panels = min(keep_bytes // panel_bytes, -(-(self._last - self._first) // self.panel_rows))
+        while panels > 0:
+            try:
+                kept = self._seam.empty((panels * self.panel_rows, self._width), self._dtype)
+            except torch.OutOfMemoryError:
+                panels = panels * 3 // 4
+                continue
+            self._seam.wait(COPIES, self._seam.mark(COMPUTE))  # as for the ring
+            return kept
+        return None
+
