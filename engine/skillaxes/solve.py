@@ -21,7 +21,7 @@ from skillaxes.pca.moments import RowMoments
 from skillaxes.pca.problem import PCAResult, Problem
 from skillaxes.pca.projections import ProjectionStore
 from skillaxes.pca.split_half import Stability, split_half
-from skillaxes.pca.warm_start import WarmStart, as_shift, warm_start
+from skillaxes.pca.warm_start import WarmStart, as_shift, completed, warm_start
 from skillaxes.planning import GIVEN, RANDOM_DIRECTIONS, Plan
 from skillaxes.progress import Progress
 from skillaxes.ranking.rows import KeptRows, kept_rows
@@ -199,9 +199,9 @@ class Stages:
 
         self.each_panel("read 1 (incremental)", work)
         state = incremental.flush(state)
-        return WarmStart(
-            as_shift(state.shift + state.mean, self.problem).cpu(), state.directions.double(), state.n_seen
-        )
+        least = min(self.config.components, self.stream.n_columns)  # rows of lower rank give fewer
+        block = completed(state.directions.double(), least, torch.Generator().manual_seed(self.config.seed))
+        return WarmStart(as_shift(state.shift + state.mean, self.problem).cpu(), block, state.n_seen)
 
     def column_scale(self, sample: Tensor) -> Tensor:
         """One read for the spread of every column, of shape (d,), float32: what the columns are multiplied by."""

@@ -23,6 +23,7 @@ class Centering:
 
     def __init__(self, problem: Problem, shift: Tensor, scale: Tensor | None) -> None:
         self._shift = shift.to(problem.device)
+        self._subtrahend = self._shift if problem.panel_dtype == torch.float64 else self._shift.float()
         self._scale = scale
         self._scratch = kernels.make_scratch(problem.device, problem.panel_rows, problem.n_columns, problem.panel_dtype)
         carried = torch.zeros((problem.n_columns, 16), dtype=torch.float64, device=problem.device)
@@ -34,8 +35,9 @@ class Centering:
 
     def rows(self, panel: Panel, moments: RowMoments) -> Tensor:
         """Centred rows that count, of shape (n, d), float32; noted in ``moments``. Valid until the next call."""
-        shift = self._shift if panel.rows.dtype == torch.float64 else self._shift.float()
-        projection = kernels.project(panel.rows, self._carried, shift, scale=self._scale, scratch=self._scratch)
+        projection = kernels.project(
+            panel.rows, self._carried, self._subtrahend, scale=self._scale, scratch=self._scratch
+        )
         carried = projection.dots[: panel.count, :2].sum(dim=1)
         moments.add(panel, projection, carried, self._shift, self._scale)
         rows = projection.rows[: panel.count]

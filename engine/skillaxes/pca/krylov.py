@@ -44,6 +44,8 @@ class KrylovState:
     problem, world, store : what the solver works on
     moments : counts, norms and bad rows, complete after the first read
     shift : Tensor of shape (d,), float64: the provisional mean m
+    subtrahend : the same in the dtype that the kernels take; always the same tensor, for which they prepare once
+    next_block : Tensor of shape (d, b), float64: the block of the next read
     blocks : p tensors of shape (d, l), float32: the bases as multiplied, utility columns zeroed
     products : p tensors of shape (d, l), float64: C Omega of each complete read
     tables : p tables of kept projections
@@ -61,6 +63,7 @@ class KrylovState:
     store: ProjectionStore
     moments: RowMoments
     shift: Tensor
+    subtrahend: Tensor
     next_block: Tensor
     blocks: tuple[Tensor, ...]
     products: tuple[Tensor, ...]
@@ -94,6 +97,7 @@ def init(
         store=store,
         moments=RowMoments.empty(problem, store.first_row, store.n_rows),
         shift=start.shift.to(device),
+        subtrahend=start.shift.to(device, torch.float64 if problem.panel_dtype == torch.float64 else torch.float32),
         next_block=start.block,
         blocks=(),
         products=(),
@@ -136,8 +140,9 @@ def begin_read(state: KrylovState) -> KrylovState:
 def update(state: KrylovState, panel: Panel) -> KrylovState:
     """Add one panel to the read under way."""
     assert state.directions is not None and state.partial is not None and state.total is not None
-    shift = state.shift if panel.rows.dtype == torch.float64 else state.shift.float()
-    projection = kernels.project(panel.rows, state.directions, shift, scale=state.scale, scratch=state.scratch)
+    projection = kernels.project(
+        panel.rows, state.directions, state.subtrahend, scale=state.scale, scratch=state.scratch
+    )
     count = panel.count
     carried = projection.dots[:count, -UTILITY] + projection.dots[:count, -UTILITY + 1]
     if state.moments.delta is None:

@@ -51,9 +51,14 @@ def warm_start(problem: Problem, sample: Tensor, n_directions: int, scale: Tenso
             if rough.shape[1]:  # rows that are all equal lead nowhere
                 rough = rough_orthonormal(passes.covariance(rough))
         block = orthonormalize(rough.double())
-    filling = torch.randn((problem.n_columns, width - block.shape[1]), generator=generator)
-    extra = orthonormalize(filling.to(problem.device).double(), [block])
-    return WarmStart(shift, torch.cat([block, extra], dim=1), len(sample))
+    return WarmStart(shift, completed(block, width, generator), len(sample))
+
+
+def completed(block: Tensor, width: int, generator: torch.Generator) -> Tensor:
+    """An orthonormal block (d, b), float64, filled up with random columns to ``width`` of them."""
+    filling = torch.randn((block.shape[0], max(width - block.shape[1], 0)), generator=generator)
+    extra = orthonormalize(filling.to(block.device).double(), [block])
+    return torch.cat([block, extra], dim=1)
 
 
 def as_shift(mean: Tensor, problem: Problem) -> Tensor:
