@@ -209,6 +209,27 @@ def test_histograms_count_every_row_and_agree_with_the_lists(run_folder: Path) -
         assert sum(value >= edges[-2] for value in top) >= min(len(top), int(counts[-1])) - 1
 
 
+@pytest.mark.parametrize("rank_by", ["raw-cosine", "centered-cosine"])
+def test_the_ends_are_marked_in_the_histogram_of_what_rows_are_ranked_by(
+    sample: Path, tmp_path: Path, rank_by: str
+) -> None:
+    import skillaxes
+
+    skillaxes.discover(sample / "activations.zarr", tmp_path / "run", components=2, top=40, rank_by=rank_by)
+    [first, _] = read_contents(tmp_path / "run").directions
+    score = "cosine" if rank_by == "raw-cosine" else "cosine_centered"
+    page = page_of(tmp_path / "run")
+    lines = page.all("line", class_="threshold positive")
+    assert len(lines) == 2  # one a direction: in one of its two histograms
+    histogram = first.histograms[rank_by]
+    left, width = 8, 480 - 8 - 8
+    least = min(getattr(row, score) for row in first.ends["positive"])
+    expected = left + width * (least - histogram.edges[0]) / (histogram.edges[-1] - histogram.edges[0])
+    assert float(str(lines[0]["x1"])) == pytest.approx(expected, abs=0.1)
+    inside = histogram.counts[histogram.edges[:-1] >= least].sum()
+    assert 0 < inside <= 40
+
+
 def test_damage_is_one_sentence(run_folder: Path) -> None:
     with pytest.raises(RunFolderError, match=r"holds no manifest\.json"):
         write_report(run_folder / "nowhere")

@@ -153,6 +153,8 @@ def _show_discovery(run_dir: Path, as_json: bool) -> None:
     output.show(
         output.directions_table(manifest),
         "",
+        output.directions_legend(),
+        "",
         *_said(manifest),
         f"Written: {run_dir}",
         f"To name the directions: skillaxes label {run_dir} --traces SPEC",

@@ -91,8 +91,17 @@ def directions_table(manifest: Mapping[str, Any]) -> RenderableType:
                 " / ".join(str(settled.get(side, "–")) for side in ("positive", "negative")),
             ]
         )
-    heads = ["#", "variance", "residual", "halves agree", "norm corr.", "raw ∩ centred", "settled + / -"]
+    heads = ["#", "variance", "residual", "halves", "norm", "shared", "settled +/-"]
     return plain_table(heads, rows, right=heads)
+
+
+def directions_legend() -> RenderableType:
+    """What the columns of :func:`directions_table` mean."""
+    return _text(
+        "halves: |cos| between the directions of two random halves of the rows. norm: correlation of the raw cosines "
+        "with the row norm. shared: rows that the raw and the centred list have in common, of each end. settled: rows "
+        "of each end that no error of the directions can change."
+    )
 
 
 def axes_table(manifest: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> RenderableType:

@@ -19,7 +19,7 @@ def end_of(direction: Direction, side: str, rank_by: str) -> Markup:
     heading = joined(f"{side.capitalize()} end", [": ", words_of(words)] if words else None)
     attributes = (label.get("attributes") or {}).get(side) or []
     shown = {entry["row"]: entry for entry in (label.get("shown") or {}).get(side) or []}
-    scores = {row.row: _score_of(row, rank_by) for row in direction.ends[side]}
+    scores = {row.row: score_of(row, rank_by) for row in direction.ends[side]}
     # Near-duplicates are not shown to a labeler, so that it reads rows beyond the list too.
     scores |= {row: entry.get("score") for row, entry in shown.items() if row not in scores}
     kept = {row.row: row for row in direction.ends[side]}
@@ -42,7 +42,8 @@ def _list(items: Sequence[Markup]) -> Markup:
     return element("ol", items, class_="traces")
 
 
-def _score_of(row: Row, rank_by: str) -> float | None:
+def score_of(row: Row, rank_by: str) -> float | None:
+    """What the row was ranked by."""
     return {RAW_COSINE: row.cosine, CENTERED_COSINE: row.cosine_centered, PROJECTION: row.projection}[rank_by]
 
 

@@ -14,6 +14,7 @@ from skillaxes.report.html import Markup, element, joined
 from skillaxes.report.numbers import duration, percent
 from skillaxes.report.parts import pole, stability_of, verdict_of
 from skillaxes.report.section import direction_section
+from skillaxes.run_folder.formats import SIDES
 
 _HEADINGS = {
     "mean_direction": "Mean direction",
@@ -140,13 +141,15 @@ def _cautions(announcements: Sequence[dict[str, Any]]) -> Markup | None:
 
 
 def _overview(contents: Contents) -> Markup:
-    heads = ["", "Variance", "Positive end", "Negative end", "Halves agree"]
+    heads = ["", "Variance", "Halves agree"]
     if contents.labelled:
-        heads += ["Held-out pairs", "Verdict"]
+        heads = ["", "Variance", "Positive end", "Negative end", "Halves agree", "Held-out pairs", "Verdict"]
     rows = [_overview_row(direction, contents.labelled) for direction in contents.directions]
     right = {"Variance", "Halves agree", "Held-out pairs"}
     head = element("tr", [element("th", name, scope="col", class_=_classes(name, right)) for name in heads])
-    table = element("table", element("thead", head), element("tbody", rows), class_="axes")
+    table = element(
+        "table", element("thead", head), element("tbody", rows), class_="axes" if contents.labelled else "small axes"
+    )
     return joined(element("div", table, class_="scroll"), _overview_note(contents))
 
 
@@ -156,19 +159,23 @@ def _classes(head: str, right: set[str]) -> str | None:
 
 def _overview_row(direction: Direction, labelled: bool) -> Markup:
     stable, unstable = stability_of(direction)
-    cells = [
+    first = [
         element("td", element("a", direction.index, href=f"#d{direction.index}"), class_="n"),
         element("td", percent(direction.variance_ratio), class_="right"),
-        element("td", pole(direction, "positive"), class_="positive-text"),
-        element("td", pole(direction, "negative"), class_="negative-text"),
-        element("td", stable, class_="right open" if unstable else "right"),
     ]
-    if labelled:
-        pairs = ((direction.label or {}).get("scores") or {}).get("pairs") or {}
-        accuracy = pairs.get("accuracy")
-        cells.append(element("td", "–" if accuracy is None else f"{accuracy:.2f}", class_="right"))
-        cells.append(element("td", verdict_of(direction), class_="wide"))
-    return element("tr", cells)
+    halves = element("td", stable, class_="right open" if unstable else "right")
+    if not labelled:
+        return element("tr", first, halves)
+    pairs = ((direction.label or {}).get("scores") or {}).get("pairs") or {}
+    accuracy = pairs.get("accuracy")
+    return element(
+        "tr",
+        first,
+        [element("td", pole(direction, side), class_=f"{side}-text") for side in SIDES],
+        halves,
+        element("td", "–" if accuracy is None else f"{accuracy:.2f}", class_="right"),
+        element("td", verdict_of(direction), class_="wide"),
+    )
 
 
 def _overview_note(contents: Contents) -> Markup:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from skillaxes.report import charts
 from skillaxes.report.contents import Contents, Direction
-from skillaxes.report.examples import end_of
+from skillaxes.report.examples import end_of, score_of
 from skillaxes.report.html import Markup, element, joined
 from skillaxes.report.numbers import percent
 from skillaxes.report.parts import stability_of, verdict_of, words_of
@@ -203,19 +203,18 @@ def _spread(direction: Direction, rank_by: str) -> Markup | None:
     order = [rank_by, *(name for name in (CENTERED_COSINE, RAW_COSINE) if name != rank_by)][:2]
     pictures = []
     for name in order:
-        low, high = _thresholds(direction) if name == rank_by and name != PROJECTION else (None, None)
+        low, high = _thresholds(direction, name) if name == rank_by and name != PROJECTION else (None, None)
         note = ", what rows are ranked by" if name == rank_by else ""
         pictures.append(charts.histogram(_TITLES[name] + note, direction.histograms[name], low, high))
     return element("div", element("h3", "How the rows spread"), element("div", pictures, class_="two"))
 
 
-def _thresholds(direction: Direction) -> tuple[float | None, float | None]:
+def _thresholds(direction: Direction, rank_by: str) -> tuple[float | None, float | None]:
     """The least extreme score that was kept at either end."""
-    negative, positive = direction.ends[NEGATIVE], direction.ends[POSITIVE]
-    return (
-        max((row.cosine for row in negative), default=None),
-        min((row.cosine for row in positive), default=None),
-    )
+    scores = {
+        side: [score for row in direction.ends[side] if (score := score_of(row, rank_by)) is not None] for side in SIDES
+    }
+    return max(scores[NEGATIVE], default=None), min(scores[POSITIVE], default=None)
 
 
 def _energy(direction: Direction, contents: Contents) -> Markup | None:
