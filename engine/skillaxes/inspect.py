@@ -13,7 +13,8 @@ from skillaxes.progress import SILENT, Progress
 from skillaxes.store import Store, open_store
 from skillaxes.store.dtypes import not_finite, widen
 
-_BLOCK_BYTES = 16 << 20  # as stored; float64 copies are up to four times that
+_BLOCK_BYTES = 16 << 20  # read at a time, as stored
+_PART_BYTES = 1 << 20  # counted at a time: its copies in float64 stay in the cache and reuse their memory
 _NAMED = 10
 _HASH_SEED = 0
 
@@ -51,7 +52,7 @@ def inspect(store: Store | Path | str, scan: bool = False, progress: Progress = 
             "rows": opened.chunk_rows,
             "count": opened.n_chunks,
             "bytes": opened.chunk_rows * opened.n_features * opened.itemsize,
-            "shard_rows": opened.shard_shape[0] if opened.shard_shape else None,
+            "shard_rows": opened.shard_shape[0] if opened.shard_shape else 0,  # 0: every chunk is a file
             "missing": len(missing),
             "first_missing": missing[:_NAMED],
         },
@@ -134,30 +135,39 @@ class _Moments:
         return np.maximum(self._squares / n - (self._sums / n) ** 2, 0.0)
 
 
-def _hashes(values: np.ndarray) -> np.ndarray:
-    """A 64-bit hash of the bits of every row."""
-    words = np.ascontiguousarray(values).view(f"u{values.dtype.itemsize}")
-    odd = np.random.default_rng(_HASH_SEED).integers(0, 2**63, values.shape[1], dtype=np.uint64) * 2 + 1
-    return np.asarray((words.astype(np.uint64) * odd).sum(axis=1, dtype=np.uint64))
+def _parts(values: np.ndarray, first: int) -> Iterator[tuple[int, np.ndarray]]:
+    """(number of the first row, some rows)."""
+    rows = max(1, _PART_BYTES // max(1, values[0].nbytes))
+    for start in range(0, len(values), rows):
+        yield first + start, values[start : start + rows]
+
+
+def _hashes(values: np.ndarray, odd: np.ndarray) -> np.ndarray:
+    """A 64-bit hash of the bits of every row: their sum, times odd numbers."""
+    words = values.view(f"u{values.dtype.itemsize}").astype(np.uint64)
+    words *= odd
+    return np.asarray(words.sum(axis=1))
 
 
 def _scan(store: Store, missing: list[int], progress: Progress) -> dict[str, Any]:
     moments = _Moments(store.n_features)
+    odd = np.random.default_rng(_HASH_SEED).integers(0, 2**63, store.n_features, dtype=np.uint64) * 2 + 1
     norms = np.full(store.n_rows, np.nan)
     hashes = np.zeros(store.n_rows, dtype=np.uint64)
     nan = np.zeros(store.n_rows, dtype=bool)
     infinite = np.zeros(store.n_rows, dtype=bool)
     with progress.stage("scan", store.n_rows, unit_bytes=store.n_features * store.itemsize) as stage:
         for start, stop in _stretches(store, missing):
-            values = store.read_rows(start, stop)
-            suspect = not_finite(values, store.dtype).any(axis=1)
-            wide = widen(values, store.dtype).astype(np.float64)
-            nan[start:stop] = np.isnan(wide).any(axis=1)
-            infinite[start:stop] = np.isinf(wide).any(axis=1)
-            good = wide[~suspect]
-            norms[start:stop][~suspect] = np.sqrt(np.einsum("ij,ij->i", good, good))
-            hashes[start:stop] = _hashes(values)
-            moments.add(good)
+            for at, values in _parts(store.read_rows(start, stop), start):
+                rows = slice(at, at + len(values))
+                wide = widen(values, store.dtype).astype(np.float64)
+                suspect = not_finite(values, store.dtype).any(axis=1)
+                if suspect.any():
+                    nan[rows], infinite[rows] = np.isnan(wide).any(axis=1), np.isinf(wide).any(axis=1)
+                    wide = wide[~suspect]
+                norms[rows][~suspect] = np.sqrt(np.einsum("ij,ij->i", wide, wide))
+                hashes[rows] = _hashes(values, odd)
+                moments.add(wide)
             stage.advance(stop - start)
     read = ~np.isnan(norms)
     zero = norms == 0

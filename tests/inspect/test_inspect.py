@@ -45,7 +45,7 @@ def test_without_a_scan(tmp_path: Path) -> None:
         "rows": 12,
         "count": 17,
         "bytes": 12 * 96,
-        "shard_rows": None,
+        "shard_rows": 0,
         "missing": 0,
         "first_missing": [],
     }
