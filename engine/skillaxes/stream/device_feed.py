@@ -81,8 +81,11 @@ class DeviceFeed:
         self._width = sum(part.stop - part.start for part in columns)
         self._whole = len(columns) == 1 and self._width == n_features
         self.panel_rows, self._dtype = panel_rows, dtype
-        self._ring: list[_Buffer] = []
-        self._kept = self._allocate_kept(keep_bytes)
+        try:
+            self._ring = self._allocate_ring()
+            self._kept = self._allocate_kept(keep_bytes)
+        except torch.OutOfMemoryError:  # the first read will say so
+            self._ring, self._kept = [], None
         self._filled = 0  # panels that lie in ``_kept``
         self.copied_bytes = 0
 
@@ -104,7 +107,9 @@ class DeviceFeed:
         ------
         torch.OutOfMemoryError : the device has no room for the ring
         """
-        self._allocate_ring(staged=not (self._whole or source.on_device))
+        self._ring = self._ring or self._allocate_ring()
+        if not (self._whole or source.on_device):
+            self._allocate_staging()
         seam, arriving, ahead = self._seam, self._arriving(source, verify), deque[_Arriving]()
         try:
             while True:
@@ -205,15 +210,16 @@ class DeviceFeed:
         assert self._kept is not None
         return self._kept[number * self.panel_rows : (number + 1) * self.panel_rows]
 
-    def _allocate_ring(self, *, staged: bool) -> None:
-        if self._ring:
-            return
-        shape = (self.panel_rows, self._width)
-        for _ in range(LOOK_AHEAD + 1):
-            rows = self._seam.empty(shape, self._dtype)
-            staging = self._seam.host_empty(shape, self._dtype) if staged else None
-            # The device may have had other work in this memory before it was given to us.
-            self._ring.append(_Buffer(rows, staging, used=self._seam.mark(COMPUTE), left=self._seam.mark(COPIES)))
+    def _allocate_ring(self) -> list[_Buffer]:
+        rows = [self._seam.empty((self.panel_rows, self._width), self._dtype) for _ in range(LOOK_AHEAD + 1)]
+        # The device may have had other work in this memory before it was given to us.
+        used, left = self._seam.mark(COMPUTE), self._seam.mark(COPIES)
+        return [_Buffer(buffer, None, used, left) for buffer in rows]
+
+    def _allocate_staging(self) -> None:
+        for buffer in self._ring:
+            if buffer.staging is None:
+                buffer.staging = self._seam.host_empty((self.panel_rows, self._width), self._dtype)
 
     def _allocate_kept(self, keep_bytes: int) -> Tensor | None:
         """Memory for the first panels: as many as are wanted and granted."""

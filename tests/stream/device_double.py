@@ -1,0 +1,144 @@
+"""A device whose lanes run as badly as they may: for finding waits that are missing.
+
+Every piece of work is put off and carried out in some order that the waits allow. A copy first fills its target with
+NaN, then writes it, and other work may come between; memory comes with work of its former owner still under way; a unit
+of a source is overwritten with NaN as soon as its source may fill it again. So rows that are read too early, or
+overwritten too early, are not what they should be.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from skillaxes.stream.device import COMPUTE, COPIES, HostSeam
+from skillaxes.stream.device_feed import LAG
+
+SCHEDULES = ("copies first", "compute first", "random 0", "random 1", "random 2")
+
+
+class LanesSeam(HostSeam):
+    """A seam to the CPU whose two lanes are queues.
+
+    Parameters
+    ----------
+    schedule : ``copies first`` and ``compute first`` run one lane as early as they can and the other one as late as
+        they can; ``random N`` runs both by chance
+    eager_compute : work of the lane of compute is not put off: for kernels, which know nothing of this class
+    """
+
+    def __init__(self, schedule: str, *, eager_compute: bool = False, **options: Any) -> None:
+        super().__init__(**options)
+        self._queues: dict[str, deque[tuple[Callable[[], object] | None, Any]]] = {COPIES: deque(), COMPUTE: deque()}
+        self._given = {COPIES: 0, COMPUTE: 0}
+        self._done = {COPIES: 0, COMPUTE: 0}
+        self._first = schedule.split(maxsplit=1)[0]
+        self._chance = random.Random(schedule)
+        self._eager_compute = eager_compute
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        made = super().empty(shape, dtype)
+        made.fill_(torch.nan)
+        self.compute(lambda: made.fill_(torch.nan))  # the former owner's kernel
+        return made
+
+    def host_empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        return torch.full(shape, torch.nan, dtype=dtype)
+
+    def upload(self, target: Tensor, source: Tensor) -> None:
+        self._give(COPIES, lambda: target.fill_(torch.nan))
+        self._give(COPIES, lambda: target.copy_(source))
+
+    def clear(self, target: Tensor) -> None:
+        self._give(COPIES, target.zero_)
+
+    def download(self, source: Tensor) -> Tensor:
+        found = torch.empty_like(source)
+        if found.is_floating_point():
+            found.fill_(torch.nan)
+        self.compute(lambda: found.copy_(source))
+        return found
+
+    def compute(self, work: Callable[[], object]) -> None:
+        """A kernel."""
+        self._give(COMPUTE, work)
+
+    def mark(self, lane: str) -> tuple[str, int]:
+        return lane, self._given[lane]
+
+    def wait(self, lane: str, mark: tuple[str, int]) -> None:
+        self._give(lane, None, mark)
+
+    def join(self, mark: tuple[str, int]) -> None:
+        lane, place = mark
+        while self._done[lane] < place:
+            assert self._step(), "the lanes wait for each other"
+
+    def finish(self) -> None:
+        """Carry out all that was given."""
+        for lane in (COPIES, COMPUTE):
+            self.join(self.mark(lane))
+
+    def _give(self, lane: str, work: Callable[[], object] | None, mark: Any = None) -> None:
+        self._queues[lane].append((work, mark))
+        self._given[lane] += 1
+        if lane == COMPUTE and self._eager_compute:
+            self.join(self.mark(lane))
+        elif self._first == "random":
+            for _ in range(self._chance.randrange(4)):
+                self._step()
+        else:
+            while self._run(self._first):
+                pass
+
+    def _step(self) -> bool:
+        lanes = [COPIES, COMPUTE]
+        if self._first == "random":
+            self._chance.shuffle(lanes)
+        elif self._first == COMPUTE:
+            lanes.reverse()
+        return any(self._run(lane) for lane in lanes)
+
+    def _run(self, lane: str) -> bool:
+        """Carry out the next piece of work of a lane, unless it has to wait."""
+        queue = self._queues[lane]
+        if not queue:
+            return False
+        work, mark = queue[0]
+        if mark is not None and self._done[mark[0]] < mark[1]:
+            return False
+        queue.popleft()
+        if work is not None:
+            work()
+        self._done[lane] += 1
+        return True
+
+
+class MatrixSource:
+    """Units of a matrix in memory that vanish as soon as a source may take them back."""
+
+    def __init__(self, matrix: Tensor, unit_rows: int, *, on_device: bool = False) -> None:
+        self.matrix, self.unit_rows, self.on_device = matrix, unit_rows, on_device
+        self.rows_read = 0
+        self._alive: deque[Tensor] = deque()
+
+    def units(self, *, verify: bool, from_row: int | None = None) -> Iterator[tuple[int, Tensor]]:
+        self._alive = deque()
+        first = (from_row or 0) // self.unit_rows * self.unit_rows
+        for start in range(first, len(self.matrix), self.unit_rows):
+            unit = self.matrix[start : start + self.unit_rows].clone()
+            self._alive.append(unit)
+            self.rows_read += len(unit)
+            yield start, unit
+            if len(self._alive) > LAG:
+                self._alive.popleft().fill_(torch.nan)
+
+    def vanish(self) -> None:
+        """What happens to all units once the read has ended."""
+        for unit in self._alive:
+            unit.fill_(torch.nan)
