@@ -47,6 +47,7 @@ DETECT_QUESTION = """\
 Does this text belong to group A, to group B, or to neither of them? Most texts show neither description clearly. \
 Reply with a JSON object: {"answer": "A"} or {"answer": "B"} or {"answer": "neither"}."""
 
+_THREE_WORDS = {"type": "string", "description": "exactly three words", "pattern": "^[^ ]+ [^ ]+ [^ ]+$"}
 _TEXT_LIST = {"type": "array", "items": {"type": "string"}}
 LABEL_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -56,8 +57,8 @@ LABEL_SCHEMA: dict[str, Any] = {
         "attributes_a": _TEXT_LIST,
         "attributes_b": _TEXT_LIST,
         "interpretable": {"type": "boolean"},
-        "keywords_a": {"type": "string", "description": "exactly three words"},
-        "keywords_b": {"type": "string", "description": "exactly three words"},
+        "keywords_a": _THREE_WORDS,
+        "keywords_b": _THREE_WORDS,
     },
     "required": [
         "analysis",
