@@ -142,9 +142,8 @@ def test_tiny_selections_still_get_records(tmp_path: Path, folder_of: Callable[.
     folder = folder_of(tmp_path, n_rows=12, top=2, pool=4, randoms=0)
     summary = label(folder.run_dir, folder.traces)
     assert len(summary.records) == 2
-    assert {record["verdict"]["text"] for record in summary.records} <= {
-        "not scored: too few held-out traces", "no label: no_words",
-    }  # fmt: skip
+    for record in summary.records:
+        assert record["verdict"]["text"].startswith(("not scored: ", "no label: no_words"))
 
 
 def test_empty_texts_are_left_out_and_counted(tmp_path: Path, folder_of: Callable[..., Any]) -> None:

@@ -186,3 +186,24 @@ def test_labels_of_other_options_are_not_replaced_unasked(folder: Any, serve: Ca
         run(folder, serve())
     assert (folder.run_dir / formats.LABELS).read_bytes() == before
     assert run(folder, serve(), overwrite=True).n_labelled == 2
+
+
+def test_judgements_without_an_answer_are_in_the_record(
+    folder: Any, serve: Callable[..., Any], chat_module: Any
+) -> None:
+    def behave(request: Any) -> Any:
+        if request.task == "label":
+            return chat_module.honest(request)
+        return chat_module.Answer(status=403, error={"error": {"message": "not today"}})
+
+    server = serve(behave)
+    summary = run(folder, server)
+    assert summary.n_labelled == 2 and summary.exit_code == 1
+    for record in summary.records:
+        (failures,) = record["judge_failures"]
+        assert failures["kind"] == "permission" and failures["count"] == 10 + 10 + 3
+        assert failures["request_id"].startswith("req-") and failures["status"] == 403
+        assert record["scores"] == {"pairs": None, "disjoint": None, "detection": None}
+        assert record["verdict"]["text"] == "not scored: the judge gave no answer (permission)"
+    server.behave = chat_module.honest
+    assert run(folder, server).exit_code == 0  # what was missing is asked for again

@@ -15,7 +15,14 @@ from skillaxes.labeling.baselines import LengthJudge, Nulls, beats, nulls
 from skillaxes.labeling.confounds import confounds, enriched, spearman
 from skillaxes.labeling.evaluating import Scores
 from skillaxes.labeling.protocol import FIRST, NEITHER, SECOND, LabelFailure
-from skillaxes.labeling.scoring import PairScore, judge_pairs, judge_singles, pair_score, wilson
+from skillaxes.labeling.scoring import (
+    PairScore,
+    detection_score,
+    judge_pairs,
+    judge_singles,
+    pair_score,
+    wilson,
+)
 from skillaxes.labeling.selection import DirectionRows, Ranked
 from skillaxes.labeling.texts import Features, Trace
 from skillaxes.labeling.verdict import judge_score
@@ -42,10 +49,11 @@ def test_wilson_against_published_figures() -> None:
 
 
 def test_pairs() -> None:
-    score = pair_score([1.0] * 8 + [0.5, 0.0, None])
+    failure = LabelFailure("timeout", "no answer in time")
+    score = pair_score([1.0] * 8 + [0.5, 0.0, failure])
     assert score is not None and score.accuracy == pytest.approx(0.85) and score.unanswered == 1
     assert score.as_dict()["order_dependent"] == 1 and (score.low, score.high) == wilson(8.5, 10)
-    assert pair_score([1.0] * 9 + [None] * 40) is None  # too few to say anything
+    assert pair_score([1.0] * 9 + [failure] * 40) is None  # too few to say anything
 
 
 class _Judge:
@@ -65,13 +73,13 @@ class _Judge:
 def test_a_failed_judgement_is_in_no_figure() -> None:
     traces = [trace(row, row) for row in range(12)]
     credits = judge_pairs(_Judge(), [(one, traces[0]) for one in traces], run)
-    assert credits.count(None) == 1 and credits.count(1.0) == 11
+    assert isinstance(credits[3], LabelFailure) and credits.count(1.0) == 11
     truth = [(one, (FIRST, SECOND, FIRST)[one.row % 3]) for one in traces[:9]] + [(traces[11], NEITHER)]
-    score = judge_singles(_Judge(), truth, run)
+    score = detection_score(truth, judge_singles(_Judge(), truth, run))
     assert score is not None and score.unanswered == 1 and score.traces == 9
     assert score.recalls == {FIRST: pytest.approx(2 / 5), SECOND: 1.0, NEITHER: 1.0}
     assert score.balanced_accuracy == pytest.approx((2 / 5 + 2) / 3)
-    assert judge_singles(_Judge(), [(traces[0], FIRST)], run) is None
+    assert detection_score([(traces[0], FIRST)], [FIRST]) is None
 
 
 def test_length_judge_knows_length_only() -> None:
@@ -174,7 +182,11 @@ NONE = Nulls((), 0, 0)
             "no better than chance; no better than text length; no better than random directions; "
             "no better than random orders; sample-dependent (split half 0.50)",
         ),
-        (Scores(), WEAK, WEAK, None, "not scored: too few held-out traces"),
+        (Scores(), WEAK, WEAK, None, "not scored: 0 blind pairs, and it takes 10"),
+        (
+            Scores(asked=50, failures=(LabelFailure("rate_limit", "slow down"),)), WEAK, WEAK, None,
+            "not scored: the judge gave no answer (rate_limit)",
+        ),
     ],
 )  # fmt: skip
 def test_verdicts(scores: Scores, randoms: Nulls, orders: Nulls, split_half: float | None, text: str) -> None:

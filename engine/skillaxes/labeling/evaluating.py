@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from skillaxes.labeling.baselines import LengthJudge
 from skillaxes.labeling.choosing import Choice
 from skillaxes.labeling.options import LabelOptions
-from skillaxes.labeling.protocol import Judge, Label, Labeler, LabelFailure
+from skillaxes.labeling.protocol import Label, Labeler, LabelFailure
 from skillaxes.labeling.scoring import (
     DetectionScore,
     Mapper,
     PairScore,
+    detection_score,
     draw_pairs,
     draw_singles,
     judge_pairs,
@@ -34,7 +35,11 @@ def purpose_of(choice: Choice) -> str:
 class Scores:
     """The scores of one label, and of text length on the same pairs.
 
-    ``length`` and ``length_disjoint`` hold the length judge's scores; their credits are of the answered pairs.
+    Attributes
+    ----------
+    asked : blind pairs that were drawn
+    length, length_disjoint : the length judge's scores on the answered pairs
+    failures : of judgements that were not answered
     """
 
     pairs: PairScore | None = None
@@ -42,6 +47,8 @@ class Scores:
     detection: DetectionScore | None = None
     length: PairScore | None = None
     length_disjoint: PairScore | None = None
+    asked: int = 0
+    failures: tuple[LabelFailure, ...] = ()
 
 
 def ask_label(labeler: Labeler, first: Sequence[Trace], second: Sequence[Trace], purpose: str) -> Label | LabelFailure:
@@ -69,27 +76,45 @@ def score(
     judge = labeler.judge(label, purpose_of(choice))
     length = LengthJudge(choice.first.shown, choice.second.shown)
     seed = (options.seed, _KINDS.index(choice.kind), choice.index)
-    pairs, by_length = _both(
-        judge, length, draw_pairs(choice.first.held_out, choice.second.held_out, options.pairs, (*seed, 0)), run
+    first, second = choice.first, choice.second
+    drawn = draw_pairs(first.held_out, second.held_out, options.pairs, (*seed, 0))
+    credits = judge_pairs(judge, drawn, run)
+    found = Scores(
+        pairs=pair_score(credits),
+        length=_by_length(length, drawn, credits),
+        asked=len(drawn),
+        failures=_failures(credits),
     )
     if pairs_only:
-        return Scores(pairs=pairs, length=by_length)
-    disjoint, disjoint_by_length = _both(
-        judge, length, draw_pairs(choice.first.disjoint, choice.second.disjoint, options.pairs, (*seed, 1)), run
+        return found
+    apart = draw_pairs(first.disjoint, second.disjoint, options.pairs, (*seed, 1))
+    credits = judge_pairs(judge, apart, run)
+    singles = draw_singles(first.held_out, second.held_out, choice.between, options.detections, (*seed, 2))
+    answers = judge_singles(judge, singles, run)
+    return replace(
+        found,
+        disjoint=pair_score(credits),
+        length_disjoint=_by_length(length, apart, credits),
+        detection=detection_score(singles, answers),
+        failures=found.failures + _failures(credits) + _failures(answers),
     )
-    singles = draw_singles(
-        choice.first.held_out, choice.second.held_out, choice.between, options.detections, (*seed, 2)
-    )
-    return Scores(pairs, disjoint, judge_singles(judge, singles, run), by_length, disjoint_by_length)
 
 
-def _both(
-    judge: Judge, length: LengthJudge, pairs: Sequence[tuple[Trace, Trace]], run: Mapper
-) -> tuple[PairScore | None, PairScore | None]:
-    credits = judge_pairs(judge, pairs, run)
+def _by_length(
+    length: LengthJudge, pairs: Sequence[tuple[Trace, Trace]], credits: Sequence[float | LabelFailure]
+) -> PairScore | None:
     # On the answered pairs only: the two are compared pair by pair.
-    by_length = [length.pair(*pair) for pair, credit in zip(pairs, credits, strict=True) if credit is not None]
-    return pair_score(credits), pair_score(by_length)
+    return pair_score(
+        [
+            length.pair(*pair)
+            for pair, credit in zip(pairs, credits, strict=True)
+            if not isinstance(credit, LabelFailure)
+        ]
+    )
+
+
+def _failures(answers: Sequence[Any]) -> tuple[LabelFailure, ...]:
+    return tuple(answer for answer in answers if isinstance(answer, LabelFailure))
 
 
 def agreement(labeler: Labeler, label: Label | LabelFailure, choice: Choice, samples: int) -> dict[str, Any] | None:

@@ -79,10 +79,10 @@ class LabelSummary:
 
     @property
     def exit_code(self) -> int:
-        """0 when every direction was answered; 75 when ``max_cost`` stopped it, run it again; 1 for other failures."""
+        """0 when everything was answered; 75 when ``max_cost`` stopped it, run it again; 1 for other failures."""
         if self.stopped_by_cost:
             return 75
-        return 1 if self.n_failed else 0
+        return 1 if self.n_failed or any(record["judge_failures"] for record in self.records) else 0
 
 
 def label(
@@ -135,7 +135,7 @@ def _same_configuration(run_dir: Path, configuration: str) -> None:
     others = [record for record in read_records(run_dir) if record["configuration"] != configuration]
     if others:
         raise RunFolderError(
-            f"{run_dir} holds labels by {others[0].get('labeler')} made with other options, texts or rows; "
+            f"{run_dir} holds labels by {others[0].get('labeler')} made with other options or rows; "
             f"type --overwrite to replace them"
         )
 

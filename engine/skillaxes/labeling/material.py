@@ -65,7 +65,8 @@ def gather(run_dir: Path, traces: str, options: LabelOptions, progress: Progress
     """
     selection = read_selection(run_dir)
     top = options.top or selection.top
-    deepest = min(len(end.rows) for d in selection.components for end in (d.positive, d.negative))
+    lengths = [len(end.rows) for d in selection.components for end in (d.positive, d.negative)]
+    deepest, depth = min(lengths), max(lengths)
     if top * options.samples > deepest:
         several = f" --samples {options.samples}" if options.samples > 1 else ""
         raise UsageError(
@@ -75,7 +76,7 @@ def gather(run_dir: Path, traces: str, options: LabelOptions, progress: Progress
     sample_rows = selection.samples[0].rows
     randoms = selection.randoms[: options.n_baselines]
     orders = tuple(
-        random_order(sample_rows, selection.pool, index, options.seed)
+        random_order(sample_rows, depth, index, options.seed)
         for index in range(options.n_baselines if len(sample_rows) >= 2 * top else 0)
     )
     everything = (*selection.components, *randoms, *orders)

@@ -20,6 +20,7 @@ Fields of a record::
     left_out        {"positive": {reason: number}, "negative": {...}}
     scores          {"pairs", "disjoint", "detection"}: see scoring.py; null where there is none
     baselines       {"length", "length_disjoint", "random_directions", "random_orders"}: see baselines.py
+    judge_failures  [{"kind", "message", "request_id", "status", "count"}]: judgements without an answer
     verdict         {"survives": bool, "text": one line}
     confounds       {"rows", "spearman": {name: number}, "categories": {field: {side: [...]}}, "confounded_with": [...]}
     agreement       null, or {"samples", "overlap", "swapped"}
@@ -120,8 +121,18 @@ def score_part(scores: Scores, randoms: Nulls, orders: Nulls, verdict: Verdict) 
             "random_directions": randoms.as_dict() if randoms.asked else None,
             "random_orders": orders.as_dict() if orders.asked else None,
         },
+        "judge_failures": _tally(scores.failures),
         "verdict": verdict.as_dict(),
     }
+
+
+def _tally(failures: Sequence[LabelFailure]) -> list[dict[str, Any]]:
+    """One entry for each kind of failure: the first of it, and how many there were."""
+    kinds: dict[str, dict[str, Any]] = {}
+    for failure in failures:
+        entry = kinds.setdefault(failure.kind, {**failure.as_dict(), "count": 0})
+        entry["count"] += 1
+    return list(kinds.values())
 
 
 def _figures(score: PairScore | DetectionScore | None) -> dict[str, Any] | None:

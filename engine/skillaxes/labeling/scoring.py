@@ -92,9 +92,9 @@ def draw_pairs(
     return [(first[i], second[j]) for i, j in zip(ones.tolist(), others.tolist(), strict=True)]
 
 
-def pair_score(credits: Sequence[float | None]) -> PairScore | None:
-    """The score of judged pairs; None stands for a pair without an answer, and for too few pairs."""
-    answered = tuple(credit for credit in credits if credit is not None)
+def pair_score(credits: Sequence[float | LabelFailure]) -> PairScore | None:
+    """The score of judged pairs; None where too few of them were answered."""
+    answered = tuple(credit for credit in credits if not isinstance(credit, LabelFailure))
     if len(answered) < FEWEST_PAIRS:
         return None
     total = sum(answered)
@@ -102,8 +102,8 @@ def pair_score(credits: Sequence[float | None]) -> PairScore | None:
     return PairScore(answered, total / len(answered), low, high, len(credits) - len(answered))
 
 
-def judge_pairs(judge: Judge, pairs: Sequence[tuple[Trace, Trace]], run: Mapper) -> list[float | None]:
-    """The judge's credit for each pair, the first of which belongs to the first group."""
+def judge_pairs(judge: Judge, pairs: Sequence[tuple[Trace, Trace]], run: Mapper) -> list[float | LabelFailure]:
+    """The judge's credit for each pair, the first of which belongs to the first group; or why there is none."""
     return run(lambda pair: _answer(lambda: judge.pair(*pair)), pairs)
 
 
@@ -119,24 +119,32 @@ def draw_singles(
     return drawn
 
 
-def judge_singles(judge: Judge, singles: Sequence[tuple[Trace, str]], run: Mapper) -> DetectionScore | None:
-    """Detection over traces with known groups; None where a group is missing."""
-    answers = run(lambda single: _answer(lambda: judge.detect(single[0])), singles)
+def judge_singles(judge: Judge, singles: Sequence[tuple[Trace, str]], run: Mapper) -> list[str | LabelFailure]:
+    """The group that the judge gives each trace; or why there is none."""
+    return run(lambda single: _answer(lambda: judge.detect(single[0])), singles)
+
+
+def detection_score(
+    singles: Sequence[tuple[Trace, str]], answers: Sequence[str | LabelFailure]
+) -> DetectionScore | None:
+    """Detection over traces with known groups; None where a group has no answered trace."""
+    answered = [
+        (truth, answer)
+        for (_, truth), answer in zip(singles, answers, strict=True)
+        if not isinstance(answer, LabelFailure)
+    ]
     recalls = {}
     for group in GROUPS:
-        mine = [
-            answer == group for (_, truth), answer in zip(singles, answers, strict=True) if truth == group and answer
-        ]
+        mine = [answer == group for truth, answer in answered if truth == group]
         if not mine:
             return None
         recalls[group] = sum(mine) / len(mine)
-    answered = sum(answer is not None for answer in answers)
-    return DetectionScore(sum(recalls.values()) / 3, recalls, answered, len(answers) - answered)
+    return DetectionScore(sum(recalls.values()) / 3, recalls, len(answered), len(answers) - len(answered))
 
 
 def _answer(ask: Callable[[], Any]) -> Any:
-    # The failure itself is in the ledger; here it only means that there is no figure.
+    # A failure is a value here, so that the other judgements go on; it enters no figure.
     try:
         return ask()
-    except LabelFailure:
-        return None
+    except LabelFailure as failure:
+        return failure

@@ -16,6 +16,7 @@ from skillaxes.labeling.template import Rendered, Template
 # A lower-case word of two letters or more. Names, numbers, variables and signs are what masking takes away.
 _PLAIN_WORD = re.compile(r"(?<![^\W\d_])[a-z]{2,}(?![^\W\d_])")
 _PRONOUNS = frozenset({"he", "she", "him", "her", "his", "hers"})
+_NO_SYMBOL = re.compile(r"[^\W_]+|\s+")
 _FAMILY_SHINGLE = 3
 
 
@@ -161,8 +162,8 @@ class Reader:
         text = self._template.render(row, record).text
         return Features(
             length=len(text),
-            digits=sum(map(str.isdigit, text)),
-            symbols=sum(not (c.isalnum() or c.isspace()) for c in text),
+            digits=sum(map(text.count, "0123456789")),
+            symbols=len(_NO_SYMBOL.sub("", text)),
             fields=self.fields(row, record),
         )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from skillaxes.labeling.baselines import Nulls, beats
 from skillaxes.labeling.evaluating import Scores
+from skillaxes.labeling.scoring import FEWEST_PAIRS
 
 STABLE = 0.9  # |cos| between the directions of two halves of the rows
 
@@ -32,7 +33,9 @@ def judge_score(scores: Scores, random_directions: Nulls, random_orders: Nulls, 
     """
     score = scores.pairs
     if score is None or scores.length is None:
-        return Verdict(False, "not scored: too few held-out traces")
+        if scores.asked < FEWEST_PAIRS:
+            return Verdict(False, f"not scored: {scores.asked} blind pairs, and it takes {FEWEST_PAIRS}")
+        return Verdict(False, f"not scored: the judge gave no answer ({scores.failures[0].kind})")
     against, beaten = [], []
     if not score.significant:
         against.append("no better than chance")
