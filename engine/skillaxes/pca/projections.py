@@ -64,8 +64,13 @@ class Projections:
         """Some rows by their global numbers, of shape (len(rows), width), float32."""
         if self._table is not None:
             return self._table[rows - self.first_row]
-        found = [self.rows(int(row), int(row) + 1) for row in rows]
-        return np.concatenate(found) if found else np.empty((0, self.width), np.float32)
+        out = np.empty((len(rows), self.width), np.float32)
+        at = rows - self.first_row
+        for block in np.unique(at // BLOCK_ROWS):
+            places = np.flatnonzero(at // BLOCK_ROWS == block)
+            first, last = at[places].min(), at[places].max() + 1
+            out[places] = self.rows(self.first_row + int(first), self.first_row + int(last))[at[places] - first]
+        return out
 
     def close(self) -> None:
         """Give back the memory or the file."""
