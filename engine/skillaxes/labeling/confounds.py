@@ -66,10 +66,7 @@ def confounds(
             columns[name] = values
         else:
             categories[name] = {
-                side: enriched(
-                    [str(features[row].fields[name]) for row in ranked.rows.tolist() if row in features],
-                    [str(value) for value in values],
-                )
+                side: _enriched_end(name, ranked, rows, features)
                 for side, ranked in (("positive", direction.positive), ("negative", direction.negative))
             }
     correlations = {name: spearman(column, scores) for name, column in columns.items()}
@@ -81,16 +78,27 @@ def confounds(
     }
 
 
-def enriched(end: Sequence[str], everywhere: Sequence[str]) -> list[dict[str, Any]]:
-    """Values that stand at an end more often than everywhere, by the lower bound of their odds ratio.
+def _enriched_end(
+    name: str, end: Ranked, sample_rows: Sequence[int], features: Mapping[int, Features]
+) -> list[dict[str, Any]]:
+    here = [row for row in end.rows.tolist() if row in features]
+    inside = set(here)
+    return enriched(
+        [str(features[row].fields[name]) for row in here],
+        [str(features[row].fields[name]) for row in sample_rows if row not in inside],
+    )
+
+
+def enriched(end: Sequence[str], elsewhere: Sequence[str]) -> list[dict[str, Any]]:
+    """Values that stand at an end more often than elsewhere, by the lower bound of their odds ratio.
 
     The odds ratio is Haldane's (half a case added to each cell), its 95% interval Woolf's; values whose interval
-    reaches 1 are left out. ``share`` is of the end, ``share_everywhere`` of the sample.
+    reaches 1 are left out. ``share`` is of the end, ``share_everywhere`` of both together.
     """
-    here, there = Counter(end), Counter(everywhere)
+    here, there = Counter(end), Counter(elsewhere)
     found = []
     for value, count in here.items():
-        cells = (count, len(end) - count, there[value], len(everywhere) - there[value])
+        cells = (count, len(end) - count, there[value], len(elsewhere) - there[value])
         a, b, c, d = (cell + 0.5 for cell in cells)
         odds, error = log(a * d / (b * c)), sqrt(1 / a + 1 / b + 1 / c + 1 / d)
         low = exp(odds - _Z95 * error)
@@ -104,7 +112,7 @@ def enriched(end: Sequence[str], everywhere: Sequence[str]) -> list[dict[str, An
             "low": round(low, 3),
             "high": round(high, 3),
             "share": round(count / len(end), 4),
-            "share_everywhere": round(there[value] / len(everywhere), 4),
+            "share_everywhere": round((count + there[value]) / (len(end) + len(elsewhere)), 4),
         }
         for low, value, ratio, high, count in found[:_ENRICHED_SHOWN]
     ]
