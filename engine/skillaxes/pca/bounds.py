@@ -20,8 +20,8 @@ class AngleBounds:
     Attributes
     ----------
     radians : Tensor of shape (k,), float64, at most pi / 2
-    rigorous : True where, in exact arithmetic, nothing is assumed of the eigenvalues outside the basis: the trace bounds
-        them; False where they were estimated
+    rigorous : True where the trace bounds the eigenvalues outside the basis (in exact arithmetic nothing is assumed
+        then); False where they were estimated
     """
 
     radians: Tensor
@@ -36,8 +36,8 @@ def angle_bounds(
     Every residual r_j (norm rho_j) is orthogonal to the basis K. Write the exact direction i as xi in K plus y outside.
     Then ``xi_j = r_j·y / (lambda_i - theta_j)`` along every other Ritz vector j, and with c a bound on the eigenvalues
     of C outside K, ``|y| (lambda_i - c) <= rho_i + sum_j rho_j² |y| / |theta_j - lambda_i|``. The eigenvalue itself is
-    at most ``sum_(j<=i) rho_j² / (theta_i - c)`` above its Ritz value (Weyl; Kato-Temple on the complement), which moves it
-    towards the pairs before. To first order this is Davis & Kahan 1970 outside K and second order inside.
+    at most ``sum_(j<=i) rho_j² / (theta_i - c)`` above its Ritz value (Weyl; Kato-Temple on the complement), which
+    moves it towards the pairs before. To first order this is Davis & Kahan 1970 outside K and second order inside.
 
     Parameters
     ----------
