@@ -88,6 +88,7 @@ def claim(
             )
         return None
     if overwrite:
+        _refuse_foreign(run_dir)
         clear(run_dir)
         return None
     before = read_manifest(run_dir)
@@ -97,6 +98,18 @@ def claim(
             f"{run_dir} holds another job ({'; '.join(differences)}): type another folder, or --overwrite to replace it"
         )
     return before
+
+
+def _refuse_foreign(run_dir: Path) -> None:
+    """A manifest.json is a common name: what was not made by a job is not replaced."""
+    try:
+        found = json.loads((run_dir / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # a damaged one, which is what --overwrite is for
+    if not (isinstance(found, dict) and {"format_version", "command"} <= found.keys()):
+        raise RunFolderError(
+            f"{run_dir} holds a {MANIFEST} that no job of skillaxes wrote, so it is not replaced; type another folder"
+        )
 
 
 def clear(run_dir: Path) -> None:
