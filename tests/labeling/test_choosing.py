@@ -14,7 +14,7 @@ from skillaxes.labeling.choosing import NEAR_DUPLICATE, alike, choose, random_or
 from skillaxes.labeling.scoring import draw_pairs, draw_singles
 from skillaxes.labeling.selection import DirectionRows, Ranked
 from skillaxes.labeling.template import Template
-from skillaxes.labeling.texts import Reader, Trace, Window
+from skillaxes.labeling.texts import SKETCH, Reader, Trace, Window, shingles
 
 STORIES = (
     "{name} buys {n} apples and eats {m} of them on the way home how many are left",
@@ -92,6 +92,19 @@ def test_alike_is_the_jaccard_index(sets: list[frozenset[int]], least: float) ->
     a, b = sets
     expected = a == b if not a or not b else len(a & b) >= least * len(a | b)
     assert alike(a, b, least) == expected == alike(b, a, least)
+
+
+def test_long_texts_are_compared_by_sketches() -> None:
+    words = [f"word{i * 7919 % 5000}" for i in range(3000)]
+    whole = shingles(words)
+    assert len(whole) == SKETCH
+    for changed, expected in ((20, True), (1000, False), (2999, False)):
+        other = words[:-changed] + [f"else{i}" for i in range(changed)]
+        assert (
+            alike(whole, shingles(other), NEAR_DUPLICATE) == expected == alike(shingles(other), whole, NEAR_DUPLICATE)
+        )
+    assert alike(whole, shingles(words), 1.0)
+    assert not alike(whole, shingles(words[:100]), NEAR_DUPLICATE)
 
 
 def test_every_trace_is_in_one_pair_only() -> None:

@@ -23,11 +23,11 @@ def trace(text: str, row: int = 0) -> Trace:
 
 def test_terms_keep_mathematics() -> None:
     terms = terms_of("The sum: 3*x**2 + 1/2 = 45.5, 1234 ≤ \\frac a 12-digit well-known x-1")
-    assert terms["the"] == 1 and terms["**"] == 1 and terms["*"] == 1 and terms["≤"] == 1 and terms["\\frac"] == 1
-    assert terms["[fraction]"] == 1 and terms["[decimal]"] == 1 and terms["[long number]"] == 1
-    assert terms["[1-digit]"] == 3 and terms["[2-digit]"] == 1
-    assert terms["well"] == terms["known"] == 1 and "-" not in terms_of("well-known 12-digit")
-    assert terms_of("5 - 3")["-"] == 1 and terms_of("-3")["-"] == 1
+    assert terms == {
+        "the", "sum", ":", "[1-digit]", "*", "x", "**", "+", "[fraction]", "=", "[decimal]", "[long number]", "≤",
+        "\\frac", "a", "[2-digit]", "digit", "well", "known",
+    }  # fmt: skip
+    assert "-" in terms_of("5 - 3") and "-" in terms_of("-3")
 
 
 def test_statistic_by_hand() -> None:

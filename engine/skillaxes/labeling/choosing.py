@@ -7,16 +7,17 @@ and the remainder is held out. Every trace that is left out is counted.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import nsmallest
 
 import numpy as np
 
 from skillaxes.labeling.selection import DirectionRows, Ranked
-from skillaxes.labeling.texts import Trace
+from skillaxes.labeling.texts import NEAR_DUPLICATE, SKETCH, Trace
 
-NEAR_DUPLICATE = 0.8  # share of word triples, of the union, from which two texts count as the same
-SAME_FAMILY = 0.5  # the same for the masked prompts of one template
+SAME_FAMILY = 0.5  # share of word triples, of the union, that the masked prompts of one template have at least
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ class _Clash:
 
     def __init__(self, shown: Sequence[Trace], disjoint_by: str | None) -> None:
         self._shown = shown
+        self._texts = _Texts(shown)
         self._groups = {trace.group for trace in shown}
         self._templates = {trace.template for trace in shown}
         self._disjoint_by = disjoint_by
@@ -126,7 +128,7 @@ class _Clash:
         return trace.group in self._groups
 
     def text(self, trace: Trace) -> bool:
-        return any(alike(trace.shingles, other.shingles, NEAR_DUPLICATE) for other in self._shown)
+        return self._texts.hold(trace)
 
     def kin(self, trace: Trace) -> bool:
         if self._disjoint_by:
@@ -136,30 +138,59 @@ class _Clash:
         )
 
 
+class _Texts:
+    """Texts that can be asked for near-duplicates, without comparing each with each.
+
+    Two sets that share most of their members share one of their first few in any common order (prefix filtering,
+    Chaudhuri et al. 2006).
+    """
+
+    def __init__(self, traces: Sequence[Trace] = ()) -> None:
+        self._by_hash: dict[int, list[Trace]] = defaultdict(list)
+        for trace in traces:
+            self.add(trace)
+
+    def add(self, trace: Trace) -> None:
+        for value in trace.near:
+            self._by_hash[value].append(trace)
+
+    def hold(self, trace: Trace) -> bool:
+        """Whether a near-duplicate was added."""
+        found = {other.row: other for value in trace.near for other in self._by_hash.get(value, ())}
+        return any(alike(trace.shingles, other.shingles, NEAR_DUPLICATE) for other in found.values())
+
+
 def _distinct(ranked: Ranked, traces: Mapping[int, Trace]) -> tuple[list[Trace], int, int]:
     """The traces of one end without near-duplicates; how many those were; how many had no text."""
     kept: list[Trace] = []
+    texts = _Texts()
     doubles = empty = 0
     for row in ranked.rows.tolist():
         trace = traces[row]
-        if not trace.text:
+        if not trace.text.strip():
             empty += 1
-        elif any(alike(trace.shingles, other.shingles, NEAR_DUPLICATE) for other in kept):
+        elif texts.hold(trace):
             doubles += 1
         else:
             kept.append(trace)
+            texts.add(trace)
     return kept, doubles, empty
 
 
 def alike(a: frozenset[int], b: frozenset[int], least: float) -> bool:
-    """Whether two sets share at least ``least`` of their union."""
+    """Whether two sets share at least ``least`` of their union; of full sketches, as far as they tell."""
     if not a or not b:
         return a == b
     small, large = (a, b) if len(a) <= len(b) else (b, a)
     if len(small) < least * len(large):
         return False
     shared = len(small & large)
-    return shared >= least * (len(a) + len(b) - shared)
+    if len(large) < SKETCH:
+        return shared >= least * (len(a) + len(b) - shared)
+    if shared < least * SKETCH:  # most pairs end here, before anything is sorted
+        return False
+    smallest = nsmallest(SKETCH, a | b)
+    return sum(value in a and value in b for value in smallest) >= least * SKETCH
 
 
 def random_order(rows: np.ndarray, depth: int, index: int, seed: int) -> DirectionRows:

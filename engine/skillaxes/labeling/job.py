@@ -175,8 +175,10 @@ class _Job:
                 self._write_now_and_then()
                 stage.advance(1)
         self._tell_money("scores")
-        randoms = self._nulls("random directions", material.randoms)
-        orders = self._nulls("random orders", material.orders)
+        # Without a score there is nothing to hold a baseline against.
+        worth = any(scores.pairs is not None for scores in scored)
+        randoms = self._nulls("random directions", material.randoms if worth else ())
+        orders = self._nulls("random orders", material.orders if worth else ())
         for found, scores, record in zip(labels, scored, self._records, strict=True):
             verdict = self._verdict(found, scores, randoms, orders, record)
             record.update(score_part(scores, randoms, orders, verdict))

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 
 _TERM = re.compile(
-    r"(?P<latex>\\[A-Za-z]+)"
-    r"|(?P<word>[^\W\d_]+(?:['’][^\W\d_]+)?)"
-    r"|(?P<fraction>\d+/\d+)"
-    r"|(?P<decimal>\d+[.]\d+)"
-    r"|(?P<number>\d+)"
-    r"|(?P<hyphen>(?<=[^\W\d_])-|-(?=[^\W\d_]{2}))"  # of a compound, no sign
-    r"|(?P<sign>\*\*|[<>=!]=|->|=>|\|\||&&|####|[^\w\s.,;'\"’!`])"
+    r"\\[A-Za-z]+"  # LaTeX
+    r"|[^\W\d_]+(?:['’][^\W\d_]+)?"  # words
+    r"|\d+(?:/\d+|[.]\d+)?"
+    r"|\*\*|[<>=!]=|->|=>|\|\||&&|####"
+    r"|(?<![^\W\d_])-(?![^\W\d_]{2})"  # a minus, not the hyphen of a compound
+    r"|[^\w\s.,;'\"’!`-]"
 )
 
 # English function words: they may separate groups, but they name nothing, so they are not offered as keywords.
@@ -26,20 +24,19 @@ _FUNCTION_WORDS = (
 FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
 
 
-def terms_of(text: str) -> Counter[str]:
-    """How often each term occurs. Words are lower-cased; numbers count by class, written ``[2-digit]`` and so on."""
-    counts: Counter[str] = Counter()
-    for match in _TERM.finditer(text):
-        kind, term = match.lastgroup, match.group()
-        if kind == "word":
-            counts[term.lower()] += 1
-        elif kind == "number":
-            counts[f"[{len(term)}-digit]" if len(term) <= 3 else "[long number]"] += 1
-        elif kind in ("fraction", "decimal"):
-            counts[f"[{kind}]"] += 1
-        elif kind in ("sign", "latex"):
-            counts[term] += 1
-    return counts
+def terms_of(text: str) -> set[str]:
+    """The distinct terms of a text. Words are lower-cased; numbers stand as their class, ``[2-digit]`` and so on."""
+    return {_class_of(term) for term in set(_TERM.findall(text))}
+
+
+def _class_of(term: str) -> str:
+    if not term[0].isdecimal():
+        return term.lower() if term[0] != "\\" else term
+    if "/" in term:
+        return "[fraction]"
+    if "." in term:
+        return "[decimal]"
+    return f"[{len(term)}-digit]" if len(term) <= 3 else "[long number]"
 
 
 _BRACKETS_AND_STOPS = frozenset("()[]{}:?“”…")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
+from heapq import nsmallest
+from math import ceil
 from typing import Any
+from zlib import crc32
 
 from skillaxes.labeling.keyterms import terms_of
 from skillaxes.labeling.pieces import cut_at
@@ -18,6 +22,9 @@ _PLAIN_WORD = re.compile(r"(?<![^\W\d_])[a-z]{2,}(?![^\W\d_])")
 _PRONOUNS = frozenset({"he", "she", "him", "her", "his", "hers"})
 _NO_SYMBOL = re.compile(r"[^\W_]+|\s+")
 _FAMILY_SHINGLE = 3
+SKETCH = 256  # hashes kept of a text
+NEAR_DUPLICATE = 0.8  # share of word triples, of the union, from which two texts count as the same
+_SKETCHED_WORDS = 4000
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +54,18 @@ class Trace:
     @cached_property
     def terms(self) -> tuple[str, ...]:
         """The distinct terms of the text, sorted."""
-        return tuple(sorted(terms_of(self.text)))
+        return tuple(sys.intern(term) for term in sorted(terms_of(self.text)))  # thousands of traces share most of them
+
+    @cached_property
+    def near(self) -> tuple[int, ...]:
+        """The hashes among which a near-duplicate has at least one, too: the smallest, in order."""
+        hashes = self.shingles
+        return tuple(nsmallest(len(hashes) - ceil(NEAR_DUPLICATE * len(hashes)) + 1, hashes))
 
     @cached_property
     def shingles(self) -> frozenset[int]:
-        """Hashed word triples of the text: near-duplicates share nearly all of them."""
-        return shingles(self.text.split())
+        """A sketch of the hashed word triples of the text: near-duplicates share nearly all of them."""
+        return shingles(self.text.split(maxsplit=_SKETCHED_WORDS)[:_SKETCHED_WORDS])
 
 
 @dataclass(frozen=True)
@@ -117,15 +130,14 @@ def masked(prompt: str) -> list[str]:
 
 
 def shingles(words: list[str], n: int = 3) -> frozenset[int]:
-    """Hashes of every ``n`` words in a row, of all words where there are fewer."""
+    """Hashes of every ``n`` words in a row, of all words where there are fewer; the smallest 256 of them.
+
+    The smallest hashes of a set are a fair sample of it (Broder 1997), so that long texts cost no more than short ones.
+    """
     if len(words) < n:
-        return frozenset((hash_of(" ".join(words)),)) if words else frozenset()
-    return frozenset(hash_of(" ".join(words[i : i + n])) for i in range(len(words) - n + 1))
-
-
-def hash_of(text: str) -> int:
-    """A 64-bit hash that is the same in every process."""
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
+        return frozenset((crc32(" ".join(words).encode()),)) if words else frozenset()
+    hashes = {crc32(" ".join(words[i : i + n]).encode()) for i in range(len(words) - n + 1)}
+    return frozenset(hashes if len(hashes) <= SKETCH else nsmallest(SKETCH, hashes))
 
 
 class Reader:
@@ -144,7 +156,7 @@ class Reader:
         """A record as a trace."""
         rendered = self._template.render(row, record)
         words = masked(rendered.prompt)
-        template = f"{hash_of(' '.join(words)):016x}"
+        template = blake2b(" ".join(words).encode(), digest_size=8).hexdigest()
         fields = {name: str(value) for name, value in self.fields(row, record).items()}
         return Trace(
             row=row,
