@@ -64,7 +64,7 @@ walls: $(READY)
 	$(BIN)/lint-imports --no-logo
 
 pytest: $(READY)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not llm and not cluster"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not llm and not cluster"
 
 test-llm: $(READY)-llm
 	$(BIN)/python -m pytest -m llm
