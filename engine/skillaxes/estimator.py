@@ -82,7 +82,7 @@ class StreamingPCA:
         rows = X if isinstance(X, torch.Tensor) else torch.from_numpy(np.asarray(X))
         if rows.ndim != 2:
             raise UsageError(f"rows of shape {tuple(rows.shape)}: needs (n_samples, n_features)")
-        if not isinstance(self.n_components, int) or not 1 <= self.n_components <= rows.shape[1]:
+        if not isinstance(self.n_components, (int, np.integer)) or not 1 <= self.n_components <= rows.shape[1]:
             raise UsageError(f"n_components {self.n_components}: needs 1 to {rows.shape[1]}, the number of columns")
         state: IncrementalState | None = self.__dict__.get("_state")
         seen = 0 if state is None else state.n_seen + len(state.pending)
@@ -104,7 +104,7 @@ class StreamingPCA:
         """Projections of the centred rows of ``X`` (n_samples, n_features), of shape (n_samples, k), float64."""
         if "_state" not in self.__dict__:
             raise UsageError("this StreamingPCA has seen no rows: call fit or partial_fit first")
-        return (np.asarray(X, np.float64) - self.mean_) @ self.components_.T.astype(np.float64)
+        return (_float64(X) - self.mean_) @ self.components_.T.astype(np.float64)
 
     def fit_transform(self, X: ArrayLike, y: None = None) -> np.ndarray:
         """``fit(X).transform(X)``."""
@@ -112,7 +112,7 @@ class StreamingPCA:
 
     def inverse_transform(self, X: ArrayLike) -> np.ndarray:
         """Rows from projections (n_samples, k), of shape (n_samples, n_features), float64."""
-        return np.asarray(X, np.float64) @ self.components_.astype(np.float64) + self.mean_
+        return _float64(X) @ self.components_.astype(np.float64) + self.mean_
 
     def __getattr__(self, name: str) -> Any:
         if name not in _FITTED or "_state" not in self.__dict__:
@@ -141,6 +141,13 @@ class StreamingPCA:
         self.n_samples_seen_ = state.n_seen
         self.n_features_in_ = state.n_columns
         self.n_components_ = k
+
+
+def _float64(X: ArrayLike) -> np.ndarray:
+    """As numpy, which knows no bfloat16."""
+    import torch
+
+    return X.double().cpu().numpy() if isinstance(X, torch.Tensor) else np.asarray(X, np.float64)
 
 
 def _check_values(rows: torch.Tensor, seen: int) -> None:
