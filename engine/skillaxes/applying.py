@@ -14,6 +14,7 @@ from skillaxes.discovery import Discovery, carry_out
 from skillaxes.errors import UsageError
 from skillaxes.job import Job, prepare
 from skillaxes.pca.projections import ProjectionStore
+from skillaxes.planning import Plan
 from skillaxes.progress import SILENT, Progress
 from skillaxes.run_folder.formats import CENTERED_COSINE
 from skillaxes.solve import Solved, StageLog
@@ -71,9 +72,9 @@ def apply(
     mean = None if given.mean is None else torch.from_numpy(given.mean)
     components = torch.from_numpy(given.components)
 
-    def solver(stream: PanelStream, projections: ProjectionStore, log: StageLog) -> Solved:
+    def solver(stream: PanelStream, plan: Plan, projections: ProjectionStore, log: StageLog) -> Solved:
         return solve_given(
-            stream, job.config, job.plan, job.layers, projections, log, progress, components, mean=mean, scale=scale
+            stream, job.config, plan, job.layers, projections, log, progress, components, mean=mean, scale=scale
         )
 
     return carry_out(job, run_dir, solver, identity, overwrite, progress)

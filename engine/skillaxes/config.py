@@ -16,7 +16,7 @@ SCALES = ("none", "layer-rms", "column-std")
 BAD_ROWS = ("error", "skip")
 
 # How a job runs, not what comes out of it: these may differ between two runs into one folder.
-_HOW = frozenset({"device", "memory", "scratch"})
+_HOW = frozenset({"device", "memory", "scratch", "no_gds"})
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class DiscoverConfig:
     memory : bytes the process may hold, interpreter included (:func:`make_config` takes a text such as ``2GiB`` too);
         None for 60% of what the machine grants
     scratch : folder for what memory does not hold; None for $SLURM_TMPDIR, then $TMPDIR
+    no_gds : never fetch chunks straight into a GPU's memory
     """
 
     components: int = 10
@@ -57,6 +58,7 @@ class DiscoverConfig:
     device: str = "auto"
     memory: int | None = None
     scratch: Path | None = None
+    no_gds: bool = False
 
     def __post_init__(self) -> None:
         _at_least("components", self.components, 1)

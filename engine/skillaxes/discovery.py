@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,15 +18,13 @@ from skillaxes.results import directions_of, findings, ranked, write
 from skillaxes.run_folder import manifest as manifests
 from skillaxes.run_folder.directions import Directions, read_directions
 from skillaxes.run_folder.formats import TOPK
+from skillaxes.shortage import Solver, announced, within_memory
 from skillaxes.solve import Solved, StageLog, solve
 from skillaxes.store import Store
 from skillaxes.stream.panels import PanelStream
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-Solver = Callable[[PanelStream, ProjectionStore, StageLog], Solved]
-
 
 @dataclass(frozen=True)
 class Discovery:
@@ -71,8 +68,8 @@ def discover(
     """
     job = prepare(store, options)
 
-    def solver(stream: PanelStream, projections: ProjectionStore, log: StageLog) -> Solved:
-        return solve(stream, job.config, job.plan, job.layers, projections, log, progress)
+    def solver(stream: PanelStream, plan: Plan, projections: ProjectionStore, log: StageLog) -> Solved:
+        return solve(stream, job.config, plan, job.layers, projections, log, progress)
 
     return carry_out(job, run_dir, solver, {}, overwrite, progress)
 
@@ -141,7 +138,7 @@ def _run(job: Job, folder: Path | None, solver: Solver, identity: dict[str, Any]
         projections = ProjectionStore(stream.first_row, stream.n_rows, spill)
         stack.callback(projections.close)
         try:
-            solved = solver(stream, projections, log)
+            solved, plan, shortages = within_memory(job, stream, solver, projections, log, progress)
             ranking, topk, selection = log.run("ranking", stream, lambda: ranked(job, solved, stream, folder))
         except BaseException:
             if folder is not None:
@@ -157,6 +154,9 @@ def _run(job: Job, folder: Path | None, solver: Solver, identity: dict[str, Any]
         **findings(job, solved, ranking, topk),
         "seconds": round(time.perf_counter() - began, 3),
     }
+    if (gpu := stream.on_device()) is not None:
+        manifest |= {"plan": plan.as_dict(), "gpu": {**gpu, "out_of_memory": shortages}}
+        manifest["announcements"] = [*manifest["announcements"], *map(announced, shortages[-1:])]
     if folder is not None:
         write(folder, directions, topk, selection, manifest)
     return Discovery(directions, topk, manifest, None)

@@ -11,6 +11,7 @@
     │   ├── TracesError       texts that do not belong to the rows
     │   └── RunFolderError    a run folder that is missing, foreign or of another configuration
     ├── DeviceError           a device that was named and is not there  exit code 2
+    ├── DeviceMemoryError     a GPU without room for the smallest panels  exit code 1
     └── StoppedEarly          stopped with a checkpoint               exit code 75
 
 A message is one line: what was given, what is needed, what to type instead.
@@ -65,6 +66,10 @@ class DeviceError(SkillaxesError):
     """A device that was named and cannot be used here."""
 
     exit_code = 2
+
+
+class DeviceMemoryError(SkillaxesError):
+    """A GPU that has no room for the smallest panels."""
 
 
 class StoppedEarly(SkillaxesError):

@@ -17,6 +17,7 @@ from skillaxes.planning import Plan, make_plan
 from skillaxes.run_folder import manifest as manifests
 from skillaxes.run_folder.formats import FORMAT_VERSION
 from skillaxes.store import Store, open_store
+from skillaxes.stream import device as devices
 from skillaxes.stream.panels import PanelStream
 
 
@@ -68,7 +69,8 @@ def prepare(store: Store | str | Path, options: dict[str, Any], given: str | Non
             "--scale layer-rms: this store does not say which columns are which layer; ingest it with --layer-ids and "
             "--hidden, or type --scale column-std"
         )
-    planned = make_plan(opened, config, n_columns, str(device.device), device.reason, given)
+    seam = devices.open_seam(device.device)
+    planned = make_plan(opened, config, n_columns, str(device.device), device.reason, given, seam)
     return Job("discover" if given is None else "apply", opened, config, columns, layers, ids, device, planned)
 
 
@@ -108,6 +110,8 @@ def open_stream(job: Job) -> PanelStream:
         device=job.device.device,
         columns=job.columns,
         cache_bytes=job.plan.memory.cache,
+        keep_bytes=0 if job.plan.gpu is None else job.plan.gpu.kept,
+        direct=job.plan.gds == "taken",
     )
 
 

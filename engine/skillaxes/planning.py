@@ -5,50 +5,26 @@ Everything here follows from shape, dtype, options, budget and kind of device; n
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skillaxes import memory
 from skillaxes.config import DiscoverConfig
-from skillaxes.errors import UsageError
+from skillaxes.memory_plan import RANDOM_DIRECTIONS, RESERVED_READS, Demand, MemoryPlan
 from skillaxes.pca import covariance, incremental, krylov, rule
-from skillaxes.pca.projections import BLOCK_ROWS
-from skillaxes.stream.reader import SLOTS, unit_rows
+from skillaxes.stream import device_gds as gds
+from skillaxes.stream.device_feed import LOOK_AHEAD
+from skillaxes.stream.device_plan import LEAST_PANEL_ROWS, DeviceMemory, plan_device
+from skillaxes.stream.device_plan import panel_rows_for as device_panel_rows
 
 if TYPE_CHECKING:
     from skillaxes.store import Store
+    from skillaxes.stream.device import Seam
 
 PANEL_BYTES = 16 << 20  # of a float32 panel on a CPU: with its products it stays in the outer cache
 SAMPLE_ROWS = 1536  # rows of the warm start
 _LEAST_SAMPLE = 256
-_RESERVED_READS = 3  # reads whose blocks and projections are planned for
-_TYPICAL_INTERPRETER = 300 << 20
-_LIBRARIES = 96 << 20  # what torch, pyarrow and the matrix library still allocate for themselves
 GIVEN = "given directions"
-RANDOM_DIRECTIONS = 20  # ranked beside the components, as a baseline for labels
-
-
-@dataclass(frozen=True)
-class MemoryPlan:
-    """Bytes, by purpose. ``total`` is held within ``budget``."""
-
-    budget: int
-    interpreter: int
-    buffers: int
-    panel: int
-    basis: int
-    sample: int
-    rows: int
-    projections: int
-    cache: int
-    spilled: bool
-
-    @property
-    def total(self) -> int:
-        """All that is held at once."""
-        kept = 0 if self.spilled else self.projections
-        return self.interpreter + self.buffers + self.panel + self.basis + self.sample + self.rows + kept + self.cache
 
 
 @dataclass(frozen=True)
@@ -67,6 +43,8 @@ class Plan:
     reads : reads of the store that are expected
     bytes_to_read : from the store, over all reads that the cache does not serve
     memory : what is held
+    gpu : what is held on the GPU; None on a CPU
+    gds : whether chunks go straight into the GPU's memory, and if not, why; None on a CPU
     """
 
     solver: str
@@ -82,6 +60,8 @@ class Plan:
     reads: int
     bytes_to_read: int
     memory: MemoryPlan
+    gpu: DeviceMemory | None = None
+    gds: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -89,12 +69,19 @@ class Plan:
 
 
 def make_plan(
-    store: Store, config: DiscoverConfig, n_columns: int, device: str, device_reason: str, given: str | None = None
+    store: Store,
+    config: DiscoverConfig,
+    n_columns: int,
+    device: str,
+    device_reason: str,
+    given: str | None = None,
+    seam: Seam | None = None,
 ) -> Plan:
     """Plan a job.
 
     Parameters
     ----------
+    seam : to the GPU; None on a CPU
     given : where directions come from that are only applied; None where they are to be found
 
     Raises
@@ -110,31 +97,58 @@ def make_plan(
         width = _widened(config.components + covariance.SUBSPACE, n_columns)
     elif choice.name == "incremental":
         width = _widened(incremental.capacity(n_columns, config.components), n_columns)
-    reads = {"krylov": min(_RESERVED_READS, config.max_reads), GIVEN: 1}.get(choice.name, 2) + (config.scale != "none")
-    panel_rows = panel_rows_for(n_columns)
-    sample = min(SAMPLE_ROWS, store.n_rows)
-    while sample > _LEAST_SAMPLE and not _fits(store, config, choice.name, n_columns, width, panel_rows, sample):
-        sample = max(_LEAST_SAMPLE, sample // 2)
-    held = _memory(store, config, choice.name, n_columns, width, panel_rows, sample)
-    if held is None:
-        raise _too_small(store, config, choice.name, n_columns, width, panel_rows, sample)
-    cached = min(1.0, held.cache / max(store.nbytes, 1))
+    reads = {"krylov": min(RESERVED_READS, config.max_reads), GIVEN: 1}.get(choice.name, 2) + (config.scale != "none")
+    row_bytes = n_columns * store.itemsize
+    demand = Demand(
+        store=store,
+        config=config,
+        solver=choice.name,
+        n_columns=n_columns,
+        width=width,
+        panel_rows=panel_rows_for(n_columns) if seam is None else device_panel_rows(row_bytes, seam.l2_bytes()),
+        sample_rows=min(SAMPLE_ROWS, store.n_rows),
+        on_gpu=seam is not None,
+    )
+    while demand.sample_rows > _LEAST_SAMPLE and not demand.fits():
+        demand = replace(demand, sample_rows=max(_LEAST_SAMPLE, demand.sample_rows // 2))
+    gpu, declined = None, None
+    if seam is not None:
+        declined = "forbidden by --no-gds" if config.no_gds else gds.declined(store)
+        working = demand.on_device() + (0 if declined else gds.UNITS * demand.unit_bytes)
+        gpu = plan_device(seam, n_rows=store.n_rows, panel_rows=demand.panel_rows, row_bytes=row_bytes, working=working)
+    kept_rows = 0 if gpu is None else gpu.kept_rows
+    held = demand.plan(kept_rows)
+    cached = min(1.0, held.cache / max(store.nbytes, 1) + kept_rows / store.n_rows)
     from_store = store.nbytes * (1 + (reads - 1) * (1 - cached))
     return Plan(
         solver=choice.name,
         reasons=choice.reasons,
         device=device,
         device_reason=device_reason,
-        road="plain files" if store.plain_chunks() is not None else f"zarr ({store.pipeline})",
+        road=gds.ROAD if seam is not None and declined is None else _road(store),
         n_rows=store.n_rows,
         n_columns=n_columns,
         block_size=width,
-        panel_rows=panel_rows,
-        sample_rows=sample,
+        panel_rows=demand.panel_rows,
+        sample_rows=demand.sample_rows,
         reads=reads,
         bytes_to_read=int(from_store),
         memory=held,
+        gpu=gpu,
+        gds=None if seam is None else (f"not taken: {declined}" if declined else "taken"),
     )
+
+
+def smaller(plan: Plan, row_bytes: int) -> Plan | None:
+    """``plan`` with half the rows a panel and half the rows kept on the GPU; None when there is nothing to halve."""
+    assert plan.gpu is not None
+    rows = max(plan.panel_rows // 2, LEAST_PANEL_ROWS)
+    panels = plan.gpu.kept_rows // 2 // rows
+    if rows >= plan.panel_rows and plan.gpu.kept_rows == 0:
+        return None
+    ring = (LOOK_AHEAD + 1) * rows * row_bytes
+    gpu = replace(plan.gpu, kept=panels * rows * row_bytes, kept_rows=panels * rows, ring=ring)
+    return replace(plan, panel_rows=rows, gpu=gpu)
 
 
 def panel_rows_for(n_columns: int) -> int:
@@ -160,65 +174,5 @@ def _widened(directions: int, n_columns: int) -> int:
     return -(-wanted // rule.MULTIPLE) * rule.MULTIPLE
 
 
-def _fits(store: Store, config: DiscoverConfig, solver: str, d: int, width: int, panel_rows: int, sample: int) -> bool:
-    """Whether a sample of that size fits; the same answer in a process that holds other things too."""
-    parts = _parts(store, config, solver, d, width, panel_rows, sample)
-    parts["interpreter"] = _TYPICAL_INTERPRETER + _LIBRARIES
-    return sum(parts.values()) <= memory.budget(config.memory)
-
-
-def _memory(
-    store: Store, config: DiscoverConfig, solver: str, d: int, width: int, panel_rows: int, sample: int
-) -> MemoryPlan | None:
-    budget = memory.budget(config.memory)
-    parts = _parts(store, config, solver, d, width, panel_rows, sample)
-    left = budget - sum(parts.values())
-    if left < 0:
-        return None
-    projections = store.n_rows * (width - 1) * 4 * (1 if solver != "krylov" else min(_RESERVED_READS, config.max_reads))
-    spilled = projections > left // 2
-    left -= 0 if spilled else projections
-    unit_bytes = unit_rows(store) * store.n_features * store.itemsize
-    n_units = -(-store.n_rows // unit_rows(store))
-    # Plain files are in the page cache already; a copy of ours would cost more (fresh pages) than it saves in three
-    # reads.
-    cache = 0 if store.plain_chunks() is not None else min(n_units, max(left, 0) // unit_bytes) * unit_bytes
-    return MemoryPlan(budget=budget, projections=projections, cache=cache, spilled=spilled, **parts)
-
-
-def _parts(
-    store: Store, config: DiscoverConfig, solver: str, d: int, width: int, panel_rows: int, sample: int
-) -> dict[str, int]:
-    unit_bytes = unit_rows(store) * store.n_features * store.itemsize
-    blocks = 1 if solver != "krylov" else min(_RESERVED_READS, config.max_reads)
-    # Bases in float32; products, sums and what orthonormalises them in float64.
-    basis = d * width * (12 * blocks + 48)
-    if solver == "covariance":
-        basis += 5 * d * d * 8
-    elif solver == "incremental":
-        basis += 4 * (incremental.BATCH_ROWS + width) * d * 4
-    wide = 8 if store.dtype == "float64" else 0
-    lists = (config.components + RANDOM_DIRECTIONS) * (BLOCK_ROWS * 8 * 8 + 4 * max(config.pool, config.top) * 64)
-    return {
-        "interpreter": memory.resident() + _LIBRARIES,
-        "buffers": SLOTS * unit_bytes,
-        "panel": panel_rows * d * (4 + wide + store.itemsize),
-        "basis": basis,
-        "sample": sample * (d if d == store.n_features else d + store.n_features) * store.itemsize,
-        "rows": store.n_rows * 9 + 3 * BLOCK_ROWS * blocks * width * 8 + lists,
-    }
-
-
-def _too_small(
-    store: Store, config: DiscoverConfig, solver: str, d: int, width: int, panel_rows: int, sample: int
-) -> UsageError:
-    parts = _parts(store, config, solver, d, width, panel_rows, sample)
-    needed = sum(parts.values())
-    largest = max(parts, key=lambda name: parts[name])
-    hint = f"type --memory {(needed >> 20) + 1}MiB or more"
-    if largest == "buffers":
-        hint += ", or ingest the store again with smaller chunks"
-    return UsageError(
-        f"--memory {memory.show(memory.budget(config.memory))}: this job needs {memory.show(needed)} "
-        f"({largest}: {memory.show(parts[largest])}); {hint}"
-    )
+def _road(store: Store) -> str:
+    return "plain files" if store.plain_chunks() is not None else f"zarr ({store.pipeline})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -52,6 +53,11 @@ class StageLog:
             }
         )
         return result
+
+    def begin_anew(self) -> None:
+        """Say that everything so far has to be done again."""
+        for stage in self.stages:
+            stage["status"] = "given up"
 
 
 @dataclass(frozen=True)
@@ -153,8 +159,11 @@ class Stages:
     def each_panel(self, name: str, work: Callable[[Panel], None]) -> None:
         """One read."""
         row_bytes = self.stream.store.n_features * self.stream.store.itemsize
-        with self.progress.stage(name, self.stream.n_rows, unit_bytes=row_bytes) as stage:
-            for panel in self.stream.read():
+        with (
+            self.progress.stage(name, self.stream.n_rows, unit_bytes=row_bytes) as stage,
+            contextlib.closing(self.stream.read()) as panels,  # a read that fails ends here, not when it is collected
+        ):
+            for panel in panels:
                 work(panel)
                 stage.advance(panel.count)
 

@@ -15,7 +15,7 @@ import pytest
 from matrices import power_law, rounded, write_store
 
 import skillaxes
-from skillaxes import memory, planning
+from skillaxes import memory, memory_plan
 from skillaxes.pca import projections
 from skillaxes.run_folder.formats import DIRECTIONS, SCORES, SELECTION, TOPK
 
@@ -100,7 +100,7 @@ def test_shards_layers_and_compression(
 def tight(monkeypatch: pytest.MonkeyPatch) -> None:
     """Budgets may go below 512 MiB, and this process counts as small as one that has nothing else to do."""
     monkeypatch.setattr(memory, "LEAST", 1 << 20)
-    monkeypatch.setattr(memory, "resident", lambda: planning._TYPICAL_INTERPRETER)
+    monkeypatch.setattr(memory, "resident", lambda: memory_plan._TYPICAL_INTERPRETER)
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ from torch import Tensor
 import skillaxes_kernels as kernels
 from skillaxes.pca.moments import RowMoments
 from skillaxes.pca.problem import Problem
+from skillaxes.stream import device as devices
+from skillaxes.stream.device_outbox import Outbox
 from skillaxes.stream.panels import Panel
 
 
@@ -25,6 +27,7 @@ class Centering:
         self._shift = shift.to(problem.device)
         self._subtrahend = self._shift if problem.panel_dtype == torch.float64 else self._shift.float()
         self._scale = scale
+        self._outbox = Outbox(devices.open_seam(problem.device))
         self._scratch = kernels.make_scratch(problem.device, problem.panel_rows, problem.n_columns, problem.panel_dtype)
         carried = torch.zeros((problem.n_columns, 16), dtype=torch.float64, device=problem.device)
         carried[:, 0] = self._shift
@@ -39,7 +42,8 @@ class Centering:
             panel.rows, self._carried, self._subtrahend, scale=self._scale, scratch=self._scratch
         )
         carried = projection.dots[: panel.count, :2].sum(dim=1)
-        moments.add(panel, projection, carried, self._shift, self._scale)
+        moments.add(panel, projection, carried, self._shift, self._scale, self._outbox)
+        self._outbox.drain()  # which rows count is asked at once
         rows = projection.rows[: panel.count]
         if projection.shift is not None:
             rows = rows.float() if self._scale is None else rows.float() * self._scale

@@ -14,6 +14,7 @@ accumulators of the state that it is given; every other step returns a new state
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -29,6 +30,8 @@ from skillaxes.pca.problem import PCAResult, Problem, signs
 from skillaxes.pca.projections import Projections, ProjectionStore
 from skillaxes.pca.rayleigh_ritz import RitzPairs, combine, rayleigh_ritz, residual_norms, whiten
 from skillaxes.pca.warm_start import WarmStart
+from skillaxes.stream import device as devices
+from skillaxes.stream.device_outbox import Outbox
 from skillaxes.stream.panels import Panel
 
 UTILITY = 2  # columns of a block that carry the mean (first read) or its correction (second), as high and low part
@@ -52,6 +55,7 @@ class KrylovState:
     carries_delta : whether the last column of each table holds (x - m)·delta; (x - m)·m if not
     basis_gram : KᵀK of shape (p l, p l), float64
     grams : SᵀS of the kept projections, by group of rows
+    outbox : what the panels send back to the host
     reads : complete reads, those before a restart included
     ritz, residual_norms : the last solution; None before the first read is complete
     done : no further read is needed
@@ -70,6 +74,7 @@ class KrylovState:
     tables: tuple[Projections, ...]
     basis_gram: Tensor
     grams: GroupedGrams
+    outbox: Outbox
     reads: int = 0
     carries_delta: tuple[bool, ...] = ()
     ritz: RitzPairs | None = None
@@ -104,6 +109,7 @@ def init(
         tables=(),
         basis_gram=torch.empty((0, 0), dtype=torch.float64, device=device),
         grams=GroupedGrams(problem.seed, store.first_row, store.n_rows),
+        outbox=Outbox(devices.open_seam(device)),
         scale=scale,
         scratch=kernels.make_scratch(device, problem.panel_rows, problem.n_columns, problem.panel_dtype),
     )
@@ -146,22 +152,25 @@ def update(state: KrylovState, panel: Panel) -> KrylovState:
     count = panel.count
     carried = projection.dots[:count, -UTILITY] + projection.dots[:count, -UTILITY + 1]
     if state.moments.delta is None:
-        state.moments.add(panel, projection, carried, state.shift, state.scale)
-    good = state.moments.good(panel.start, count, projection.dots.device)
+        state.moments.add(panel, projection, carried, state.shift, state.scale, state.outbox)
+    bad = projection.bad[:count, None]
     weights = projection.dots
-    kept = torch.cat([weights[:count, :-UTILITY], carried[:, None]], dim=1)
-    kept[~good] = 0
-    state.tables[-1].write(panel.start, kept.cpu().numpy())
+    kept = torch.cat([weights[:count, :-UTILITY], carried[:, None]], dim=1).masked_fill_(bad, 0)
+    state.outbox.send(partial(_keep, state.tables[-1], panel.start), kept)
     weights[:, -UTILITY] = 1  # the sums of the columns come along as one more column of Z
     weights[:, -UTILITY + 1] = 0
     weights[count:] = 0
-    weights[:count][~good] = 0
+    weights[:count].masked_fill_(bad, 0)
     kernels.accumulate(state.partial, projection, weights, cheap=state.cheap)
     if state.pending + 1 < FLUSH:
         return replace(state, pending=state.pending + 1)
     state.total.add_(state.partial)
     state.partial.zero_()
     return replace(state, pending=0)
+
+
+def _keep(table: Projections, start: int, rows: Tensor) -> None:
+    table.write(start, rows.numpy())
 
 
 def end_read(state: KrylovState) -> KrylovState:
@@ -215,6 +224,7 @@ def _restarted(state: KrylovState) -> KrylovState:
 def close_read(state: KrylovState) -> KrylovState:
     """Complete the sums of the read under way: the moments after the first one, and the product C Omega of this one."""
     assert state.partial is not None and state.total is not None
+    state.outbox.drain()
     total = state.total
     total.add_(state.partial)
     state.world.sum_(total)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ import skillaxes_kernels as kernels
 from skillaxes.cluster.world import World
 from skillaxes.errors import BadRowsError, StoreError
 from skillaxes.pca.problem import Problem
+from skillaxes.stream.device_outbox import Outbox
 from skillaxes.stream.panels import Panel
 
 _EQUAL = 1e-6  # spread over distance from the provisional mean, squared, of rows that only rounding tells apart
@@ -63,30 +65,44 @@ class RowMoments:
         return max(self.n_samples - 1, 1)
 
     def add(
-        self, panel: Panel, projection: kernels.Projection, carried: Tensor, shift: Tensor, scale: Tensor | None
+        self,
+        panel: Panel,
+        projection: kernels.Projection,
+        carried: Tensor,
+        shift: Tensor,
+        scale: Tensor | None,
+        outbox: Outbox,
     ) -> None:
         """Note the rows of a panel. ``carried`` holds (x - m)·m of shape (count,).
 
         Raises
         ------
-        BadRowsError : rows with NaN or infinity, unless they are to be skipped
+        BadRowsError : rows with NaN or infinity, unless they are to be skipped; of this panel or one before
         """
-        count, at = panel.count, panel.start - self.first_row
+        count = panel.count
         bad = projection.bad[:count]
-        if bool(bad.any()):
-            self._note_bad(panel, bad, projection.overflowed[:count])
         squares = projection.sq_norms[:count].double()
         raw = squares + 2 * carried.double() + shift.square().sum()
         doubtful = (raw < _CANCELLED * squares) & ~bad
-        if bool(doubtful.any()):
+        if outbox.deferred:  # which rows are doubtful is known on the device alone
+            rows = panel.rows[:count] if scale is None else panel.rows[:count] * scale
+            dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
+            raw = torch.where(doubtful, torch.linalg.vector_norm(rows, dim=1, dtype=dtype).double().square(), raw)
+        elif bool(doubtful.any()):
             rows = panel.rows[:count][doubtful].double()
             raw[doubtful] = (rows if scale is None else rows * scale).square().sum(dim=1)
-        raw[bad] = 0
-        squares[bad] = 0
-        self.norm[at : at + count] = raw.clamp(min=0).sqrt().float().cpu().numpy()
-        self.shifted_square[at : at + count] = squares.float().cpu().numpy()
+        norm = raw.masked_fill_(bad, 0).clamp(min=0).sqrt().float()
+        squares = squares.masked_fill_(bad, 0).float()
+        outbox.send(partial(self._note, panel.start), norm, squares, bad, projection.overflowed[:count])
         if self.problem.layers:
-            self._add_layers(projection, count, shift, scale)
+            self._add_layers(projection, count, shift, scale, outbox)
+
+    def _note(self, start: int, norm: Tensor, squares: Tensor, bad: Tensor, overflowed: Tensor) -> None:
+        place = slice(start - self.first_row, start - self.first_row + len(norm))
+        if bool(bad.any()):
+            self._note_bad(start, bad, overflowed)
+        self.norm[place] = norm.numpy()
+        self.shifted_square[place] = squares.numpy()
 
     def good(self, start: int, count: int, device: torch.device) -> Tensor:
         """Which of the rows count, of shape (count,), bool."""
@@ -123,8 +139,8 @@ class RowMoments:
             self, n_samples=n_samples, delta=delta, total_variance=total, layer_variance=layer_variance.clamp(min=0)
         )
 
-    def _note_bad(self, panel: Panel, bad: Tensor, overflowed: Tensor) -> None:
-        rows = panel.start + bad.nonzero()[:, 0].cpu().numpy()
+    def _note_bad(self, start: int, bad: Tensor, overflowed: Tensor) -> None:
+        rows = start + bad.nonzero()[:, 0].numpy()
         self.bad[rows - self.first_row] = True
         if not self.problem.skip_bad_rows:
             named = ", ".join(f"{row:,}" for row in rows[:_NAMED])
@@ -137,7 +153,9 @@ class RowMoments:
                 tuple(int(row) for row in rows),
             )
 
-    def _add_layers(self, projection: kernels.Projection, count: int, shift: Tensor, scale: Tensor | None) -> None:
+    def _add_layers(
+        self, projection: kernels.Projection, count: int, shift: Tensor, scale: Tensor | None, outbox: Outbox
+    ) -> None:
         rows = projection.rows[:count]
         if projection.shift is not None:  # the kernel left the rows as they were
             rows = rows.float() if scale is None else rows.float() * scale
@@ -145,4 +163,5 @@ class RowMoments:
         good = ~projection.bad[:count]
         for number, part in enumerate(self.problem.layers):
             norms = torch.linalg.vector_norm(rows[:, part], dim=1).double()
-            self.layer_squares[number] += norms[good].square().sum()
+            norms = norms.masked_fill(~good, 0) if outbox.deferred else norms[good]
+            self.layer_squares[number] += norms.square().sum()

@@ -17,12 +17,14 @@ import torch
 from torch import Tensor
 
 from skillaxes.errors import StoreError
+from skillaxes.stream.device_feed import LAG
 
 if TYPE_CHECKING:
     from skillaxes.store import Store
 
 ROAD = "GPUDirect (CuPy)"
 _AHEAD = 2  # units being fetched while one is copied
+UNITS = 2 * (_AHEAD + LAG + 1)  # that device memory must hold at once; zarr holds each one twice while it reads
 
 
 def missing() -> str | None:

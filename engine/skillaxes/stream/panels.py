@@ -6,7 +6,7 @@ that every row meets the same matrix product however the store is chunked.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -86,7 +86,7 @@ class PanelStream:
         """Sampled rows that had to be fetched from the store again."""
         return self.reader.rows_read_twice
 
-    def read(self) -> Iterator[Panel]:
+    def read(self) -> Generator[Panel, None, None]:
         """One read: every row once, in order."""
         if self._feed is None:
             yield from self._read_here()
