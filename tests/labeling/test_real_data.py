@@ -26,7 +26,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory, exact_cosines: Any, selec
     ids = [json.loads(line)["id"] for line in (DATA / "traces.jsonl").read_text().splitlines()]
     folder = selection_writer(
         tmp_path_factory.mktemp("real") / "run", scores, random_scores=random_scores, norms=norms, ids=ids,
-        token_range=[1, 159],
+        token_range=[1, 160],
     )  # fmt: skip
     return label(folder, DATA / "traces.jsonl", confound="category", disjoint_by="category")
 

@@ -70,11 +70,12 @@ def test_parts_of_a_trace() -> None:
 
 def test_window_of_the_store() -> None:
     record = {"input": "one two three four five six seven eight nine ten", "output": "eleven"}
-    window, _ = window_of("store", [1, 3])  # both included, counted from 0
+    window, _ = window_of("store", [1, 4])  # counted from 0, the stop excluded
     assert reader("both", window).trace(0, None, record).text == "one two three four"
     assert reader("both", window).trace(0, None, record).length == 56  # confounds and the length judge see it all
     assert reader("output", window).trace(0, None, record).text == ""
     assert window_of("all", [1, 4])[0] == Window(None, True)
+    assert window_of("store", [1, None])[0] == Window(None, True)
     for unknown in (None, "the whole trace", "1:160"):
         window, sentence = window_of("store", unknown)
         assert (

@@ -34,7 +34,7 @@ def ingest(
     hook: Annotated[str | None, typer.Option(metavar="TEXT", help="Where in a layer: 'residual stream'.")] = None,
     pooling: Annotated[str | None, typer.Option(metavar="TEXT", help="How tokens became one row: 'mean'.")] = None,
     token_range: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="The tokens a row has seen: 1:160, or a text.")
+        str | None, typer.Option(metavar="TEXT", help="The tokens a row has seen, FIRST:STOP as in Python, or a text.")
     ] = None,
     trace_ids: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A file with one id a row: lines, .jsonl or .parquet.")
@@ -122,8 +122,10 @@ def _of_kind(name: str, value: Any) -> str:
 
     if name == "bytes":
         return show(value)
-    if name in ("shape", "token_range") and isinstance(value, list):
-        return (" x " if name == "shape" else " to ").join(map(_shown, value))
+    if name == "token_range" and isinstance(value, list):
+        return f"{value[0]} to the end" if value[1] is None else f"{value[0]} to {value[1] - 1}"
+    if name == "shape" and isinstance(value, list):
+        return " x ".join(map(_shown, value))
     return _shown(value)
 
 
@@ -141,7 +143,9 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
-def _token_range(text: str | None) -> str | tuple[int, int] | None:
-    """``"1:160"`` as ``(1, 160)``; any other text as it is."""
-    first, colon, last = (text or "").partition(":")
-    return (int(first), int(last)) if colon and first.strip().isdigit() and last.strip().isdigit() else text
+def _token_range(text: str | None) -> str | tuple[int, int | None] | None:
+    """``"1:160"`` as ``(1, 160)``, stop excluded, ``"1:"`` as ``(1, None)``; any other text as it is."""
+    first, colon, stop = (part.strip() for part in (text or "").partition(":"))
+    if not colon or not first.isdigit() or not (stop.isdigit() or not stop):
+        return text
+    return int(first), int(stop) if stop else None

@@ -98,13 +98,15 @@ class Window:
 def window_of(choice: str, token_range: Any) -> tuple[Window, str]:
     """The window for ``--window store|all``, and one sentence on it.
 
-    ``token_range`` is what the store says: the first and the last token that a row has seen, both included, counted
-    from 0 in the formatted trace; or a text, or nothing.
+    ``token_range`` is what the store says of the tokens that a row has seen: (first, stop), counted from 0 in the
+    formatted trace, stop excluded and None for an open end; or a text, or nothing.
     """
     if choice == "all":
         return Window(None, True), "the label sees whole traces (--window all)"
-    if isinstance(token_range, list | tuple) and len(token_range) == 2 and all(isinstance(n, int) for n in token_range):
-        seen = token_range[1] + 1
+    if isinstance(token_range, list | tuple) and len(token_range) == 2:
+        seen = token_range[1]
+        if seen is None:
+            return Window(None, True), "rows have seen their traces to the end; the label sees whole traces"
         return Window(seen, True), (
             f"rows have seen the first {seen} tokens; the label sees as much, with tokens estimated from the text"
         )

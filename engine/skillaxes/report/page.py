@@ -99,7 +99,8 @@ def _known(*parts: object) -> str | None:
 
 def _range(token_range: object) -> str | None:
     if isinstance(token_range, list):
-        return " to ".join(map(str, token_range))
+        first, stop = token_range
+        return f"{first} to the end" if stop is None else f"{first} to {stop - 1}"
     return None if token_range is None else str(token_range)
 
 
