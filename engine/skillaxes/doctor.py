@@ -130,14 +130,29 @@ def _roads() -> Iterator[Finding]:
 
     missing = "no usable GPU, see above" if missing_for_cuda() else None
     yield _fused_kernel(missing)
-    # One reader serves every device so far: rows are decoded into host memory and copied.
-    through_host = "chunks are read through host memory in this version"
-    for road in ("CuPy read", "GPUDirect"):
-        yield Finding(ROAD, road, False, f"{missing}; besides, {through_host}" if missing else through_host)
+    yield from _straight(missing)
     if missing:
         yield Finding(ROAD, "pinned staging", False, f"the panels stay on the CPU: {missing}")
     else:
-        yield Finding(ROAD, "pinned staging", True, "panels are read into page-locked memory and copied to the GPU")
+        yield Finding(
+            ROAD,
+            "pinned staging",
+            True,
+            "rows go through page-locked memory, copied while the GPU computes; what fits its memory is copied once",
+        )
+
+
+def _straight(missing: str | None) -> Iterator[Finding]:
+    """The two halves of the road past host memory: CuPy's arrays take the chunks, GPUDirect brings them."""
+    from skillaxes.stream import device_gds
+
+    cupy = missing or device_gds.missing_package("cupy")
+    yield Finding(
+        ROAD, "CuPy read", cupy is None, cupy or "zarr decodes into CuPy arrays, wherever GPUDirect brings the chunks"
+    )
+    direct = missing or device_gds.missing()
+    which = "taken for uncompressed chunks without checksums in local files; --no-gds forbids it"
+    yield Finding(ROAD, "GPUDirect", direct is None, direct or which)
 
 
 def _fused_kernel(missing: str | None) -> Finding:

@@ -81,6 +81,9 @@ class Machine:
         Path | None,
         typer.Option(metavar="DIR", help="For what memory does not hold. [default: $SLURM_TMPDIR, then $TMPDIR]"),
     ] = None
+    no_gds: Annotated[
+        bool, typer.Option("--no-gds", help="Never fetch chunks straight into a GPU's memory (GPUDirect Storage).")
+    ] = False
 
 
 def takes(*groups: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

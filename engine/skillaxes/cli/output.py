@@ -162,8 +162,23 @@ def plan_table(plan: Mapping[str, Any]) -> RenderableType:
             ("reads", f"{reads:g} expected, {size(plan['bytes_to_read'])} from the store"),
             ("memory", f"{size(held['total'])} of {size(held['budget'])}{spilled}"),
             *((f"  {name}", size(value)) for name, value in parts),
+            *_gpu_lines(plan),
         ]
     )
+
+
+def _gpu_lines(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
+    from skillaxes.memory import show as size
+
+    gpu = plan["gpu"]
+    if gpu is None:
+        return []
+    return [
+        ("GPU memory", f"{size(gpu['free'])} free of {size(gpu['total'])}"),
+        ("  working", size(gpu["working"] + gpu["ring"])),
+        ("  rows kept", f"{size(gpu['kept'])}: {gpu['kept_rows']:,} of {plan['n_rows']:,} rows are copied once"),
+        ("GPUDirect", plan["gds"]),
+    ]
 
 
 def estimate_table(estimate: Mapping[str, Any]) -> RenderableType:

@@ -71,6 +71,7 @@ class _Sample:
 
     def __init__(self, problem: Problem, sample: Tensor, scale: Tensor | None) -> None:
         self._problem, self._scale = problem, scale
+        sample = sample.to(problem.device)  # once: every iteration goes through it
         mean = self._mean(sample)
         if not bool(torch.isfinite(mean).all()):
             sample = sample[torch.isfinite(sample).all(dim=1)]
@@ -81,7 +82,7 @@ class _Sample:
     def _panels(self, sample: Tensor) -> Iterator[Tensor]:
         size = self._problem.panel_rows
         for at in range(0, len(sample), size):
-            yield sample[at : at + size].to(self._problem.device)
+            yield sample[at : at + size]
 
     def _mean(self, sample: Tensor) -> Tensor:
         total = torch.zeros(self._problem.n_columns, dtype=torch.float64, device=self._problem.device)

@@ -29,9 +29,9 @@ UNITS = 2 * (_AHEAD + LAG + 1)  # that device memory must hold at once; zarr hol
 
 def missing() -> str | None:
     """What this machine lacks for the road, as one phrase; None when nothing. Asks kvikio, so only where a GPU is."""
-    for package in ("cupy", "kvikio"):
-        if find_spec(package) is None:
-            return f"{package} is not installed"
+    absent = missing_package("cupy") or missing_package("kvikio")
+    if absent:
+        return absent
     try:
         import kvikio.cufile_driver
         import kvikio.zarr
@@ -40,6 +40,11 @@ def missing() -> str | None:
     except Exception as error:  # whatever keeps kvikio from starting, the host's road serves
         return f"kvikio does not start here: {' '.join(str(error).split())}"
     return None if available else "GPUDirect Storage is not set up here (kvikio says so), and kvikio would use the host"
+
+
+def missing_package(name: str) -> str | None:
+    """That an optional package is missing, as one phrase; None when it is there."""
+    return None if find_spec(name) is not None else f"{name} is not installed"
 
 
 def declined(store: Store) -> str | None:
