@@ -1,0 +1,91 @@
+"""The law: the size of a panel follows from the card's L2 and the matrix alone; what stays on the card fits what is
+free; a shortage halves both until there is nothing to halve.
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+from device_jobs import N, Place, make_store
+
+from skillaxes import memory_plan
+from skillaxes.planning import Plan, smaller
+from skillaxes.stream.device import HostSeam
+from skillaxes.stream.device_plan import LEAST_PANEL_ROWS, MOST_PANEL_ROWS, panel_rows_for, plan_device
+
+MB, GB = 1 << 20, 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("columns", "itemsize", "l2", "rows"),
+    [
+        (4096, 2, 50 * MB, 3200),
+        (30720, 2, 50 * MB, 384),
+        (30720, 4, 50 * MB, 128),
+        (30720, 2, 40 * MB, 256),
+        (122880, 2, 50 * MB, LEAST_PANEL_ROWS),
+        (576, 2, 50 * MB, MOST_PANEL_ROWS),
+    ],
+)
+def test_a_panel_is_half_of_the_l2(columns: int, itemsize: int, l2: int, rows: int) -> None:
+    assert panel_rows_for(columns * itemsize, l2) == rows
+    if LEAST_PANEL_ROWS < rows < MOST_PANEL_ROWS:
+        assert 0.6 * l2 / 2 <= rows * columns * itemsize <= l2 / 2
+
+
+@pytest.mark.parametrize("free", [0, 3 * GB, 10 * GB, 80 * GB])
+@pytest.mark.parametrize("n_rows", [1, 50_000, 5_000_000])
+def test_what_stays_fits(free: int, n_rows: int) -> None:
+    row_bytes, panel_rows = 61440, 384
+    plan = plan_device(
+        HostSeam(free=max(free, 1)), n_rows=n_rows, panel_rows=panel_rows, row_bytes=row_bytes, working=GB
+    )
+    held = plan.reserve + plan.working + plan.ring + plan.kept
+    assert plan.kept == 0 or held <= plan.free
+    assert plan.kept_rows <= n_rows and plan.kept % (panel_rows * row_bytes) == 0
+    if plan.kept_rows < n_rows:
+        assert held + panel_rows * row_bytes > plan.free, "a further panel would have fitted"
+
+
+def test_a_shortage_halves_until_there_is_nothing_left(tmp_path: Path) -> None:
+    plan = _plan(tmp_path)
+    sizes = []
+    row_bytes = 400
+    while plan is not None:
+        assert plan.gpu is not None
+        sizes.append((plan.panel_rows, plan.gpu.kept_rows))
+        assert plan.gpu.kept == plan.gpu.kept_rows * row_bytes or plan.gpu.kept_rows == N
+        plan = smaller(plan, row_bytes)
+    assert sizes[0] == (640, N) and sizes[-1] == (LEAST_PANEL_ROWS, 0)
+    assert all(after < before for before, after in itertools.pairwise(sizes))
+
+
+def test_host_memory_has_room_for_page_locked_buffers(tmp_path: Path) -> None:
+    """What torch rounds up to powers of two is planned as such; the arithmetic's memory is the card's."""
+    there = _plan(tmp_path).memory
+    unit = 97 * 400
+    assert there.buffers == 4 * 65536 > 4 * unit
+    assert there.panel == 0, "whole rows are copied from where they were read"
+    assert memory_plan._power_of_two(65536) == 65536 and memory_plan._power_of_two(65537) == 131072
+
+
+def _plan(folder: Path) -> Plan:
+    from skillaxes import planning
+    from skillaxes.config import make_config
+    from skillaxes.store import open_store
+
+    store = open_store(make_store(folder))
+    place = HostSeam(free=8 * GB, l2=1 << 19)
+    return planning.make_plan(store, make_config(components=6), store.n_features, "cuda:0", "a card", seam=place)
+
+
+def test_the_plan_is_in_the_manifest_and_on_the_command_line(tmp_path: Path) -> None:
+    from skillaxes.cli.output import plan_table
+
+    found = Place("cpu", lambda device: HostSeam(free=GB)).discover(make_store(tmp_path)).manifest
+    assert set(found["plan"]["gpu"]) >= {"free", "working", "ring", "kept", "kept_rows"}
+    assert found["plan"]["gds"].startswith("not taken: its chunks carry checksums")
+    assert found["gpu"]["road"] == "plain files"
+    assert plan_table(found["plan"]) is not None
