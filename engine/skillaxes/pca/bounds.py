@@ -35,9 +35,8 @@ def angle_bounds(
 
     Every residual r_j (norm rho_j) is orthogonal to the basis K. Write the exact direction i as xi in K plus y outside.
     Then ``xi_j = r_j·y / (lambda_i - theta_j)`` along every other Ritz vector j, and with c a bound on the eigenvalues
-    of C outside K, ``|y| (lambda_i - c) <= rho_i + sum_j rho_j² |y| / |theta_j - lambda_i|``. The eigenvalue itself is
-    at most ``sum_(j<=i) rho_j² / (theta_i - c)`` above its Ritz value (Weyl; Kato-Temple on the complement), which
-    moves it towards the pairs before. To first order this is Davis & Kahan 1970 outside K and second order inside.
+    of C outside K, ``|y| (lambda_i - c) <= rho_i + sum_j rho_j² |y| / |theta_j - lambda_i|``. The eigenvalue itself
+    lies above its Ritz value, nearer to the pairs before, by at most :func:`_eigenvalue_shifts`. To first order this is Davis & Kahan 1970 outside K and second order inside.
 
     Parameters
     ----------
@@ -54,7 +53,7 @@ def angle_bounds(
     outside = rest if rigorous or len(values) <= k else float(values[min(block_size, len(values)) - 1])
     gap = values[:k] - outside
     squares = residual_norms.square()
-    shift = torch.cumsum(squares[:k], 0) / gap.clamp(min=1e-300)
+    shift = _eigenvalue_shifts(values, squares, gap)
     apart = values[:k, None] - values[None, :]
     order = torch.arange(len(values))[None, :] - torch.arange(k)[:, None]
     near = torch.where(order > 0, apart, -apart - shift[:, None])  # |theta_j - lambda_i|, from below
@@ -66,6 +65,32 @@ def angle_bounds(
     tangent = torch.where(known, torch.hypot(first, second), torch.inf)
     angle = torch.atan(tangent) + NUMERICAL_FLOOR + _rounding(values, k, total, n_samples)
     return AngleBounds(angle.clamp(max=math.pi / 2), rigorous)
+
+
+def _eigenvalue_shifts(values: Tensor, squares: Tensor, gap: Tensor) -> Tensor:
+    """At most lambda_i - theta_i, of shape (k,): the root t of ``sum_(j>=i) rho_j² / (theta_i + t - theta_j) = gap_i``.
+
+    C on K and its complement has lambda_i as an eigenvalue of Theta + M with ``0 <= M <= RᵀR / (lambda_i - c)``. For any
+    weights w > 0 of sum 1, ``RᵀR <= diag(rho_j² / w_j)``; with ``w_j = rho_j² / (gap_i (theta_i + t - theta_j))`` no
+    entry from i on exceeds theta_i + t (Weyl).
+
+    Parameters
+    ----------
+    values : Tensor of shape (r,), Ritz values, descending
+    squares : Tensor of shape (r,), rho_j²
+    gap : Tensor of shape (k,), theta_i - c
+    """
+    k = len(gap)
+    below = torch.arange(len(values))[None, :] >= torch.arange(k)[:, None]
+    apart = (values[:k, None] - values[None, :]).clamp(min=0)
+    squares = torch.where(below, squares[None, :], 0.0)
+    low = torch.zeros_like(gap)
+    high = squares.sum(dim=1) / gap.clamp(min=1e-300)  # there every term is at most its share
+    for _ in range(60):  # bisection, to the last bit of float64
+        middle = (low + high) / 2
+        enough = (squares / (middle[:, None] + apart).clamp(min=1e-300)).sum(dim=1) <= gap
+        low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
+    return high
 
 
 def _rounding(values: Tensor, k: int, total: float, n_samples: int) -> Tensor:

@@ -118,7 +118,7 @@ class RowMoments:
         squares = self.layer_squares.clone()
         world.sum_(counts, squares)
         n_samples = int(counts[0])
-        least = max(2, self.problem.n_components)
+        least = 2 if self.problem.exact_block else max(2, self.problem.n_components)
         if n_samples < least:
             raise BadRowsError(
                 f"{n_samples:,} rows are finite: {self.problem.n_components} components need at least {least:,}; "
