@@ -36,7 +36,8 @@ def angle_bounds(
     Every residual r_j (norm rho_j) is orthogonal to the basis K. Write the exact direction i as xi in K plus y outside.
     Then ``xi_j = r_j·y / (lambda_i - theta_j)`` along every other Ritz vector j, and with c a bound on the eigenvalues
     of C outside K, ``|y| (lambda_i - c) <= rho_i + sum_j rho_j² |y| / |theta_j - lambda_i|``. The eigenvalue itself
-    lies above its Ritz value, nearer to the pairs before, by at most :func:`_eigenvalue_shifts`. To first order this is Davis & Kahan 1970 outside K and second order inside.
+    lies above its Ritz value, nearer to the pairs before, by at most :func:`_eigenvalue_shifts`. To first order
+    this is Davis & Kahan 1970 outside K and second order inside.
 
     Parameters
     ----------
@@ -68,7 +69,7 @@ def angle_bounds(
 
 
 def _eigenvalue_shifts(values: Tensor, squares: Tensor, gap: Tensor) -> Tensor:
-    """At most lambda_i - theta_i, of shape (k,): the root t of ``sum_(j>=i) rho_j² / (theta_i + t - theta_j) = gap_i``.
+    """At most lambda_i - theta_i, of shape (k,): the root t of ``sum_(j>=i) rho_j² / (theta_i + t - theta_j) = gap``.
 
     C on K and its complement has lambda_i as an eigenvalue of Theta + M with ``0 <= M <= RᵀR / (lambda_i - c)``. For any
     weights w > 0 of sum 1, ``RᵀR <= diag(rho_j² / w_j)``; with ``w_j = rho_j² / (gap_i (theta_i + t - theta_j))`` no
