@@ -54,6 +54,8 @@ def declined(store: Store) -> str | None:
         return store.plain_reason
     if plain.checked:
         return "its chunks carry checksums, which are checked in host memory"
+    if store.shard_shape is not None:
+        return "its chunks lie in shards, which zarr reads into host memory only"
     return missing()
 
 
