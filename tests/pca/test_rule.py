@@ -1,0 +1,54 @@
+"""The law: the choice of a solver is a rule that can be asked: shape and options decide, and the reasons are given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from matrices import power_law, write_store
+
+import skillaxes
+from skillaxes.pca.rule import block_size, choose_solver
+from skillaxes.planning import panel_rows_for
+
+
+@pytest.mark.parametrize(
+    ("columns", "name"), [(1, "covariance"), (1024, "covariance"), (1025, "krylov"), (122_880, "krylov")]
+)
+def test_auto(columns: int, name: str) -> None:
+    for rows in (2, 10**8):
+        choice = choose_solver(rows, columns, 10)
+        assert choice.name == name
+        assert choice.reasons and all(f"{columns:,}" in choice.reasons[0] for _ in "x")
+
+
+@pytest.mark.parametrize("name", ["krylov", "incremental", "covariance"])
+def test_a_name_is_an_order(name: str) -> None:
+    assert choose_solver(100, 50, 10, name) == (name, ("asked for",))
+
+
+def test_block_size() -> None:
+    for k in (1, 10, 16, 100):
+        for d in (1, 5, 50, 5000):
+            size = block_size(k, d, 2)
+            assert size % 16 == 0 and size >= min(k + 32, d) + 2
+
+
+def test_panels_fit_the_cache_and_are_powers_of_two() -> None:
+    for d in (1, 100, 4608, 30_720, 122_880, 10**7):
+        rows = panel_rows_for(d)
+        assert 64 <= rows <= 4096 and rows & (rows - 1) == 0
+        assert rows == 64 or rows * d * 4 <= 16 << 20
+
+
+def test_a_plan_is_what_is_done(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store", power_law(3000, 60, exponent=0.8))
+    for solver in ("krylov", "covariance", "incremental"):
+        planned = skillaxes.plan(store, solver=solver, components=5)
+        found = skillaxes.discover(store, solver=solver, components=5)
+        said = found.manifest["plan"]
+        assert said["solver"] == planned.solver == solver == found.manifest["solver"]["name"]
+        assert said["block_size"] == planned.block_size == found.manifest["solver"]["block_size"]
+        assert said["reads"] == planned.reads
+        assert planned.memory.total <= planned.memory.budget
+        assert not (tmp_path / "run").exists()
