@@ -37,13 +37,13 @@ class Directions:
 
 def write_directions(run_dir: Path, directions: Directions) -> None:
     """Put the file in place, atomically."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     tensors = {
         name: np.ascontiguousarray(value, np.float32) for name, value in vars(directions).items() if value is not None
     }
     with replacing(run_dir / DIRECTIONS) as aside:
-        save_file(tensors, aside)
+        aside.write_bytes(save(tensors))  # save_file would make it readable by its owner alone
 
 
 def read_directions(run_dir: Path) -> Directions:

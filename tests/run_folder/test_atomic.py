@@ -1,0 +1,70 @@
+"""The law: a file or folder of a run folder is there whole or not at all, and what a failed attempt left is gone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from skillaxes.run_folder.atomic import remove, replacing, write_json
+
+
+def test_a_file_appears_when_the_block_ends_well(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    with replacing(target) as aside:
+        aside.write_text("new")
+        assert not target.exists() and aside.parent == tmp_path, "a rename within one file system is atomic"
+    assert target.read_text() == "new" and list(tmp_path.iterdir()) == [target]
+
+
+def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    target.write_text("old")
+    with pytest.raises(ZeroDivisionError), replacing(target) as aside:
+        aside.write_text("half")
+        raise ZeroDivisionError
+    assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
+
+
+def test_folders(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    for content in ("one", "two"):
+        with replacing(target) as aside:
+            aside.mkdir()
+            (aside / content).write_text(content)
+        assert [path.name for path in target.iterdir()] == [content]
+    with pytest.raises(ZeroDivisionError), replacing(target) as aside:
+        aside.mkdir()
+        (aside / "three").write_text("half")
+        raise ZeroDivisionError
+    assert [path.name for path in target.iterdir()] == ["two"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_leftovers_of_a_killed_attempt_are_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / ".file.partial").mkdir()
+    (tmp_path / ".file.partial" / "old").write_text("half")
+    with replacing(tmp_path / "file") as aside:
+        aside.write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_json(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"text": "Größe", "list": [1, 2.5, None]})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"text": "Größe", "list": [1, 2.5, None]}
+    with pytest.raises(ValueError, match="Out of range"):
+        write_json(tmp_path / "a.json", {"value": float("nan")})
+    assert json.loads((tmp_path / "a.json").read_text())["text"] == "Größe"
+
+
+def test_remove(tmp_path: Path) -> None:
+    """A link to a folder is a link: what it points to stays."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "file").write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    remove(tmp_path / "link")
+    remove(tmp_path / "missing")
+    assert (tmp_path / "real" / "file").exists()
+    remove(tmp_path / "real")
+    assert not list(tmp_path.iterdir())
