@@ -16,6 +16,7 @@ Fields of a record::
     failure         null, or {"kind", "message", "request_id", "status"}
     shown           {"positive": [{"row", "trace_id", "score", "tokens", "cut"}, ...], "negative": [...]}
                     tokens, cut: in the prompt, and taken out of its middle; null for an offline labeler
+                    and "excerpt", "excerpt_cut": how the text begins, and whether it goes on
     held_out        {"positive", "negative", "disjoint_positive", "disjoint_negative", "between"}: numbers of traces
     left_out        {"positive": {reason: number}, "negative": {...}}
     scores          {"pairs", "disjoint", "detection"}: see scoring.py; null where there is none
@@ -47,6 +48,7 @@ from skillaxes.labeling.scoring import DetectionScore, PairScore
 from skillaxes.labeling.verdict import Verdict
 from skillaxes.run_folder import formats
 
+EXCERPT = 600  # characters of a shown text that the record keeps, for whoever reads it without the texts
 LABELLED, UNINTERPRETABLE, FAILED = "labelled", "uninterpretable", "failed"
 
 
@@ -89,6 +91,8 @@ def choice_part(choice: Choice, scores: Mapping[int, float], cuts: Mapping[int, 
                 "score": round(scores[trace.row], 6),
                 "tokens": cuts.get(trace.row, (None, None))[0],
                 "cut": cuts.get(trace.row, (None, None))[1],
+                "excerpt": trace.text[:EXCERPT],
+                "excerpt_cut": len(trace.text) > EXCERPT,
             }
             for sample in side.samples
             for trace in sample
