@@ -5,6 +5,7 @@ Everything here follows from shape, dtype, options and budget.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,13 +15,14 @@ from skillaxes.errors import UsageError
 from skillaxes.pca import incremental
 from skillaxes.pca.projections import BLOCK_ROWS
 from skillaxes.stream.device_feed import LAG, LOOK_AHEAD
-from skillaxes.stream.reader import SLOTS, unit_rows
+from skillaxes.stream.reader import SLOTS, can_share, unit_rows
 
 if TYPE_CHECKING:
     from skillaxes.store import Store
 
 RESERVED_READS = 3  # reads whose blocks and projections are planned for
 RANDOM_DIRECTIONS = 20  # ranked beside the components, as a baseline for labels
+MOST_WORKERS = 8
 _TYPICAL_INTERPRETER = 300 << 20
 _LIBRARIES = 96 << 20  # what torch, pyarrow and the matrix library still allocate for themselves
 
@@ -72,6 +74,17 @@ class Demand:
     def unit_bytes(self) -> int:
         """Bytes that are fetched at once."""
         return unit_rows(self.store) * self.store.n_features * self.store.itemsize
+
+    @property
+    def workers(self) -> int:
+        """Threads that fetch chunks for a GPU, which takes them faster than one thread can fetch and check them: up to
+        a core each, and as many as a quarter of the budget has buffers for.
+        """
+        if not (self.on_gpu and can_share(self.store)):
+            return 1
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        buffers = memory.budget(self.config.memory) // 4 // _power_of_two(self.unit_bytes)
+        return max(1, min(MOST_WORKERS, cores, buffers - SLOTS - LAG + 1))
 
     def fits(self) -> bool:
         """Whether it fits the budget; the same answer in a process that holds other things too."""
@@ -129,7 +142,7 @@ class Demand:
         basis = self._basis()
         if self.on_gpu:
             # torch takes page-locked memory in powers of two. What comes back in the end are the directions.
-            buffers = (SLOTS + LAG) * _power_of_two(self.unit_bytes)
+            buffers = (SLOTS + LAG + self.workers - 1) * _power_of_two(self.unit_bytes)
             staging = (LOOK_AHEAD + 1) * _power_of_two(self.panel_rows * d * store.itemsize)
             panel = 0 if d == store.n_features else staging
             basis = 2 * d * self.width * 8

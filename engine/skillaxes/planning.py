@@ -44,6 +44,7 @@ class Plan:
     bytes_to_read : from the store, over all reads that the cache does not serve
     memory : what is held
     gpu : what is held on the GPU; None on a CPU
+    workers : threads that fetch chunks
     gds : whether chunks go straight into the GPU's memory, and if not, why; None on a CPU
     """
 
@@ -62,6 +63,7 @@ class Plan:
     memory: MemoryPlan
     gpu: DeviceMemory | None = None
     gds: str | None = None
+    workers: int = 1
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -135,6 +137,7 @@ def make_plan(
         bytes_to_read=int(from_store),
         memory=held,
         gpu=gpu,
+        workers=demand.workers,
         gds=None if seam is None else (f"not taken: {declined}" if declined else "taken"),
     )
 

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
-from device_jobs import N, Place, make_store
+from device_jobs import D, N, Place, make_store
 
 from skillaxes import memory_plan
-from skillaxes.planning import Plan, smaller
+from skillaxes.planning import smaller
 from skillaxes.stream.device import HostSeam
 from skillaxes.stream.device_plan import LEAST_PANEL_ROWS, MOST_PANEL_ROWS, panel_rows_for, plan_device
 
@@ -64,19 +65,32 @@ def test_a_shortage_halves_until_there_is_nothing_left(tmp_path: Path) -> None:
 
 def test_host_memory_has_room_for_page_locked_buffers(tmp_path: Path) -> None:
     """What torch rounds up to powers of two is planned as such; the arithmetic's memory is the card's."""
-    there = _plan(tmp_path).memory
-    unit = 97 * 400
-    assert there.buffers == 4 * 65536 > 4 * unit
+    plan = _plan(tmp_path)
+    there, unit = plan.memory, 97 * 400
+    assert there.buffers == (3 + plan.workers) * 65536 > (3 + plan.workers) * unit
     assert there.panel == 0, "whole rows are copied from where they were read"
     assert memory_plan._power_of_two(65536) == 65536 and memory_plan._power_of_two(65537) == 131072
 
 
-def _plan(folder: Path) -> Plan:
+def test_threads_that_fetch_are_bounded_by_memory_and_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(64))
+    assert _plan(tmp_path).workers == memory_plan.MOST_WORKERS
+    monkeypatch.setattr(memory_plan.memory, "budget", lambda requested: 600 << 20)
+    monkeypatch.setattr(memory_plan, "unit_rows", lambda store: 97 << 10)  # 64 MiB: two buffers in a quarter
+    assert _plan(tmp_path, whole=False).workers == 1
+    monkeypatch.undo()
+    assert _plan(tmp_path, compressed=True).workers == 1
+
+
+def _plan(folder: Path, *, whole: bool = True, **options: bool) -> Any:
     from skillaxes import planning
     from skillaxes.config import make_config
     from skillaxes.store import open_store
 
-    store = open_store(make_store(folder))
+    store = open_store(make_store(folder, **options))
+    if not whole:
+        demand = dict(store=store, config=make_config(), solver="krylov", n_columns=D, width=48)
+        return memory_plan.Demand(**demand, panel_rows=640, sample_rows=1000, on_gpu=True)
     place = HostSeam(free=8 * GB, l2=1 << 19)
     return planning.make_plan(store, make_config(components=6), store.n_features, "cuda:0", "a card", seam=place)
 

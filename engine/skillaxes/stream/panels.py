@@ -34,6 +34,7 @@ class PanelStream:
     cache_bytes : memory for decoded units that later reads take from there
     rows : (first, last) of the part, last excluded; None for the whole store
     keep_bytes : memory of a GPU for panels that stay there between reads
+    workers : threads that fetch chunks for a GPU
     direct : fetch chunks straight into a GPU's memory (see :mod:`skillaxes.stream.device_gds`)
     """
 
@@ -47,6 +48,7 @@ class PanelStream:
         cache_bytes: int = 0,
         rows: tuple[int, int] | None = None,
         keep_bytes: int = 0,
+        workers: int = 1,
         direct: bool = False,
     ) -> None:
         self.store = store
@@ -65,7 +67,13 @@ class PanelStream:
             self.reader = Reader(store, self.first_row, self.last_row, cache_bytes=cache_bytes)
             return
         self.reader = Reader(
-            store, self.first_row, self.last_row, cache_bytes=cache_bytes, lag=LAG, empty=self._seam.host_empty
+            store,
+            self.first_row,
+            self.last_row,
+            cache_bytes=cache_bytes,
+            lag=LAG,
+            workers=workers,
+            empty=self._seam.host_empty,
         )
         if direct:
             self._direct = gds.DirectReader(store, self.first_row, self.last_row, self._seam.adopt)

@@ -7,11 +7,11 @@ it, and zarr's codec pipeline otherwise. Checksums are paid in the first read on
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from skillaxes.errors import StoreError
+from skillaxes.stream.plain_files import as_numpy, read_exactly, will_need
 
 if TYPE_CHECKING:
     from skillaxes.store import Store
@@ -33,6 +34,9 @@ UNIT_BYTES = 32 << 20  # a plain chunk above it is fetched in parts
 SLOTS = 3  # one in use, one ready, one being filled
 
 
+_Ready = tuple[int, Tensor | Future[Tensor], Tensor | None]  # first row, rows, the buffer to give back
+
+
 class Reader:
     """Units of a contiguous part of a store.
 
@@ -42,6 +46,7 @@ class Reader:
     first_row, last_row : the part, last_row excluded
     cache_bytes : decoded units are kept up to this many bytes, the first ones from ``cached_from`` on first
     lag : units that stay valid behind the one yielded last; a buffer each
+    workers : threads that fetch and check a plain chunk each at the same time; a buffer more for each after the first
     empty : allocates a buffer of a shape and dtype; page-locked where copies to a GPU run from it
     """
 
@@ -55,6 +60,7 @@ class Reader:
         *,
         cache_bytes: int = 0,
         lag: int = 0,
+        workers: int = 1,
         empty: Callable[[tuple[int, int], torch.dtype], Tensor] = lambda shape, dtype: torch.empty(shape, dtype=dtype),
     ) -> None:
         self._store = store
@@ -67,6 +73,8 @@ class Reader:
         self._empty = empty
         self._unit_bytes = self._unit_rows * self._row_bytes
         self._cached_units = cache_bytes // self._unit_bytes
+        self._workers = workers if can_share(store) and not self._cached_units else 1
+        self._lock = threading.Lock()
         self._cache: dict[int, Tensor] = {}
         self._slots: list[Tensor] = []
         self._crc: tuple[int, int] = (-1, 0)
@@ -93,9 +101,11 @@ class Reader:
         self.check_stored()
         if not self._slots:
             shape = (self._unit_rows, self._store.n_features)
-            self._slots = [self._empty(shape, TORCH_DTYPES[self._store.dtype]) for _ in range(SLOTS + self.lag)]
+            n_slots = SLOTS + self.lag + self._workers - 1
+            self._slots = [self._empty(shape, TORCH_DTYPES[self._store.dtype]) for _ in range(n_slots)]
         free: queue.SimpleQueue[Tensor] = queue.SimpleQueue()
-        ready: queue.SimpleQueue[tuple[int, Tensor, Tensor | None] | BaseException | None] = queue.SimpleQueue()
+        ready: queue.SimpleQueue[_Ready | BaseException | None] = queue.SimpleQueue()
+        pool = ThreadPoolExecutor(self._workers, "skillaxes-fetch") if self._workers > 1 else None
         stop = threading.Event()
         for slot in self._slots:
             free.put(slot)
@@ -106,7 +116,9 @@ class Reader:
                     slot = None if self._keeps(unit) else free.get()
                     if stop.is_set():
                         return
-                    ready.put((self._start(unit), self._unit(unit, slot, verify), slot))
+                    work = (unit, slot, verify)
+                    rows = self._unit(*work) if pool is None else pool.submit(self._unit, *work)
+                    ready.put((self._start(unit), rows, slot))
                 ready.put(None)
             except BaseException as error:  # handed to the consumer, which raises it
                 ready.put(error)
@@ -119,7 +131,7 @@ class Reader:
                 if isinstance(item, BaseException):
                     raise item
                 start, rows, used = item
-                yield start, rows
+                yield start, rows if isinstance(rows, Tensor) else rows.result()
                 held.append(used)
                 if len(held) > self.lag and (used := held.popleft()) is not None:
                     free.put(used)
@@ -128,6 +140,8 @@ class Reader:
             stop.set()
             free.put(self._slots[0])
             thread.join()
+            if pool is not None:
+                pool.shutdown(cancel_futures=True)
 
     def rows(self, start: int, stop: int, out: Tensor) -> None:
         """Copy rows start to stop into ``out`` of shape (stop - start, n_features), outside the order of units.
@@ -201,7 +215,7 @@ class Reader:
         self._missing_checked = True
 
     def _fetch_zarr(self, start: int, stop: int, target: Tensor) -> None:
-        self._store.read_rows(start, stop, out=_as_numpy(target))
+        self._store.read_rows(start, stop, out=as_numpy(target))
         self.bytes_read += (stop - start) * self._row_bytes
 
     def _fetch_unknown(self, start: int, stop: int, target: Tensor) -> None:
@@ -218,14 +232,15 @@ class Reader:
 
     def _fetch_plain(self, start: int, stop: int, target: Tensor) -> None:
         at = start
-        buffer = _as_numpy(target).reshape(-1).view(np.uint8).data
+        buffer = as_numpy(target).reshape(-1).view(np.uint8).data
         while at < stop:
             chunk, within = divmod(at, self._store.chunk_rows)
             end = min(stop, (chunk + 1) * self._store.chunk_rows)
             path, offset, *_ = self._plain.locate(chunk)  # type: ignore[union-attr]
             view = buffer[(at - start) * self._row_bytes : (end - start) * self._row_bytes]
-            _read_exactly(path, offset + within * self._row_bytes, view)
-            self.bytes_read += len(view)
+            read_exactly(path, offset + within * self._row_bytes, view)
+            with self._lock:
+                self.bytes_read += len(view)
             at = end
 
     def _verify(self, start: int, stop: int, target: Tensor) -> None:
@@ -236,14 +251,14 @@ class Reader:
         path, offset, n_bytes, expected = self._plain.locate(chunk)  # type: ignore[union-attr]
         if expected is None or (within and self._crc[0] != start):
             return  # nothing to compare with, or the part of the chunk before belongs to another process
-        crc = google_crc32c.extend(self._crc[1] if within else 0, _as_numpy(target).view(np.uint8).reshape(-1))
+        crc = google_crc32c.extend(self._crc[1] if within else 0, as_numpy(target).view(np.uint8).reshape(-1))
         self._crc = (stop, crc)
         if stop < min((chunk + 1) * self._store.chunk_rows, self._store.n_rows):
             return
         done = (stop - chunk * self._store.chunk_rows) * self._row_bytes
         if done < n_bytes:  # the last chunk is stored whole, filled up behind the last row
             rest = bytearray(n_bytes - done)
-            _read_exactly(path, offset + done, memoryview(rest))
+            read_exactly(path, offset + done, memoryview(rest))
             crc = google_crc32c.extend(crc, bytes(rest))
         if crc != expected:
             raise StoreError(
@@ -253,18 +268,16 @@ class Reader:
 
     def _prefetch(self, row: int) -> None:
         """Ask the kernel to fetch the next unit while this one is copied."""
-        if row >= self._last or not hasattr(os, "posix_fadvise"):
+        if row >= self._last:
             return
         chunk, within = divmod(row, self._store.chunk_rows)
         path, offset, *_ = self._plain.locate(chunk)  # type: ignore[union-attr]
-        try:
-            descriptor = os.open(path, os.O_RDONLY)
-        except OSError:
-            return  # the fetch itself reports it
-        try:
-            os.posix_fadvise(descriptor, offset + within * self._row_bytes, self._unit_bytes, os.POSIX_FADV_WILLNEED)
-        finally:
-            os.close(descriptor)
+        will_need(path, offset + within * self._row_bytes, self._unit_bytes)
+
+
+def can_share(store: Store) -> bool:
+    """Whether several threads can fetch units: a checksum runs over its chunk in order, pipelines have own threads."""
+    return store.plain_chunks() is not None and unit_rows(store) == store.chunk_rows
 
 
 def unit_rows(store: Store) -> int:
@@ -276,26 +289,3 @@ def unit_rows(store: Store) -> int:
     while store.chunk_rows % parts and parts < store.chunk_rows:
         parts += 1
     return store.chunk_rows // parts
-
-
-def _as_numpy(tensor: Tensor) -> np.ndarray:
-    """The same memory as numpy sees it; bfloat16 as uint16."""
-    if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.uint16).numpy()
-    return tensor.numpy()
-
-
-def _read_exactly(path: os.PathLike[str] | str, offset: int, view: memoryview) -> None:
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        raise StoreError(f"{path}: this chunk is not stored; copy the store again") from None
-    try:
-        done = 0
-        while done < len(view):
-            count = os.preadv(descriptor, [view[done:]], offset + done)
-            if count == 0:
-                raise StoreError(f"{path}: ends {len(view) - done:,} bytes too early; copy the store again")
-            done += count
-    finally:
-        os.close(descriptor)
