@@ -13,6 +13,7 @@ from skillaxes.pca.grams import GROUPS, GroupedGrams, centered, row_groups
 
 SPLITS = 10
 REPRODUCIBLE = 0.9  # |cos| between halves below which a direction is called sample-dependent
+_APART = 2.0  # standard errors between two eigenvalues; equal ones repel each other by about one
 _EXTRA = 10  # directions of a half beyond k that may match one of the k: neighbours swap places
 
 
@@ -104,7 +105,7 @@ def subspaces(values: Tensor, standard_errors: Tensor) -> list[list[int]]:
     groups = [[0]]
     for index in range(1, len(values)):
         error = float(torch.hypot(standard_errors[index - 1], standard_errors[index]))
-        if float(values[index - 1] - values[index]) < error:
+        if float(values[index - 1] - values[index]) < _APART * error:
             groups[-1].append(index)
         else:
             groups.append([index])

@@ -164,7 +164,7 @@ class Store:
         buffer = default_buffer_prototype().nd_buffer.from_numpy_array(block)
         try:
             self.array.get_basic_selection((slice(start, stop),), out=buffer)
-        except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
+        except (OSError, ValueError, RuntimeError, TypeError, LookupError) as error:
             cause = " ".join(str(error).split())
             raise StoreError(
                 f"rows {start} to {stop - 1} of {self.path} cannot be read ({cause}); "
