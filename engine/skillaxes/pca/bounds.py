@@ -71,9 +71,9 @@ def angle_bounds(
 def _eigenvalue_shifts(values: Tensor, squares: Tensor, gap: Tensor) -> Tensor:
     """At most lambda_i - theta_i, of shape (k,): the root of ``sum_(j>=i) rho_j² / (theta_i + t - theta_j) = gap``.
 
-    C on K and its complement has lambda_i as an eigenvalue of Theta + M with ``0 <= M <= RᵀR / (lambda_i - c)``. For
-    any weights w > 0 of sum 1, ``RᵀR <= diag(rho_j² / w_j)``; with ``w_j = rho_j² / (gap_i (theta_i + t - theta_j))`` no
-    entry from i on exceeds theta_i + t (Weyl).
+    C on K and its complement has lambda_i as an eigenvalue of Theta + M with ``0 <= M <= RᵀR / (lambda_i -
+    c)``. For any weights w > 0 of sum 1, ``RᵀR <= diag(rho_j² / w_j)``; with ``w_j = rho_j² / (gap_i (theta_i +
+    t - theta_j))`` no entry from i on exceeds theta_i + t (Weyl).
 
     Parameters
     ----------
