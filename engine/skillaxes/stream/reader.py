@@ -285,7 +285,8 @@ def unit_rows(store: Store) -> int:
     chunk_bytes = store.chunk_rows * store.n_features * store.itemsize
     if store.plain_chunks() is None or chunk_bytes <= UNIT_BYTES:
         return store.chunk_rows
-    parts = -(-chunk_bytes // UNIT_BYTES)
-    while store.chunk_rows % parts and parts < store.chunk_rows:
-        parts += 1
-    return store.chunk_rows // parts
+    least = -(-chunk_bytes // UNIT_BYTES)
+    for parts in range(least, min(4 * least, store.chunk_rows) + 1):
+        if store.chunk_rows % parts == 0:
+            return store.chunk_rows // parts
+    return store.chunk_rows  # few divisors: parts of a few rows each would cost more than a large buffer
