@@ -64,7 +64,7 @@ def _compressed_store(path: Path, rows: np.ndarray, dtype: str, *, chunk_rows: i
     import zarr
     from zarr.codecs import ZstdCodec
 
-    codec, chunks = ZstdCodec(level=1), (chunk_rows, rows.shape[1])
+    codec, chunks = ZstdCodec(level=1, checksum=True), (chunk_rows, rows.shape[1])
     array = zarr.create_array(path, shape=rows.shape, chunks=chunks, dtype=dtype, compressors=[codec], overwrite=True)
     array[...] = rows.astype(dtype)
     return path

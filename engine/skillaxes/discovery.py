@@ -18,6 +18,7 @@ from skillaxes.results import directions_of, findings, ranked, write
 from skillaxes.run_folder import manifest as manifests
 from skillaxes.run_folder.directions import Directions, read_directions
 from skillaxes.run_folder.formats import TOPK
+from skillaxes.run_folder.tables import read_table
 from skillaxes.shortage import Solver, announced, within_memory
 from skillaxes.solve import Solved, StageLog, solve
 from skillaxes.store import Store
@@ -86,11 +87,9 @@ def load(run_dir: str | Path) -> Discovery:
     ------
     RunFolderError : it is no run folder, or not complete
     """
-    import pyarrow.parquet as pq
-
     folder = Path(run_dir)
     manifest = manifests.read_manifest(folder)
-    return Discovery(read_directions(folder), pq.read_table(folder / TOPK), manifest, folder)
+    return Discovery(read_directions(folder), read_table(folder, TOPK), manifest, folder)
 
 
 def carry_out(
