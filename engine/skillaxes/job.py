@@ -153,7 +153,8 @@ def opening_words(job: Job) -> str:
     """One line on what is about to happen."""
     store, planned = job.store, job.plan
     shape = " x ".join(f"{extent:,}" for extent in store.shape)
+    kept = "" if planned.gpu is None else f", {planned.gpu.kept_rows / store.n_rows:.0%} of them kept in its memory"
     return (
         f"{store.path}: {shape} {store.dtype}, {memory.show(store.nbytes)}; {planned.solver} on {planned.device} "
-        f"({planned.device_reason}), rows through {planned.road}"
+        f"({planned.device_reason}), rows through {planned.road}{kept}"
     )

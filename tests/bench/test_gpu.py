@@ -67,3 +67,9 @@ def test_residuals_are_those_of_numpy(tmp_path: Path) -> None:
     assert residual(tmp_path / "rows.npy", exact[:4].copy(), torch.device("cpu")) <= 1e-10
     turned = exact[:1] + 0.01 * exact[1:2]
     assert 1e-4 < residual(tmp_path / "rows.npy", turned, torch.device("cpu")) < 0.01
+
+
+@pytest.mark.gpu
+def test_tiny_run_on_the_card(tmp_path: Path) -> None:
+    command = ["--tiny", "--results", str(tmp_path / "gpu.jsonl"), "--scratch", str(tmp_path)]
+    assert gpu.main(command) == 0

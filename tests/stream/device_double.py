@@ -122,19 +122,19 @@ class LanesSeam(HostSeam):
 class MatrixSource:
     """Units of a matrix in memory that vanish as soon as a source may take them back."""
 
-    def __init__(self, matrix: Tensor, unit_rows: int, *, on_device: bool = False) -> None:
-        self.matrix, self.unit_rows, self.on_device = matrix, unit_rows, on_device
+    def __init__(self, matrix: Tensor, unit_rows: int, *, on_device: bool = False, first_row: int = 0) -> None:
+        self.matrix, self.unit_rows, self.on_device, self.first_row = matrix, unit_rows, on_device, first_row
         self.rows_read = 0
         self._alive: deque[Tensor] = deque()
 
     def units(self, *, verify: bool, from_row: int | None = None) -> Iterator[tuple[int, Tensor]]:
         self._alive = deque()
-        first = (from_row or 0) // self.unit_rows * self.unit_rows
+        first = ((from_row or self.first_row) - self.first_row) // self.unit_rows * self.unit_rows
         for start in range(first, len(self.matrix), self.unit_rows):
             unit = self.matrix[start : start + self.unit_rows].clone()
             self._alive.append(unit)
             self.rows_read += len(unit)
-            yield start, unit
+            yield self.first_row + start, unit
             if len(self._alive) > LAG:
                 self._alive.popleft().fill_(torch.nan)
 

@@ -23,6 +23,7 @@ class Case:
     columns: tuple[slice, ...] = (slice(0, N_FEATURES),)
     kept_rows: int = 0
     on_device: bool = False
+    first_row: int = 0
 
 
 CASES = {
@@ -37,6 +38,7 @@ CASES = {
     "all rows stay": Case(kept_rows=200),
     "some columns of some rows stay": Case(columns=(slice(1, 4), slice(6, 11)), kept_rows=40),
     "units on the device": Case(on_device=True, kept_rows=24),
+    "a part of a store": Case(first_row=1000, kept_rows=24),
     "some columns of units on the device": Case(on_device=True, columns=(slice(1, 4), slice(6, 11))),
 }
 
@@ -53,14 +55,14 @@ def make_feed(module: ModuleType, case: Case, seam: LanesSeam) -> tuple[object, 
     width = sum(part.stop - part.start for part in case.columns)
     feed = module.DeviceFeed(
         seam,
-        rows=(0, case.n_rows),
+        rows=(case.first_row, case.first_row + case.n_rows),
         columns=case.columns,
         n_features=N_FEATURES,
         panel_rows=case.panel_rows,
         dtype=torch.float32,
         keep_bytes=case.kept_rows * width * 4,
     )
-    return feed, MatrixSource(matrix_of(case), case.unit_rows, on_device=case.on_device)
+    return feed, MatrixSource(matrix_of(case), case.unit_rows, on_device=case.on_device, first_row=case.first_row)
 
 
 def collect(feed, source: MatrixSource, seam: LanesSeam, stop_after: int | None = None) -> Tensor:
@@ -68,18 +70,18 @@ def collect(feed, source: MatrixSource, seam: LanesSeam, stop_after: int | None 
     wanted = torch.full((len(source.matrix), feed._width), torch.nan)
     reading = feed.read(source, verify=False)
     for number, panel in enumerate(reading, 1):
-        seam.compute(_look(panel, wanted))
+        seam.compute(_look(panel, wanted, panel.start - source.first_row))
         if number == stop_after:
             reading.close()
     source.vanish()
     return wanted
 
 
-def _look(panel, into: Tensor) -> Callable[[], None]:
+def _look(panel, into: Tensor, at: int) -> Callable[[], None]:
     def look() -> None:
         padding = panel.rows[panel.count :]
         seen = panel.rows[: panel.count] if bool((padding == 0).all()) else torch.nan
-        into[panel.start : panel.start + panel.count] = seen
+        into[at : at + panel.count] = seen
 
     return look
 

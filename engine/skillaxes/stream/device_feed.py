@@ -87,6 +87,8 @@ class DeviceFeed:
         except torch.OutOfMemoryError:  # the first read will say so
             self._ring, self._kept = [], None
         self._filled = 0  # panels that lie in ``_kept``
+        # Units whose copies may be under way; one on the device belongs to another library once nobody holds it here.
+        self._behind = deque[tuple[Mark, Tensor]]()
         self.copied_bytes = 0
 
     @property
@@ -127,6 +129,7 @@ class DeviceFeed:
             # However the read ends: no copy is under way, and no buffer is filled before the kernels are done with it.
             arriving.close()
             seam.join(seam.mark(COPIES))
+            self._behind.clear()
             for buffer in self._ring:
                 buffer.used = seam.mark(COMPUTE)
 
@@ -148,7 +151,6 @@ class DeviceFeed:
             return
         number, filled = self._filled, 0
         target, buffer = self._open(number)
-        behind = deque[tuple[Mark, Tensor]]()
         for start, rows in source.units(verify=verify, from_row=first):
             at = max(first - start, 0)
             while at < len(rows):
@@ -161,9 +163,9 @@ class DeviceFeed:
                     if start + at < self._last:
                         target, buffer = self._open(number)
             # The unit is kept until its copies have left, then the source may fill its memory again.
-            behind.append((self._seam.mark(COPIES), rows))
-            if len(behind) > LAG:
-                self._seam.join(behind.popleft()[0])
+            self._behind.append((self._seam.mark(COPIES), rows))
+            if len(self._behind) > LAG:
+                self._seam.join(self._behind.popleft()[0])
 
     def _open(self, number: int) -> tuple[Tensor, _Buffer | None]:
         """Where panel ``number`` goes: its place among those that stay, or a buffer of the ring that is free again."""
