@@ -74,6 +74,7 @@ bench: $(READY)-bench
 
 bench-gpu: $(READY)
 	$(BIN)/python -m bench.kernels.gpu
+	$(BIN)/python -m bench.gpu
 
 clean:
 	rm -rf $(VENV) $(DEMO) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
