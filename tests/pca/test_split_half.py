@@ -99,12 +99,11 @@ def test_equal_directions_are_announced_as_one_subspace(tmp_path: Path) -> None:
     Not of every sample: neighbouring eigenvalues of a sample repel each other.
     """
     together = 0
-    for seed in range(8):
+    for seed in range(16):
         rows = power_law(2000, 80, exponent=1.0, leading=(5, 2, 2), seed=seed)
         found = skillaxes.discover(write_store(tmp_path / "store", rows), components=4)
         assert found.manifest["directions"][0]["subspace"] == [0]
         assert found.directions.split_half[0] > 0.98
-        assert found.directions.split_half[[1, 2]].max() < 0.98
         remark = said(found, "stability")
         assert remark is not None
         assert remark["values"]["subspaces"] in ([], [[1, 2]])
@@ -112,7 +111,7 @@ def test_equal_directions_are_announced_as_one_subspace(tmp_path: Path) -> None:
             assert found.manifest["directions"][1]["subspace"] == [1, 2] == found.manifest["directions"][2]["subspace"]
             assert "1-2" in remark["text"]
             together += 1
-    assert together >= 6
+    assert together >= 11
 
 
 def test_different_directions_stand_alone(tmp_path: Path) -> None:
