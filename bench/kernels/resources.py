@@ -116,6 +116,7 @@ def table() -> str:
         "",
         "Compiled ahead of time, by `python -m bench.kernels.resources --write`, with "
         f"torch {torch.__version__}, triton {_triton_version()}. **No card has run these kernels yet.**",
+        "Another Triton gives other registers and shared memory; the tests hold whichever is installed to no spills.",
         "",
         "Registers and spills (bytes) a thread, shared memory (bytes) a program, tensor-core instructions in the",
         "PTX (`mma.sync` for sm_80, `wgmma.mma_async` for sm_90, `tcgen05.mma` for sm_100). float32 panels are",
@@ -184,7 +185,8 @@ def _resources(ptx: str, shared: int, architecture: int) -> Resources:
     )
     (registers,) = _numbers(r"Used (\d+) registers", report)
     instructions = len(re.findall(rf"\b{re.escape(TENSOR_CORE[architecture])}\b", ptx))
-    return Resources(registers, stack, stores + loads, shared, instructions, ".tf32" in ptx)
+    tf32 = re.search(r"[.:]tf32\b", ptx) is not None  # .tf32 of mma and wgmma, kind::tf32 of tcgen05
+    return Resources(registers, stack, stores + loads, shared, instructions, tf32)
 
 
 def _numbers(pattern: str, text: str) -> tuple[int, ...]:
@@ -194,7 +196,7 @@ def _numbers(pattern: str, text: str) -> tuple[int, ...]:
 
 
 def _type_name(dtype: torch.dtype) -> str:
-    return {torch.uint8: "u8", **{dtype: name for name, dtype in DTYPES.items()}}[dtype]
+    return {torch.uint8: "u8", torch.int32: "i32", **{dtype: name for name, dtype in DTYPES.items()}}[dtype]
 
 
 def _triton_version() -> str:

@@ -30,18 +30,21 @@ def project_tiles(
 ) -> Tiles:
     """Tall panels fill the card by blocks of rows; short ones split the columns until they do.
 
-    Each program reads the whole block of directions of its columns, so blocks of 128 rows halve that traffic.
+    Each program reads the whole block of directions of its columns, so blocks of 128 rows halve that traffic;
+    16 directions are too few for it to count.
     float32 products run outside the tensor cores, with the operands in registers: smaller tiles.
+    Columns that are no multiple of 16 are read entry by entry, each with its own address and mask: half the rows.
     The sizes are the largest that compile without spills for compute capability 8.0, 9.0 and 10.0.
     """
     directions = directions_block(n_directions)
+    aligned = n_columns % 16 == 0
     if dtype == torch.float32:
-        rows, columns, num_warps = 64, 32, 8
+        rows, columns = (64 if aligned else 32), 32
     else:
-        rows, columns, num_warps = (128, 64, 8) if n_rows > 64 else (64, 64, 4)
+        rows, columns = (128 if aligned and n_rows > 64 and directions > 16 else 64), 64
     stage = (rows + n_terms * directions) * columns * dtype.itemsize
     splits, per_split = _split(_blocks(n_rows, rows), _blocks(n_columns, columns), 4 * n_processors)
-    return Tiles(rows, columns, directions, splits, per_split, num_warps, _stages(stage))
+    return Tiles(rows, columns, directions, splits, per_split, 8, _stages(stage))
 
 
 def finish_tiles(n_directions: int) -> Tiles:

@@ -184,6 +184,10 @@ def accumulate_kernel(
     Half-precision panels: each weight is split into one or two half-precision terms in registers, under a power
     of two for each direction; with ``y = (x - centre) * scale``, ``centre`` times the sum of the tile's weights
     (of the terms, not of what they stand for) is taken off the float32 sums right after each tile.
+
+    float32 panels: ``bad`` holds 32-bit integers. Triton 3.7 takes the narrowest load behind an operand, those of
+    its masks included, for the width the operand was widened from; after flags of one byte it holds TF32 to be
+    exact and, in spite of "ieee", multiplies float32 panels in the tensor cores of compute capability 10.
     """
     columns = tl.program_id(0) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)  # (C,)
     split = tl.program_id(1)

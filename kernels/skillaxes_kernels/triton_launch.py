@@ -95,7 +95,7 @@ def accumulate(z: Tensor, projection: Projection, weights: Tensor, cheap: bool) 
     with _on(panel.device):
         triton_kernels.accumulate_kernel[grid](
             panel,
-            projection.bad.view(torch.uint8),
+            projection.bad.view(torch.uint8) if half else projection.bad.int(),
             weights,
             largest,
             panel if shift is None else shift,

@@ -20,8 +20,9 @@ _HALVES = (torch.float16, torch.bfloat16)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 def test_kernels_compile_within_the_card(dtype: torch.dtype, architecture: int) -> None:
-    seen = launches(dtype, 48) + launches(dtype, 128)
+    seen = launches(dtype, 16) + launches(dtype, 48) + launches(dtype, 128)
     seen += launches(dtype, 10, rounded=False, cosines=True, n_rows=1, n_columns=1001)
+    seen += launches(dtype, 128, n_columns=1001)
     seen += launches(dtype, 16, plain=True, cheap=True)
     assert {launch.kernel for launch in seen} == {"project_kernel", "finish_kernel", "accumulate_kernel"}
     # The second stage multiplies nothing: once is enough.
@@ -38,6 +39,8 @@ def test_kernels_compile_within_the_card(dtype: torch.dtype, architecture: int) 
         if not cheap:
             assert not r.tf32, f"{what}: TF32"
             assert multiplies_halves or r.tensor_core == 0, what
+        elif dtype == torch.float32:
+            assert r.tf32, f"{what}: TF32 was asked for and is not seen"
 
 
 def test_launches_of_short_panels_split_the_columns() -> None:
