@@ -73,7 +73,6 @@ bench: $(READY)-bench
 	$(BIN)/python -m bench $(SUITE)
 
 bench-gpu: $(READY)
-	$(BIN)/python -m bench.kernels.gpu
 	$(BIN)/python -m bench.gpu
 
 clean:
