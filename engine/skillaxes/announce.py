@@ -85,6 +85,16 @@ def announcements(
                 directions=empty,
             )
         )
+    tied = _at_both_ends(ranking, top)
+    if tied:
+        found.append(
+            _said(
+                "ties",
+                f"so many rows have one and the same score that some are listed at both ends of directions "
+                f"{_listed(tied)}: type a smaller --top",
+                directions=tied,
+            )
+        )
     if not result.converged:
         worst = int(result.residuals.argmax())
         remedy = "allow more reads with --max-reads" if solver == "krylov" else "use --solver krylov"
@@ -97,6 +107,13 @@ def announcements(
             )
         )
     return found
+
+
+def _at_both_ends(ranking: Ranking, top: int) -> list[int]:
+    """Directions with a row in both lists: equal scores go to the lower row on either side."""
+    lists, k = ranking.lists, len(ranking.raw.positive.rows)
+    ends = [(lists.positive.rows[i, :top].tolist(), lists.negative.rows[i, :top].tolist()) for i in range(k)]
+    return [i for i, (positive, negative) in enumerate(ends) if (set(positive) & set(negative)) - {-1}]
 
 
 def _without_variance(result: PCAResult, dtype: str) -> list[int]:

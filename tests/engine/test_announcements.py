@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matrices import Exact, extremes, power_law, rounded, said, write_store
+from matrices import Exact, extremes, listed, power_law, rounded, said, write_store
 
 import skillaxes
 
@@ -102,3 +102,15 @@ def test_a_store_without_layers_says_nothing_of_them(tmp_path: Path) -> None:
     found = skillaxes.discover(write_store(tmp_path / "store", power_law(300, 40)), components=3)
     assert said(found, "layer_scale") is None
     assert found.manifest["layers"] == {"ids": [], "variance_share": [], "direction_energy": [[], [], []]}
+
+
+def test_rows_at_both_ends(tmp_path: Path) -> None:
+    """Half the rows are equal and lie in the middle: with long lists they are at both ends, and that is said."""
+    rows = power_law(60, 20, exponent=0.3)
+    rows[10:50] = rows[10]
+    store = write_store(tmp_path / "store", rows)
+    long = skillaxes.discover(store, components=1, top=30, rank_by="projection")
+    remark = said(long, "ties")
+    both = [set(listed(long.topk, 0, side)) for side in ("positive", "negative")]
+    assert bool(both[0] & both[1]) and remark is not None and remark["values"]["directions"] == [0]
+    assert said(skillaxes.discover(store, components=1, top=3, rank_by="projection"), "ties") is None

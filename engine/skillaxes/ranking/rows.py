@@ -16,7 +16,7 @@ from skillaxes.run_folder.formats import CENTERED_COSINE, PROJECTION, RAW_COSINE
 
 _NO_SPREAD = 1e-6  # centred norm over |x - m| under which a row sits on the mean and has no centred cosine
 _ON_MEAN = 1e-7  # centred norm over |x| under which what is left of a row is the rounding of its float32 mean
-_CANCELS = 0.3  # |x|, or the centred norm, over |x - m| under which float32 projections leave too few digits
+_CANCELS = 0.5  # |x|, or the centred norm, over |x - m| under which float32 projections leave too few digits
 
 
 @dataclass(frozen=True)
