@@ -14,6 +14,7 @@ from torch import Tensor
 
 from skillaxes.pca.problem import PCAResult
 from skillaxes.pca.split_half import REPRODUCIBLE, Stability, subspaces
+from skillaxes.planning import GIVEN
 from skillaxes.ranking.lists import Ranking
 from skillaxes.run_folder.formats import SIDES
 
@@ -104,6 +105,17 @@ def announcements(
                 f"direction {worst} has a residual of {float(result.residuals[worst]):.1e}, above the tolerance of "
                 f"{tolerance:.0e}: {remedy}",
                 residuals=result.residuals.tolist(),
+            )
+        )
+    elif solver != GIVEN and float(result.residuals.max()) > tolerance:
+        rough = [i for i, value in enumerate(result.residuals.tolist()) if value > tolerance]
+        found.append(
+            _said(
+                "precision",
+                f"directions {_listed(rough)} have residuals of up to {float(result.residuals.max()):.1e}, above the "
+                f"tolerance of {tolerance:.0e}: beside so large a leading variance float32 resolves them no better",
+                residuals=result.residuals.tolist(),
+                directions=rough,
             )
         )
     return found
