@@ -78,11 +78,21 @@ def _centred(panel: Tensor, shift: Tensor | None, scale: Tensor | None, scratch:
     y = scratch.rows[: len(panel)]
     work = y if scratch.wide is None or panel.dtype != torch.float64 else scratch.wide[: len(panel)]
     work.copy_(panel)
+    if shift is not None:
+        # Before the scale: x * scale rounds at the size of the mean, which is noise in every row where the mean of a
+        # column is far larger than its spread; shift / scale rounds once for all rows, which moves the shift alone.
+        work.sub_(shift.to(work.dtype) if scale is None else _unscaled(shift, scale).to(work.dtype))
     if scale is not None:
         work.mul_(scale.to(work.dtype))
-    if shift is not None:
-        work.sub_(shift.to(work.dtype))
+        if shift is not None and not bool((scale != 0).all()):
+            work.sub_(torch.where(scale == 0, shift, 0).to(work.dtype))
     return y if work is y else y.copy_(work)
+
+
+def _unscaled(shift: Tensor, scale: Tensor) -> Tensor:
+    """shift / scale in float64, of shape (d,); 0 where the scale is 0."""
+    factor = scale.double()
+    return torch.where(factor == 0, 0.0, shift.double() / torch.where(factor == 0, 1.0, factor))
 
 
 def _require_finite(**vectors: Tensor | None) -> None:
