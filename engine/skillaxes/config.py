@@ -29,7 +29,7 @@ class DiscoverConfig:
     top : rows kept at each side of each direction
     pool : rows kept at each side for labeling; capped at half the rows
     solver : ``auto``, ``krylov``, ``incremental`` or ``covariance``
-    tolerance : a direction is done when ||C v - lambda v|| / lambda is below it
+    tolerance : a direction is done when ||C v - lambda v|| / lambda is below it, or below what float32 resolves
     max_reads : most reads of the store by the Krylov solver
     seed : of the warm start, the splits and the samples
     rank_by : ``raw-cosine``, ``centered-cosine`` or ``projection``

@@ -59,7 +59,7 @@ def discover(
     ----------
     store : a store or its path
     run_dir : folder for the results; None keeps them in memory
-    overwrite : replace what another job left in ``run_dir``
+    overwrite : replace what another job left in ``run_dir``; it is taken away before the first read
     progress : where remarks and progress go
     **options : the fields of :class:`skillaxes.config.DiscoverConfig`
 

@@ -62,11 +62,6 @@ def init(
     )
 
 
-def begin_read(state: CovarianceState) -> CovarianceState:
-    """Nothing to prepare."""
-    return state
-
-
 def update(state: CovarianceState, panel: Panel) -> CovarianceState:
     """Add one panel."""
     rows = state.centering.rows(panel, state.moments).double()

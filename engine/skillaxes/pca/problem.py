@@ -62,7 +62,7 @@ class PCAResult:
     bound_rigorous : whether the bound needs no assumption on the eigenvalues that were not computed
     n_samples : rows that counted
     reads : reads of the store that the solver made
-    converged : whether every residual is below the tolerance
+    converged : whether every residual is below the tolerance, or as near to zero as float32 products get
     layer_variance : Tensor of shape (n_layers,), variance summed over each layer's columns; empty without layers
     """
 

@@ -1,0 +1,114 @@
+"""What the block Krylov iteration holds between two panels, and when it may stop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import skillaxes_kernels as kernels
+from skillaxes.cluster.world import World
+from skillaxes.pca.convergence import BLURRED, ZERO, blur, is_last, precision
+from skillaxes.pca.grams import GroupedGrams
+from skillaxes.pca.moments import RowMoments
+from skillaxes.pca.problem import Problem
+from skillaxes.pca.projections import Projections, ProjectionStore
+from skillaxes.pca.rayleigh_ritz import RitzPairs
+from skillaxes.stream.device_outbox import Outbox
+
+
+@dataclass(frozen=True)
+class KrylovState:
+    """Between two panels. d columns, l columns a block, p reads begun.
+
+    Attributes
+    ----------
+    problem, world, store : what the solver works on
+    moments : counts, norms and bad rows, complete after the first read
+    shift : Tensor of shape (d,), float64: the provisional mean m
+    subtrahend : the same in the dtype that the kernels take; always the same tensor, for which they prepare once
+    next_block : Tensor of shape (d, b), float64: the block of the next read
+    blocks : p tensors of shape (d, l), float32: the bases as multiplied, utility columns zeroed
+    products : p tensors of shape (d, l), float64: C Omega of each complete read
+    tables : p tables of kept projections
+    carries_delta : whether the last column of each table holds (x - m)·delta; (x - m)·m if not
+    basis_gram : KᵀK of shape (p l, p l), float64
+    grams : SᵀS of the kept projections, by group of rows
+    outbox : what the panels send back to the host
+    reads : complete reads, those before a restart included
+    ritz, residual_norms : the last solution; None before the first read is complete
+    done : no further read is needed
+    worst : the largest relative residual after each read
+    """
+
+    problem: Problem
+    world: World
+    store: ProjectionStore
+    moments: RowMoments
+    shift: Tensor
+    subtrahend: Tensor
+    next_block: Tensor
+    blocks: tuple[Tensor, ...]
+    products: tuple[Tensor, ...]
+    tables: tuple[Projections, ...]
+    basis_gram: Tensor
+    grams: GroupedGrams
+    outbox: Outbox
+    reads: int = 0
+    carries_delta: tuple[bool, ...] = ()
+    ritz: RitzPairs | None = None
+    residual_norms: Tensor | None = None
+    done: bool = False
+    # of the read under way; cheap: half-precision operands will do for Z
+    directions: Tensor | None = None
+    partial: Tensor | None = None
+    total: Tensor | None = None
+    pending: int = 0
+    cheap: bool = False
+    worst: tuple[float, ...] = ()
+    scale: Tensor | None = None
+    scratch: kernels.Scratch | None = None
+
+
+def can_be_rough(state: KrylovState) -> bool:
+    """Whether Z of the coming read may be rough.
+
+    The Z of the last read serves the residuals alone, in which its block has small weights. The first Z must be exact:
+    its weights are large, and a rough one would blur what is settled.
+    """
+    if state.problem.min_reads == 1 or not state.products:
+        return False
+    return state.reads + 1 >= state.problem.max_reads or is_last(state.worst, state.problem.tolerance)
+
+
+def within_tolerance(state: KrylovState) -> Tensor:
+    """Which wanted directions are within the tolerance, or as near as float32 products get, of shape (k,), bool."""
+    assert state.ritz is not None and state.residual_norms is not None
+    k = state.problem.n_components
+    values, norms = state.ritz.values, state.residual_norms[:k]
+    return norms <= torch.maximum(state.problem.tolerance * values[:k], precision(values)[:k])
+
+
+def is_blurred(state: KrylovState) -> bool:
+    assert state.ritz is not None and state.residual_norms is not None
+    norms = state.residual_norms[: state.problem.n_components]
+    late = ~within_tolerance(state)
+    return len(state.blocks) > 1 and bool((norms <= BLURRED * blur(state.products, state.ritz, len(norms)))[late].any())
+
+
+def converged(state: KrylovState) -> bool:
+    """Whether every wanted direction is within the tolerance, or as near as float32 products get."""
+    return bool(within_tolerance(state).all())
+
+
+def relative_residuals(state: KrylovState) -> Tensor:
+    """||C v - lambda v|| / lambda of the wanted directions, of shape (k,), after at least one complete read.
+
+    Where lambda is zero to working precision, so is the residual: its ratio is given as 0.
+    """
+    assert state.ritz is not None and state.residual_norms is not None
+    k = state.problem.n_components
+    values, norms = state.ritz.values[:k], state.residual_norms[:k]
+    nothing = values <= ZERO * state.ritz.values[0]
+    return torch.where(nothing, 0.0, norms / values.clamp(min=1e-300))
