@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from skillaxes.cluster.world import ALONE, World
 from skillaxes.discovery import Discovery, carry_out
 from skillaxes.errors import UsageError
 from skillaxes.job import Job, prepare
@@ -33,6 +34,7 @@ def apply(
     directions: str | Path | GivenDirections,
     overwrite: bool = False,
     progress: Progress = SILENT,
+    world: World = ALONE,
     **options: Any,
 ) -> Discovery:
     """Rank the rows of a store against given directions.
@@ -47,6 +49,7 @@ def apply(
     ----------
     store : a store or its path
     run_dir : folder for the results; None keeps them in memory
+    world : the processes that share the job; alone by default
     directions : ``.safetensors`` (``components``, and ``mean`` and ``scale`` if there), ``.npz``, ``.npy``, or a
         pickled array or tensor of shape (k, d)
     **options : the fields of :class:`skillaxes.config.DiscoverConfig` that concern ranking, reading and the device
@@ -62,7 +65,7 @@ def apply(
     k = len(given.components)
     if options.get("scale", "none") != "none" or options.get("solver", "auto") != "auto":
         raise UsageError("apply takes the directions as they are: leave out --scale and --solver")
-    job = prepare(store, {**options, "components": k}, given=given.source)
+    job = prepare(store, {**options, "components": k}, given=given.source, world=world)
     _check_width(job, given)
     second = given.mean is None and job.config.rank_by == CENTERED_COSINE
     if second:
@@ -74,7 +77,17 @@ def apply(
 
     def solver(stream: PanelStream, plan: Plan, projections: ProjectionStore, log: StageLog) -> Solved:
         return solve_given(
-            stream, job.config, plan, job.layers, projections, log, progress, components, mean=mean, scale=scale
+            stream,
+            job.config,
+            plan,
+            job.layers,
+            projections,
+            log,
+            progress,
+            components,
+            mean=mean,
+            scale=scale,
+            world=job.world,
         )
 
     return carry_out(job, run_dir, solver, identity, overwrite, progress)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skillaxes import memory
+from skillaxes.cluster.world import ALONE, World
 from skillaxes.job import Job, about, open_stream, opening_words, prepare, run_folder
 from skillaxes.pca.projections import ProjectionStore
 from skillaxes.planning import Plan, scratch_folder
@@ -51,6 +52,7 @@ def discover(
     *,
     overwrite: bool = False,
     progress: Progress = SILENT,
+    world: World = ALONE,
     **options: Any,
 ) -> Discovery:
     """Find the principal directions of a store and the rows at both ends of each.
@@ -61,16 +63,17 @@ def discover(
     run_dir : folder for the results; None keeps them in memory
     overwrite : replace what another job left in ``run_dir``; it is taken away before the first read
     progress : where remarks and progress go
+    world : the processes that share the job; alone by default
     **options : the fields of :class:`skillaxes.config.DiscoverConfig`
 
     Raises
     ------
     UsageError, StoreError, BadRowsError, RunFolderError, DeviceError : see :mod:`skillaxes.errors`
     """
-    job = prepare(store, options)
+    job = prepare(store, options, world=world)
 
     def solver(stream: PanelStream, plan: Plan, projections: ProjectionStore, log: StageLog) -> Solved:
-        return solve(stream, job.config, plan, job.layers, projections, log, progress)
+        return solve(stream, job.config, plan, job.layers, projections, log, progress, job.world)
 
     return carry_out(job, run_dir, solver, {}, overwrite, progress)
 

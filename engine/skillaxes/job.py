@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from skillaxes import memory
+from skillaxes.cluster.world import ALONE, World
 from skillaxes.config import DiscoverConfig, make_config
 from skillaxes.devices import Resolved, resolve
 from skillaxes.errors import InputError, UsageError
@@ -33,6 +34,7 @@ class Job:
     layers, layer_ids : columns of each layer among those in use, and the layers' ids; empty where unknown
     device : where it computes
     plan : what it will do and hold
+    world : the processes that share it
     """
 
     command: str
@@ -43,9 +45,12 @@ class Job:
     layer_ids: tuple[int | str, ...]
     device: Resolved
     plan: Plan
+    world: World = ALONE
 
 
-def prepare(store: Store | str | Path, options: dict[str, Any], given: str | None = None) -> Job:
+def prepare(
+    store: Store | str | Path, options: dict[str, Any], given: str | None = None, world: World = ALONE
+) -> Job:
     """Everything that can be refused before a row is read.
 
     Parameters
@@ -53,6 +58,7 @@ def prepare(store: Store | str | Path, options: dict[str, Any], given: str | Non
     store : a store or its path
     options : fields of :class:`skillaxes.config.DiscoverConfig`
     given : where directions come from that are only applied; None where they are to be found
+    world : the processes that share the job
     """
     config = make_config(**options)
     device = resolve(config.device)
@@ -71,7 +77,7 @@ def prepare(store: Store | str | Path, options: dict[str, Any], given: str | Non
         )
     seam = devices.open_seam(device.device)
     planned = make_plan(opened, config, n_columns, str(device.device), device.reason, given, seam)
-    return Job("discover" if given is None else "apply", opened, config, columns, layers, ids, device, planned)
+    return Job("discover" if given is None else "apply", opened, config, columns, layers, ids, device, planned, world)
 
 
 def _layers_in_use(store: Store, columns: tuple[slice, ...]) -> tuple[tuple[slice, ...], tuple[int | str, ...]]:

@@ -26,6 +26,15 @@ class World:
     rank: int = 0
     size: int = 1
 
+    @property
+    def stopping(self) -> bool:
+        """Whether the job is to stop early: a signal came, here or to another process."""
+        return False
+
+    def meet(self, where: str) -> bool:
+        """Wait until every process is at ``where``; False when the job stops before all have come."""
+        return True
+
     def sum_(self, *tensors: Tensor) -> None:
         """Replace each tensor by its sum over all processes."""
 
