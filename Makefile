@@ -4,6 +4,7 @@
 #   make demo       the main job on bench/sample: named axes and a report in demo-run/
 #   make test       lint, types, walls, tests
 #   make test-llm   labels by a small real language model on this machine; some minutes
+#   make test-cluster  several processes and a real Slurm on this machine (root; installs Debian's slurm-wlm and munge)
 #   make bench      measure against the peers and append to bench/results; SUITE=peers for one suite
 #   make bench-gpu  measure the fused kernels on a GPU, under ten minutes
 #   make clean      remove the virtual environment and what tests and the demo left
@@ -19,7 +20,7 @@ SUITE ?= all
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types walls pytest test-llm bench bench-gpu clean
+.PHONY: help demo test lint types walls pytest test-llm test-cluster bench bench-gpu clean
 .DELETE_ON_ERROR:
 
 help:
@@ -68,6 +69,11 @@ pytest: $(READY)
 
 test-llm: $(READY)-llm
 	$(BIN)/python -m pytest -m llm
+
+# First a Slurm alone: where there can be none, that is an error here, while pytest would skip.
+test-cluster: $(READY)
+	$(BIN)/python tests/cluster/slurm.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster
 
 bench: $(READY)-bench
 	$(BIN)/python -m bench $(SUITE)

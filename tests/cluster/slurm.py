@@ -7,8 +7,8 @@
 
 Debian's ``slurm-wlm`` and ``munge`` are installed where they are missing (root and apt-get are needed). Configuration,
 keys, sockets, state and ports are of this Slurm alone: ``/etc/slurm`` and a Slurm or munge that already run are not
-touched. Two nodes on loopback, named by their addresses so that no name has to be looked up, with two pretended GPUs each
-(``/dev/null``, ``/dev/zero``), so that job scripts that ask for GPUs run as they are.
+touched. Two nodes on loopback, named by their addresses so that no name has to be looked up, with two pretended GPUs
+each (``/dev/null``, ``/dev/zero``), so that job scripts that ask for GPUs run as they are.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from pathlib import Path
 PACKAGES = ("slurm-wlm", "munge")
 NODES = ("127.0.0.1", "127.0.0.2")
 CPUS = 4  # of a node, whatever the machine has
+MEMORY = 1_000_000  # MiB, likewise
 GRACE = 60  # seconds between the signal and the end of a job that another one preempts
 
 CONFIG = """\
@@ -66,8 +67,8 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmctldParameters=preempt_send_user_signal
 {nodes}
-PartitionName=spare Nodes=ALL Default=YES State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime={grace} MaxTime=30
-PartitionName=urgent Nodes=ALL State=UP PriorityTier=10 PreemptMode=OFF MaxTime=30
+PartitionName=preemptible Nodes=ALL Default=YES State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime={grace}
+PartitionName=urgent Nodes=ALL State=UP PriorityTier=10 PreemptMode=OFF
 """
 
 
@@ -83,14 +84,16 @@ def why_not() -> str | None:
 
 
 def _installed() -> bool:
-    return all(shutil.which(name, path=_PATH) for name in ("slurmctld", "slurmd", "munged", "sbatch", "srun"))
+    path = _with_sbin(os.environ.get("PATH", os.defpath))
+    return all(shutil.which(name, path=path) for name in ("slurmctld", "slurmd", "munged", "sbatch", "srun"))
 
 
-_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+def _with_sbin(path: str) -> str:
+    return os.pathsep.join([path, "/usr/sbin", "/sbin"])
 
 
 def install() -> None:
-    """Install Debian's packages where they are missing; the services they bring are not started.
+    """Install Debian's packages where they are missing. Under systemd the package starts its own munge, which idles.
 
     Raises
     ------
@@ -98,8 +101,8 @@ def install() -> None:
     """
     if _installed():
         return
-    # invoke-rc.d starts no service in runlevel 1, and deb-systemd-invoke asks the same policy.
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1", "PATH": _PATH}
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    environment["PATH"] = _with_sbin(environment.get("PATH", os.defpath))
     wanted = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *PACKAGES]
     for command in (wanted, ["apt-get", "update", "-qq"], wanted):
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -181,7 +184,8 @@ def _configure(folder: Path) -> None:
     port, *ports = _free_ports(1 + len(NODES))
     host = socket.gethostname().split(".")[0]
     nodes = "\n".join(
-        f"NodeName={name} NodeHostname={host} NodeAddr={name} Port={node_port} CPUs={CPUS} Gres=gpu:2 State=UNKNOWN"
+        f"NodeName={name} NodeHostname={host} NodeAddr={name} Port={node_port} "
+        f"CPUs={CPUS} RealMemory={MEMORY} Gres=gpu:2 State=UNKNOWN"
         for name, node_port in zip(NODES, ports, strict=True)
     )
     (folder / "state").mkdir()
@@ -215,7 +219,7 @@ def _wait_until_idle(slurm: Slurm, daemons: Sequence[subprocess.Popen[bytes]], s
         for daemon in daemons:
             if daemon.poll() is not None:
                 raise RuntimeError(f"{daemon.args} ended with {daemon.returncode}\n{slurm.logs()}")
-        found = slurm.run("sinfo", "--noheader", "--Node", "--partition=spare", "--format=%T")
+        found = slurm.run("sinfo", "--noheader", "--Node", "--partition=preemptible", "--format=%T")
         said = found.stdout + found.stderr
         if found.stdout.split() == ["idle"] * len(NODES):
             return
@@ -239,8 +243,8 @@ def _stop(slurm: Slurm, daemons: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 @contextmanager
-def running() -> Iterator[Slurm]:
-    """A Slurm for as long as the block lasts.
+def running(**variables: str) -> Iterator[Slurm]:
+    """A Slurm for as long as the block lasts, its commands and jobs with these variables.
 
     Raises
     ------
@@ -254,7 +258,8 @@ def running() -> Iterator[Slurm]:
     folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
     folder.chmod(0o755)  # munge refuses a socket that not everybody may reach
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "SBATCH", "SRUN"))}
-    environment = {**inherited, "PATH": _PATH, "SLURM_CONF": str(folder / "slurm.conf")}
+    environment = {**inherited, **variables, "SLURM_CONF": str(folder / "slurm.conf")}
+    environment["PATH"] = _with_sbin(environment.get("PATH", os.defpath))
     slurm = Slurm(folder, environment)
     daemons: list[subprocess.Popen[bytes]] = []
     try:
