@@ -27,7 +27,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-PACKAGES = ("slurm-wlm", "munge")
+PACKAGES = ("slurm-wlm", "munge", "iproute2")  # the last one for the tests with two hosts
 NODES = ("127.0.0.1", "127.0.0.2")
 CPUS = 4  # of a node, whatever the machine has
 MEMORY = 1_000_000  # MiB, likewise
@@ -79,13 +79,13 @@ def why_not() -> str | None:
     if os.geteuid() != 0:
         return "a Slurm for tests is started by root only"
     if shutil.which("apt-get") is None and not _installed():
-        return "Slurm is not installed, and there is no apt-get to install Debian's slurm-wlm and munge"
+        return "Slurm is not installed, and there is no apt-get to install Debian's slurm-wlm, munge and iproute2"
     return None
 
 
 def _installed() -> bool:
     path = _with_sbin(os.environ.get("PATH", os.defpath))
-    return all(shutil.which(name, path=path) for name in ("slurmctld", "slurmd", "munged", "sbatch", "srun"))
+    return all(shutil.which(name, path=path) for name in ("slurmctld", "slurmd", "munged", "sbatch", "srun", "ip"))
 
 
 def _with_sbin(path: str) -> str:
