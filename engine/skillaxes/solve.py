@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from skillaxes import memory
+from skillaxes.cluster.shards import within
 from skillaxes.cluster.world import ALONE, World
 from skillaxes.config import DiscoverConfig
+from skillaxes.errors import StoppedEarly
 from skillaxes.pca import covariance, incremental, krylov
 from skillaxes.pca.centering import Centering
 from skillaxes.pca.moments import RowMoments
@@ -104,11 +106,12 @@ def solve(
         scale = log.run("column statistics", stream, lambda: job.column_scale(sample))
     if plan.solver == "krylov":
         n_directions = plan.block_size - krylov.UTILITY
-        start = log.run("warm start", stream, lambda: warm_start(job.problem, sample, n_directions, scale))
+        start = log.run("warm start", stream, lambda: warm_start(job.problem, sample, n_directions, scale, world))
     else:
-        shift = warm_start(job.problem, sample, 0, scale).shift
+        shift = warm_start(job.problem, sample, 0, scale, world).shift
         first = job.covariance if plan.solver == "covariance" else job.incremental
         start = log.run(f"read 1 ({plan.solver})", stream, lambda: first(shift, scale))
+    world.broadcast_(start.shift)
     state = krylov.init(job.problem, start, projections, scale=scale, world=world)
     while not state.done:
         number = int(stream.reads) + 1
@@ -153,8 +156,9 @@ class Stages:
         )
 
     def sample(self) -> Tensor:
-        """The rows that the warm start sees."""
-        return self.stream.sample(sample_segments(self.problem.n_rows, self.plan.sample_rows, self.config.seed))
+        """The rows of this process that the warm start sees."""
+        segments = sample_segments(self.problem.n_rows, self.plan.sample_rows, self.config.seed)
+        return self.stream.sample(within(segments, (self.stream.first_row, self.stream.last_row)))
 
     def each_panel(self, name: str, work: Callable[[Panel], None]) -> None:
         """One read."""
@@ -166,6 +170,10 @@ class Stages:
             for panel in panels:
                 work(panel)
                 stage.advance(panel.count)
+                if self.world.stopping:
+                    raise StoppedEarly(f"{name} was stopped early")
+        if not self.world.meet(name):
+            raise StoppedEarly(f"{name} was stopped early")
 
     def read(self, state: krylov.KrylovState, name: str) -> krylov.KrylovState:
         """One read by the block Krylov iteration."""
@@ -207,14 +215,14 @@ class Stages:
             state = incremental.update(state, centering.rows(panel, moments))
 
         self.each_panel("read 1 (incremental)", work)
-        state = incremental.flush(state)
+        state = incremental.merged(state, self.world)
         least = min(self.config.components, self.stream.n_columns)  # rows of lower rank give fewer
         block = completed(state.directions.double(), least, torch.Generator().manual_seed(self.config.seed))
         return WarmStart(as_shift(state.shift + state.mean, self.problem).cpu(), block, state.n_seen)
 
     def column_scale(self, sample: Tensor) -> Tensor:
         """One read for the spread of every column, of shape (d,), float32: what the columns are multiplied by."""
-        shift = warm_start(self.problem, sample, 0, None).shift
+        shift = warm_start(self.problem, sample, 0, None, self.world).shift
         centering = Centering(self.problem, shift, None)
         moments = RowMoments.empty(self.problem, self.stream.first_row, self.stream.n_rows)
         sums = torch.zeros((2, self.stream.n_columns), dtype=torch.float64, device=self.stream.device)
@@ -234,12 +242,14 @@ class Stages:
         if self.config.scale == "layer-rms":
             for part in self.problem.layers:
                 variance[part] = variance[part].mean()
-        return torch.where(variance > 0, variance.clamp(min=1e-300).rsqrt(), 1.0).float()
+        scale = torch.where(variance > 0, variance.clamp(min=1e-300).rsqrt(), 1.0).float()
+        self.world.broadcast_(scale)
+        return scale
 
     def finish(self, state: krylov.KrylovState, scale: Tensor | None) -> Solved:
         """Directions, stability and the rows for ranking, from what the reads left."""
         k, problem = self.config.components, self.problem
-        result, weights = krylov.finalize(state)
+        result, weights = self.world.share(krylov.finalize(state))
         stability = split_half(state.grams, state.moments.bad, weights, k, problem.seed, self.world)
         generator = torch.Generator().manual_seed(problem.seed + 1)
         mixing = torch.randn((weights.shape[1], RANDOM_DIRECTIONS), generator=generator, dtype=torch.float64)

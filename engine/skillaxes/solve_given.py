@@ -47,7 +47,7 @@ def solve_given(
     """
     job = Stages(stream, config, plan, layers, projections, log, progress, world)
     sample = log.run("sample", stream, job.sample)
-    start = warm_start(job.problem, sample, RANDOM_DIRECTIONS, scale)
+    start = warm_start(job.problem, sample, RANDOM_DIRECTIONS, scale, world)
     shift = start.shift if mean is None else mean.float().double()
     lengths = torch.linalg.vector_norm(components.double(), dim=1, keepdim=True)
     unit = (components.double() / lengths).to(stream.device)
@@ -55,6 +55,7 @@ def solve_given(
     mixing = torch.randn((start.block.shape[1], RANDOM_DIRECTIONS), generator=generator, dtype=torch.float64)
     random = start.block @ mixing.to(stream.device)
     block = torch.cat([unit.T, random / torch.linalg.vector_norm(random, dim=0)], dim=1)
+    world.broadcast_(shift)
     state = krylov.init(job.problem, WarmStart(shift, block, start.n_rows), projections, scale=scale, world=world)
     state = log.run("read 1", stream, lambda: job.read_once(state, "read 1"))
     for number in range(2, plan.reads + 1):

@@ -119,10 +119,10 @@ class Two(World):
 
     def __init__(self, rank: int, other: list[object]) -> None:
         super().__init__(rank=rank, size=2)
-        object.__setattr__(self, "other", other)
+        self.other = other
 
     def gather(self, value: object) -> list:
-        self.other.append(copy.deepcopy(value))  # type: ignore[attr-defined]
+        self.other.append(copy.deepcopy(value))
         return list(self.other) if self.rank == 1 else [value, copy.deepcopy(value)]  # type: ignore[attr-defined]
 
 

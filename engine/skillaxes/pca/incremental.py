@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from skillaxes.cluster.world import World
+
 BATCH_ROWS = 512
 OVERSAMPLING = 4  # directions kept for each one wanted: what is cut off at every batch is the error of the method
 _MINIMUM_EXTRA = 22
@@ -94,9 +96,64 @@ def flush(state: IncrementalState) -> IncrementalState:
     batch_mean = batch.mean(dim=0, dtype=torch.float64)
     rows = batch - batch_mean.float()
     correction = (state.mean - batch_mean) * (n * m / (n + m)) ** 0.5
-    stacked = torch.cat(
-        [state.directions.T * state.squares.sqrt().float()[:, None], rows, correction.float()[None]], dim=0
+    stacked = torch.cat([_weighted(state), rows, correction.float()[None]], dim=0)
+    mean = (state.mean * n + batch_mean * m) / (n + m)
+    return _shortened(replace(state, n_seen=n + m, mean=mean, pending=batch[:0]), stacked)
+
+
+def merge(first: IncrementalState, second: IncrementalState) -> IncrementalState:
+    """The summary of two sets of rows from the summaries of each, none with rows waiting; the same shift.
+
+    Ross et al. 2008, as in :func:`flush`: the second summary stands in for its rows.
+    """
+    if first.n_seen == 0 or second.n_seen == 0:
+        return first if second.n_seen == 0 else second
+    n, m = first.n_seen, second.n_seen
+    correction = (first.mean - second.mean) * (n * m / (n + m)) ** 0.5
+    stacked = torch.cat([_weighted(first), _weighted(second), correction.float()[None]], dim=0)
+    return _shortened(
+        replace(
+            first,
+            n_seen=n + m,
+            mean=(first.mean * n + second.mean * m) / (n + m),
+            discarded=first.discarded + second.discarded,
+        ),
+        stacked,
     )
+
+
+def merged(state: IncrementalState, world: World) -> IncrementalState:
+    """The summary of the rows of all processes; each one's travels in turn, so that two at a time are held."""
+    state = flush(state)
+    if world.size == 1:
+        return state
+    total = None
+    for source, (width, n_seen, discarded) in enumerate(
+        world.gather((state.directions.shape[1], state.n_seen, state.discarded))
+    ):
+        part = state
+        if source != world.rank:
+            part = replace(
+                state,
+                n_seen=n_seen,
+                mean=torch.empty_like(state.mean),
+                directions=torch.empty((state.n_columns, width), device=state.mean.device),
+                squares=torch.empty(width, dtype=torch.float64, device=state.mean.device),
+                discarded=discarded,
+            )
+        world.broadcast_(part.directions, part.squares, part.mean, source=source)
+        total = part if total is None else merge(total, part)
+    assert total is not None
+    return total
+
+
+def _weighted(state: IncrementalState) -> Tensor:
+    """Directions as rows, as long as their singular values, of shape (q, d)."""
+    return state.directions.T * state.squares.sqrt().float()[:, None]
+
+
+def _shortened(state: IncrementalState, stacked: Tensor) -> IncrementalState:
+    """``state`` with the leading directions of ``stacked`` (n, d), float32."""
     squares, weights = torch.linalg.eigh((stacked @ stacked.T).double())
     wanted = min(state.n_components, len(squares))
     if float(squares[-wanted]) < _STEEP * float(squares[-1]):
@@ -107,10 +164,7 @@ def flush(state: IncrementalState) -> IncrementalState:
     orthonormal, triangle = torch.linalg.qr(directions)
     return replace(
         state,
-        n_seen=n + m,
-        mean=(state.mean * n + batch_mean * m) / (n + m),
         directions=orthonormal * torch.where(triangle.diagonal() < 0, -1.0, 1.0),
         squares=squares[:keep].clone(),
-        pending=batch[:0],
         discarded=state.discarded + float(squares[keep:].clamp(min=0).sum()),
     )

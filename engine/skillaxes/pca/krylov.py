@@ -80,9 +80,9 @@ def begin_read(state: KrylovState) -> KrylovState:
     pair = torch.zeros_like(block)
     pair[:, -UTILITY], pair[:, -UTILITY + 1] = high, carried - high
     directions[:, -UTILITY:] = _round(state, pair)[:, -UTILITY:]
+    state.world.broadcast_(directions)  # first: where processors differ, so do their last digits
     basis = directions.clone()
     basis[:, -UTILITY:] = 0
-    state.world.broadcast_(directions)
     return replace(
         state,
         directions=directions,
@@ -141,11 +141,12 @@ def end_read(state: KrylovState) -> KrylovState:
     norms = residual_norms(state.blocks, state.products, ritz, problem.n_components)
     state = replace(state, basis_gram=basis_gram, grams=grams, ritz=ritz, residual_norms=norms)
     state = replace(state, worst=(*state.worst, float(relative_residuals(state).max())))
-    if state.reads >= problem.min_reads and (converged(state) or state.reads >= problem.max_reads):
+    done = state.reads >= problem.min_reads and (converged(state) or state.reads >= problem.max_reads)
+    if state.world.share(done):
         return replace(state, done=True)
     block = orthonormalize(state.products[-1], state.blocks)
     block = block[:, : problem.block_size - UTILITY]
-    if block.shape[1] == 0 or is_blurred(state):
+    if state.world.share(block.shape[1] == 0 or is_blurred(state)):
         return _restarted(state)
     return replace(state, next_block=block)
 

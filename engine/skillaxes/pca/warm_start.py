@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import skillaxes_kernels as kernels
+from skillaxes.cluster.world import ALONE, World
 from skillaxes.pca.orthonormal import orthonormalize, rough_orthonormal
 from skillaxes.pca.problem import Problem
 
@@ -32,18 +33,20 @@ class WarmStart:
     n_rows: int
 
 
-def warm_start(problem: Problem, sample: Tensor, n_directions: int, scale: Tensor | None) -> WarmStart:
-    """Subspace iteration on ``sample`` (n, d), rows in the store's dtype on the host.
+def warm_start(
+    problem: Problem, sample: Tensor, n_directions: int, scale: Tensor | None, world: World = ALONE
+) -> WarmStart:
+    """Subspace iteration on ``sample`` (n, d), this process's sampled rows in the store's dtype on the host.
 
     Halko, Martinsson & Tropp 2011, algorithm 4.4, on the sample alone. Rows with NaN or infinity are left out.
     A few random columns complete the block.
     """
-    passes = _Sample(problem, sample, scale)
-    shift = passes.shift.cpu()
+    passes = _Sample(problem, sample, scale, world)
+    shift, n_sample = passes.shift.cpu(), passes.n_rows
     width = min(n_directions, problem.n_columns)
     generator = torch.Generator().manual_seed(problem.seed)
-    n_random = min(RANDOM_COLUMNS, max(width - problem.n_components, 0)) if len(sample) < problem.n_rows else 0
-    n_led = min(width - n_random, len(sample))
+    n_random = min(RANDOM_COLUMNS, max(width - problem.n_components, 0)) if n_sample < problem.n_rows else 0
+    n_led = min(width - n_random, n_sample)
     block = torch.empty((problem.n_columns, 0), dtype=torch.float64, device=problem.device)
     if n_led > 0:
         rough = torch.randn((problem.n_columns, n_led), generator=generator).to(problem.device)
@@ -51,7 +54,7 @@ def warm_start(problem: Problem, sample: Tensor, n_directions: int, scale: Tenso
             if rough.shape[1]:  # rows that are all equal lead nowhere
                 rough = rough_orthonormal(passes.covariance(rough))
         block = orthonormalize(rough.double())
-    return WarmStart(shift, completed(block, width, generator), len(sample))
+    return WarmStart(shift, completed(block, width, generator), n_sample)
 
 
 def completed(block: Tensor, width: int, generator: torch.Generator) -> Tensor:
@@ -69,8 +72,9 @@ def as_shift(mean: Tensor, problem: Problem) -> Tensor:
 class _Sample:
     """The centred sample as an operator, panel by panel through the kernels."""
 
-    def __init__(self, problem: Problem, sample: Tensor, scale: Tensor | None) -> None:
-        self._problem, self._scale = problem, scale
+    def __init__(self, problem: Problem, sample: Tensor, scale: Tensor | None, world: World) -> None:
+        self._problem, self._scale, self._world = problem, scale, world
+        self.n_rows = self._everywhere(len(sample))  # of all processes
         sample = sample.to(problem.device)  # once: every iteration goes through it
         mean = self._mean(sample)
         if not bool(torch.isfinite(mean).all()):
@@ -78,6 +82,7 @@ class _Sample:
             mean = self._mean(sample)
         self._sample = sample
         self.shift = as_shift(mean if scale is None else mean * scale.double(), problem)
+        world.broadcast_(self.shift)
 
     def _panels(self, sample: Tensor) -> Iterator[Tensor]:
         size = self._problem.panel_rows
@@ -89,7 +94,13 @@ class _Sample:
         exact = torch.float64 if self._problem.panel_dtype == torch.float64 else torch.float32
         for rows in self._panels(sample):
             total += rows.to(exact).sum(dim=0)
-        return total / max(len(sample), 1)
+        self._world.sum_(total)
+        return total / max(self._everywhere(len(sample)), 1)
+
+    def _everywhere(self, count: int) -> int:
+        counts = torch.tensor([count])
+        self._world.sum_(counts)
+        return int(counts)
 
     def covariance(self, block: Tensor) -> Tensor:
         """The sample's covariance times ``block`` (d, b), float32, up to a factor and roughly: it only points
@@ -105,4 +116,5 @@ class _Sample:
         for rows in self._panels(self._sample):
             projection = kernels.project(rows, directions, shift, scale=self._scale, scratch=scratch)
             kernels.accumulate(total, projection, projection.dots, cheap=True)
+        self._world.sum_(total)
         return total[:, : block.shape[1]]

@@ -1,0 +1,369 @@
+"""A world of several processes over torch.distributed: gloo for what lies in host memory, NCCL for what lies on GPUs.
+
+Every collective begins with an arrival that polls the store and takes as long as it takes, while the heartbeat watches;
+the collective itself is then short and has a time limit. So a process may be hours behind, and none can hang.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import socket
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from skillaxes.cluster.heartbeat import SILENCE, Heartbeat
+from skillaxes.cluster.process import Process
+from skillaxes.cluster.world import World
+from skillaxes.errors import SkillaxesError, StoppedEarly, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor, device
+    from torch.distributed import ProcessGroup, Store
+
+T = TypeVar("T")
+
+RENDEZVOUS = 300  # seconds until every process must have come: imports from a shared disk take minutes on many nodes
+COLLECTIVE = 300  # seconds that a collective may take once all are there
+_ANSWER = 20  # seconds that the store may take to answer
+LEAVING = 600  # seconds that the process which holds the store waits for the others' last writes
+_LONGEST_PAUSE = 0.05  # seconds between two looks at the store
+_worlds = 0  # how many this interpreter has been part of
+
+
+def connect(process: Process, wants_stop: Callable[[], object] = lambda: False) -> World:
+    """Meet the other processes.
+
+    Parameters
+    ----------
+    process : which one of how many this is
+    wants_stop : whether this process was told to stop; asked by a thread
+
+    Raises
+    ------
+    SkillaxesError : not all have come in time
+    UsageError : the place to meet is taken
+    """
+    if process.size == 1:
+        return World()
+    global _worlds
+    _worlds += 1
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a store that goes away is told of by us, once
+    _choose_interface(process.host)
+    return TorchWorld(process, f"skillaxes/{process.attempt}/{_worlds}", lambda: bool(wants_stop()))
+
+
+class TorchWorld(World):
+    """One of several processes.
+
+    Parameters
+    ----------
+    process : which one
+    prefix : before every key in the store
+    wants_stop : whether this process was told to stop
+    """
+
+    def __init__(self, process: Process, prefix: str, wants_stop: Callable[[], bool]) -> None:
+        import torch.distributed as dist
+
+        super().__init__(process.index, process.size)
+        self._process, self._wants_stop = process, wants_stop
+        self._server = _serve(process)
+        self._store = self._client(prefix)
+        host = None if process.served else 0
+        names = [f"process {number} of {process.size}" for number in range(process.size)]
+        self._heart = Heartbeat(self._client(prefix), names, self.rank, host, wants_stop)
+        self._heart.start()
+        self.members = self._introduce(names)
+        self.host = self.members[self.rank]["host"]
+        neighbours = [rank for rank, member in enumerate(self.members) if member["host"] == self.host]
+        self.here = len(neighbours)
+        self.local_index = process.local_index if process.local_index is not None else neighbours.index(self.rank)
+        self.threads = _set_threads([self.members[rank]["cores"] for rank in neighbours], neighbours.index(self.rank))
+        self._count = 0
+        self._left = False
+        self._on_device: ProcessGroup | None = None
+        limit = timedelta(seconds=COLLECTIVE)
+        # A group of our own: whoever calls from Python may have one already.
+        self._own_default = not dist.is_initialized()
+        if self._own_default:
+            dist.init_process_group(
+                "gloo", store=self._client(f"{prefix}/gloo"), rank=self.rank, world_size=self.size, timeout=limit
+            )
+            self._group = dist.group.WORLD
+        else:
+            self._group = dist.new_group(backend="gloo", timeout=limit)
+
+    @property
+    def name(self) -> str:
+        return self._heart.names[self.rank]
+
+    @property
+    def stopping(self) -> bool:
+        return self._wants_stop() or self._heart.stop_seen
+
+    def use(self, where: device) -> None:
+        """NCCL where every process has a GPU of its own; what lies on a shared GPU travels through the host."""
+        import torch
+        import torch.distributed as dist
+
+        found = self.gather((where.type, self.host, str(where)))
+        kinds = {kind for kind, *_ in found}
+        if len(kinds) > 1:
+            told = ", ".join(f"process {rank}: {kind}" for rank, (kind, *_) in enumerate(found))
+            raise UsageError(f"the processes would compute on different kinds of devices ({told}): type --device cpu")
+        if where.type == "cuda":
+            torch.cuda.set_device(where)
+            if len(set(found)) == self.size and dist.is_nccl_available():
+                self._on_device = dist.new_group(backend="nccl", timeout=timedelta(seconds=COLLECTIVE))
+
+    def meet(self, where: str) -> bool:
+        self._count += 1
+        key = f"meet/{self._count}"
+
+        def decided() -> bool | None:
+            if self._store.add(f"{key}/n", 0) >= self.size:
+                return self._store.compare_set(key, "", "go") == b"go"
+            if self.stopping:
+                return self._store.compare_set(key, "", "stop") == b"go"
+            return None
+
+        self._asked(where, lambda: self._store.add(f"{key}/n", 1))
+        return self._poll(where, decided)
+
+    def together(self, where: str) -> None:
+        self._count += 1
+        key = f"at/{self._count}"
+        self._asked(where, lambda: self._store.add(key, 1))
+
+        def all_there() -> bool | None:
+            if self._store.add(key, 0) >= self.size:
+                return True
+            if self._heart.gone:
+                raise StoppedEarly(f"stopped early before {where}: the same command goes on from here")
+            return None
+
+        self._poll(where, all_there)
+
+    def sum_(self, *tensors: Tensor) -> None:
+        import torch.distributed as dist
+
+        self._each("a sum", tensors, lambda tensor, group: dist.all_reduce(tensor, group=group))
+
+    def broadcast_(self, *tensors: Tensor, source: int = 0) -> None:
+        import torch.distributed as dist
+
+        self._each("a broadcast", tensors, lambda tensor, group: dist.broadcast(tensor, source, group=group))
+
+    def share(self, value: T) -> T:
+        import torch
+
+        packed = _packed(value) if self.rank == 0 else torch.empty(0, dtype=torch.uint8)
+        size = torch.tensor([len(packed)])
+        self.broadcast_(size)
+        packed = packed if self.rank == 0 else torch.empty(int(size), dtype=torch.uint8)
+        self.broadcast_(packed)
+        return value if self.rank == 0 else pickle.loads(packed.numpy().tobytes())
+
+    def gather(self, value: T) -> list[T]:
+        import torch
+        import torch.distributed as dist
+
+        packed = _packed(value)
+        sizes = torch.zeros(self.size, dtype=torch.int64)
+        sizes[self.rank] = len(packed)
+        self.sum_(sizes)
+        padded = torch.nn.functional.pad(packed, (0, int(sizes.max()) - len(packed)))
+        parts = [torch.empty_like(padded) for _ in range(self.size)]
+        self._each("a gather", (padded,), lambda tensor, group: dist.all_gather(parts, tensor, group=group))
+        return [pickle.loads(part[:size].numpy().tobytes()) for part, size in zip(parts, sizes.tolist(), strict=True)]
+
+    def when_lost(self, act: Callable[[int, str], None]) -> None:
+        self._heart.when_lost = act
+
+    def leave(self, error: BaseException | None = None) -> BaseException | None:
+        if self._left:
+            return error
+        self._left = True
+        instead = error
+        if error is None or isinstance(error, StoppedEarly):
+            self._heart.leave(LEAVING)
+        else:
+            code = error.exit_code if isinstance(error, SkillaxesError) else 1
+            text = " ".join(str(error).split()) or type(error).__name__
+            other = self._heart.fail(code, text)
+            self._heart.quiet()
+            if other is not None:
+                instead = _Followed(f"{self.name} ends: {other}", code)
+            elif isinstance(error, SkillaxesError):
+                error.args = (f"{self.name}: {text}", *error.args[1:])
+        self._disband()
+        return instead
+
+    def _disband(self) -> None:
+        import torch.distributed as dist
+
+        if self._own_default and dist.is_initialized():
+            dist.destroy_process_group()
+
+    def _client(self, prefix: str) -> Store:
+        import torch.distributed as dist
+
+        place = self._process
+        try:
+            client = dist.TCPStore(
+                place.host,
+                place.port,
+                is_master=False,
+                wait_for_workers=False,
+                timeout=timedelta(seconds=RENDEZVOUS),
+            )
+        except RuntimeError as error:
+            raise SkillaxesError(
+                f"process {self.rank} of {self.size} found nobody at {place.host}:{place.port} within {RENDEZVOUS} s "
+                f"({_first_line(error)}): is process 0 running there? --rendezvous HOST:PORT names another place"
+            ) from None
+        client.set_timeout(timedelta(seconds=_ANSWER))
+        return dist.PrefixStore(prefix, client)
+
+    def _introduce(self, names: list[str]) -> list[dict[str, Any]]:
+        """Tell the others who this is, and wait until all have."""
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        about = {"host": socket.gethostname(), "pid": os.getpid(), "cores": cores}
+        keys = [f"member/{rank}" for rank in range(self.size)]
+        try:
+            self._store.set(keys[self.rank], json.dumps(about))
+            self._store.wait(keys, timedelta(seconds=RENDEZVOUS))
+        except RuntimeError as error:
+            missing = [str(rank) for rank, key in enumerate(keys) if not self._has(key)]
+            raise SkillaxesError(
+                f"process {self.rank} of {self.size} waited {RENDEZVOUS} s for process {', '.join(missing)} "
+                f"({_first_line(error)}): start all of them with the same --world-size and --rendezvous"
+            ) from None
+        members = [json.loads(value) for value in self._store.multi_get(keys)]
+        for rank, member in enumerate(members):
+            names[rank] = f"process {rank} of {self.size} ({member['host']}, pid {member['pid']})"
+        return members
+
+    def _has(self, key: str) -> bool:
+        try:
+            return self._store.check([key])
+        except RuntimeError:
+            return False
+
+    def _each(
+        self, where: str, tensors: tuple[Tensor, ...], work: Callable[[Tensor, ProcessGroup | None], Any]
+    ) -> None:
+        """Do one collective a tensor, once all are there."""
+        self.together(where)
+        for tensor in tensors:
+            if tensor.numel() == 0:
+                continue
+            self.handed_over += tensor.numel() * tensor.element_size()
+            if tensor.is_cuda and self._on_device is not None:
+                straight = tensor.contiguous()
+                self._asked(where, lambda straight=straight: work(straight, self._on_device))  # type: ignore[misc]
+            else:
+                straight = tensor.cpu().contiguous()
+                self._asked(where, lambda straight=straight: work(straight, self._group))  # type: ignore[misc]
+            if straight is not tensor:
+                tensor.copy_(straight)
+
+    def _poll(self, where: str, look: Callable[[], bool | None]) -> bool:
+        pause = 0.0005
+        while (found := self._asked(where, look)) is None:
+            time.sleep(pause)
+            pause = min(1.5 * pause, _LONGEST_PAUSE)
+        return found
+
+    def _asked(self, where: str, ask: Callable[[], T]) -> T:
+        """What ``ask`` says. Where it fails another process is gone: the heartbeat knows which, soon."""
+        try:
+            return ask()
+        except RuntimeError as error:
+            time.sleep(SILENCE + 5)  # the heartbeat ends this process meanwhile
+            raise SkillaxesError(f"{where} failed between the processes: {_first_line(error)}") from error
+
+
+class _Followed(SkillaxesError):
+    """Another process has failed and says why."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.exit_code = code
+
+
+def _serve(process: Process) -> Any:
+    """The store, where this process is the one that holds it."""
+    import torch.distributed as dist
+
+    if process.served or process.index != 0:
+        return None
+    try:
+        return dist.TCPStore(
+            process.host,
+            process.port,
+            is_master=True,
+            wait_for_workers=False,
+            timeout=timedelta(seconds=RENDEZVOUS),
+        )
+    except RuntimeError as error:
+        raise UsageError(
+            f"process 0 cannot listen at {process.host}:{process.port} ({_first_line(error)}): type another "
+            "--rendezvous HOST:PORT"
+        ) from None
+
+
+def _set_threads(cores: list[list[int]], mine: int) -> int:
+    """Share the host's cores out, and return how many threads this process takes.
+
+    A count that the user set in OMP_NUM_THREADS stays. torchrun sets it to 1 where the user has not, which would leave
+    cores idle: under torchrun a 1 counts as unset.
+    """
+    import torch
+
+    given = os.environ.get("OMP_NUM_THREADS")
+    if given and not (given == "1" and "TORCHELASTIC_RUN_ID" in os.environ):
+        return torch.get_num_threads()
+    if not cores[mine]:
+        return torch.get_num_threads()
+    share = sum(1 / sum(core in others for others in cores) for core in cores[mine])
+    threads = max(1, int(share + 1e-9))
+    torch.set_num_threads(threads)
+    return threads
+
+
+def _choose_interface(host: str) -> None:
+    """Gloo listens where the host's name leads, which is loopback on many machines: take the way to the others."""
+    if os.environ.get("GLOO_SOCKET_IFNAME"):
+        return
+    import fcntl
+    import struct
+
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:
+            way.connect((host, 9))
+            address = way.getsockname()[0]
+            for _, name in socket.if_nameindex():
+                try:
+                    found = fcntl.ioctl(way.fileno(), 0x8915, struct.pack("256s", name.encode()[:15]))  # SIOCGIFADDR
+                except OSError:
+                    continue
+                if socket.inet_ntoa(found[20:24]) == address:
+                    os.environ["GLOO_SOCKET_IFNAME"] = name
+                    return
+    except OSError:
+        return
+
+
+def _packed(value: Any) -> Tensor:
+    import torch
+
+    return torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0][:200]

@@ -1,0 +1,152 @@
+"""A thread a process that tells the others it lives, and ends it when one of them does not.
+
+Beats, the first failure and the wish to stop are keys of torch's own store; the thread has its own connection to it.
+A process may sit in a matrix product or a collective when another one dies, so the thread ends it itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch.distributed import Store
+
+EVERY = 1.0  # seconds between beats
+SILENCE = 15.0  # seconds without a beat after which a process is taken for dead
+_ACKNOWLEDGED = 5.0  # seconds that a failing process waits for the others to have read why
+_LEFT = b"left"
+_FAILED, _STOP, _SEEN = "failed", "stop", "seen"
+
+
+class Heartbeat(threading.Thread):
+    """The beat of one process.
+
+    Parameters
+    ----------
+    store : a connection that nobody else uses
+    names : how messages call each process; filled in as they become known
+    rank : which one this is
+    host : which process holds the store; None where torchrun's agent does
+    wants_stop : whether this process was told to stop
+    """
+
+    def __init__(
+        self, store: Store, names: list[str], rank: int, host: int | None, wants_stop: Callable[[], bool]
+    ) -> None:
+        super().__init__(name="skillaxes-heartbeat", daemon=True)
+        self._store, self.names, self._rank, self._host = store, names, rank, host
+        self._wants_stop = wants_stop
+        self._keys = [f"beat/{number}" for number in range(len(names))]
+        self._heard = {number: (b"", time.monotonic()) for number in range(len(names)) if number != rank}
+        self._quiet = threading.Event()
+        self._told: bytes = b""
+        self.stop_seen = False
+        self.gone: set[int] = set()
+        self.when_lost: Callable[[int, str], None] = lambda code, message: None
+        for key in (*self._keys, _FAILED, _STOP):
+            store.compare_set(key, "", "")  # so that asking for one never waits
+        store.set(self._keys[rank], "0")
+
+    def run(self) -> None:
+        number = 0
+        while not self._quiet.wait(EVERY):
+            number += 1
+            try:
+                self._store.set(self._keys[self._rank], str(number))
+                if self._wants_stop() and not self.stop_seen:
+                    self._store.set(_STOP, "1")
+                failed, stop, *beats = self._store.multi_get([_FAILED, _STOP, *self._keys])
+            except RuntimeError:
+                if not self._quiet.is_set():
+                    self._end(1, self._without_store())
+                return
+            self.stop_seen = self.stop_seen or stop != b""
+            if failed and failed != self._told:
+                self._acknowledge()
+                rank, code, message = failed.decode().split("\n", 2)
+                self._end(int(code), f"{self.names[int(rank)]} failed: {message}", {int(rank)})
+            silent = self._silent(beats)
+            if silent:
+                who = ", ".join(self.names[number] for number in silent)
+                verb = "has" if len(silent) == 1 else "have"
+                self._end(1, f"{who} {verb} been silent for {SILENCE:.0f} s: taken for dead", set(silent))
+
+    def fail(self, code: int, message: str) -> str | None:
+        """Tell the others of this process's failure and wait until they know.
+
+        Returns
+        -------
+        Another process's failure, as one line, if that one was first.
+        """
+        told = f"{self._rank}\n{code}\n{message}".encode()
+        self._told = told
+        try:
+            first = self._store.compare_set(_FAILED, "", told)
+            if first != told:
+                self._acknowledge()
+                rank, _, why = first.decode().split("\n", 2)
+                return f"{self.names[int(rank)]} failed: {why}"
+            limit = time.monotonic() + _ACKNOWLEDGED
+            others = len(self.names) - 1 - len(self.gone)
+            while self._store.add(_SEEN, 0) < others and time.monotonic() < limit:
+                time.sleep(0.05)
+        except RuntimeError:  # the store is gone, and the others know it already
+            pass
+        return None
+
+    def leave(self, limit: float) -> None:
+        """Take leave without a failure; the process that holds the store waits until all others have left."""
+        if self._host == self._rank:
+            end = time.monotonic() + limit
+            while len(self.gone) < len(self.names) - 1 and time.monotonic() < end:
+                time.sleep(0.05)
+                with contextlib.suppress(RuntimeError):
+                    self._silent(self._store.multi_get(self._keys))
+        self._quiet.set()
+        self.join()
+        with contextlib.suppress(RuntimeError):
+            self._store.set(self._keys[self._rank], _LEFT)
+
+    def quiet(self) -> None:
+        """Beat no more."""
+        self._quiet.set()
+
+    def _acknowledge(self) -> None:
+        with contextlib.suppress(RuntimeError):
+            self._store.add(_SEEN, 1)
+
+    def _silent(self, beats: list[bytes]) -> list[int]:
+        """Processes that have not been heard for too long; those that have not begun or have left are not missed."""
+        now, silent = time.monotonic(), []
+        for number, (last, since) in self._heard.items():
+            beat = beats[number]
+            if beat == _LEFT:
+                self.gone.add(number)
+            elif beat != last:
+                self._heard[number] = (beat, now)
+            elif beat and now - since > SILENCE:
+                silent.append(number)
+        return silent
+
+    def _without_store(self) -> str:
+        if self._host is None:
+            return "torchrun's agent, which holds the store, cannot be reached any more"
+        return f"{self.names[self._host]}, which holds the store, cannot be reached any more"
+
+    def _end(self, code: int, message: str, lost: set[int] | None = None) -> None:
+        """End this process, wherever its main thread is."""
+        lost = ({self._host} if self._host is not None else set()) if lost is None else lost
+        alive = [number for number in range(len(self.names)) if number not in lost and number not in self.gone]
+        if alive and alive[0] == self._rank:
+            with contextlib.suppress(Exception):  # a full disk must not keep this process alive
+                self.when_lost(code, message)
+        print(f"skillaxes: {self.names[self._rank]} ends: {message}", file=sys.stderr, flush=True)
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+        os._exit(code or 1)
