@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from skillaxes.checkpointing import Checkpoint
 from skillaxes.cluster.world import ALONE, World
 from skillaxes.discovery import Discovery, carry_out
 from skillaxes.errors import UsageError
@@ -18,8 +19,9 @@ from skillaxes.pca.projections import ProjectionStore
 from skillaxes.planning import Plan
 from skillaxes.progress import SILENT, Progress
 from skillaxes.run_folder.formats import CENTERED_COSINE
-from skillaxes.solve import Solved, StageLog
+from skillaxes.solve import Solved
 from skillaxes.solve_given import solve_given
+from skillaxes.stage_log import StageLog
 from skillaxes.store import Store
 from skillaxes.stream.panels import PanelStream
 
@@ -75,7 +77,9 @@ def apply(
     mean = None if given.mean is None else torch.from_numpy(given.mean)
     components = torch.from_numpy(given.components)
 
-    def solver(stream: PanelStream, plan: Plan, projections: ProjectionStore, log: StageLog) -> Solved:
+    def solver(
+        stream: PanelStream, plan: Plan, projections: ProjectionStore, log: StageLog, checkpoint: Checkpoint
+    ) -> Solved:
         return solve_given(
             stream,
             job.config,
@@ -84,6 +88,7 @@ def apply(
             projections,
             log,
             progress,
+            checkpoint,
             components,
             mean=mean,
             scale=scale,

@@ -16,7 +16,7 @@ SCALES = ("none", "layer-rms", "column-std")
 BAD_ROWS = ("error", "skip")
 
 # How a job runs, not what comes out of it: these may differ between two runs into one folder.
-_HOW = frozenset({"device", "memory", "scratch", "no_gds"})
+_HOW = frozenset({"device", "memory", "scratch", "no_gds", "checkpoint_every"})
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class DiscoverConfig:
         None for 60% of what the machine grants
     scratch : folder for what memory does not hold; None for $SLURM_TMPDIR, then $TMPDIR
     no_gds : never fetch chunks straight into a GPU's memory
+    checkpoint_every : seconds between two checkpoints within a read; 0 for one at every panel
     """
 
     components: int = 10
@@ -59,6 +60,7 @@ class DiscoverConfig:
     memory: int | None = None
     scratch: Path | None = None
     no_gds: bool = False
+    checkpoint_every: float = 600.0
 
     def __post_init__(self) -> None:
         _at_least("components", self.components, 1)
@@ -72,6 +74,8 @@ class DiscoverConfig:
         _one_of("bad-rows", self.bad_rows, BAD_ROWS)
         if not 0 < self.tolerance < 1:
             raise UsageError(f"--tolerance {self.tolerance}: needs a number between 0 and 1, for example 1e-3")
+        if not self.checkpoint_every >= 0:
+            raise UsageError(f"--checkpoint-every {self.checkpoint_every}: needs seconds, 0 or more")
         if self.layers is not None and not self.layers:
             raise UsageError("--layers: needs at least one layer id, for example --layers 15,19")
 
@@ -119,8 +123,9 @@ def make_config(**options: Any) -> DiscoverConfig:
     for name in ("components", "top", "pool", "max_reads", "seed", "memory"):
         if options.get(name) is not None:
             options[name] = _whole(name, options[name])
-    if "tolerance" in options:
-        options["tolerance"] = _number("tolerance", options["tolerance"])
+    for name in ("tolerance", "checkpoint_every"):
+        if name in options:
+            options[name] = _number(name.replace("_", "-"), options[name])
     if options.get("layers") is not None:
         options["layers"] = tuple(sorted({_whole("layers", layer) for layer in options["layers"]}))
     if options.get("scratch") is not None:

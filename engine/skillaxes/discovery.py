@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skillaxes import memory
+from skillaxes.checkpointing import Checkpoint
+from skillaxes.cluster import preemption
 from skillaxes.cluster.world import ALONE, World
+from skillaxes.errors import StoppedEarly
 from skillaxes.job import Job, about, open_stream, opening_words, prepare, run_folder
 from skillaxes.pca.projections import ProjectionStore
 from skillaxes.planning import Plan, scratch_folder
 from skillaxes.progress import SILENT, Progress
 from skillaxes.results import directions_of, findings, ranked, write
 from skillaxes.run_folder import manifest as manifests
+from skillaxes.run_folder.atomic import remove
 from skillaxes.run_folder.directions import Directions, read_directions
-from skillaxes.run_folder.formats import TOPK
+from skillaxes.run_folder.formats import CHECKPOINT, TOPK
 from skillaxes.run_folder.tables import read_table
 from skillaxes.shortage import Solver, announced, within_memory
-from skillaxes.solve import Solved, StageLog, solve
+from skillaxes.solve import Solved, solve
+from skillaxes.stage_log import StageLog
 from skillaxes.store import Store
 from skillaxes.stream.panels import PanelStream
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
 
 @dataclass(frozen=True)
 class Discovery:
@@ -69,11 +74,14 @@ def discover(
     Raises
     ------
     UsageError, StoreError, BadRowsError, RunFolderError, DeviceError : see :mod:`skillaxes.errors`
+    StoppedEarly : the process was told to stop (see :mod:`skillaxes.cluster.preemption`); the same call goes on
     """
     job = prepare(store, options, world=world)
 
-    def solver(stream: PanelStream, plan: Plan, projections: ProjectionStore, log: StageLog) -> Solved:
-        return solve(stream, job.config, plan, job.layers, projections, log, progress, job.world)
+    def solver(
+        stream: PanelStream, plan: Plan, projections: ProjectionStore, log: StageLog, checkpoint: Checkpoint
+    ) -> Solved:
+        return solve(stream, job.config, plan, job.layers, projections, log, progress, checkpoint, job.world)
 
     return carry_out(job, run_dir, solver, {}, overwrite, progress)
 
@@ -103,7 +111,7 @@ def carry_out(
     overwrite: bool,
     progress: Progress,
 ) -> Discovery:
-    """Run a prepared job in its run folder, or return what the same job has left there.
+    """Run a prepared job in its run folder, go on with it, or return what the same job has left there.
 
     Parameters
     ----------
@@ -111,27 +119,55 @@ def carry_out(
     identity : what changes the result besides the options
     """
     folder = None if run_dir is None else Path(run_dir)
+    leads = job.world.rank == 0
+    before: dict[str, Any] | None = None
     if folder is not None:
         config = {**job.config.result_changing(), **identity}
-        before = manifests.claim(folder, job.command, config, job.store.fingerprint(), overwrite)
+        if leads:
+            before = manifests.claim(folder, job.command, config, job.store.fingerprint(), overwrite)
+        before = job.world.share(before)
         if before is not None and before.get("status") == manifests.DONE:
+            if leads:
+                remove(folder / CHECKPOINT)
             progress.note(f"{folder}: done already, by the same job on the same store")
             return load(folder)
-    with run_folder(folder) as place:
-        found = _run(job, place, solver, identity, progress)
+        _refuse_restart(folder, before)
+    with run_folder(folder, job.world):
+        found = _run(job, folder, solver, identity, before, progress)
     return replace(found, run_dir=folder)
 
 
-def _run(job: Job, folder: Path | None, solver: Solver, identity: dict[str, Any], progress: Progress) -> Discovery:
-    began = time.perf_counter()
+def _refuse_restart(folder: Path, before: dict[str, Any] | None) -> None:
+    """A group that was told to stop looks like a failed one to torchrun, which starts it again."""
+    status, stopped = (before or {}).get("status"), (before or {}).get("stopped") or {}
+    if status == manifests.STOPPED and preemption.restarted() and stopped.get("run_id") == preemption.run_id():
+        raise StoppedEarly(f"{folder}: this torchrun job was told to stop; the same command goes on from there later")
+
+
+def _run(
+    job: Job,
+    folder: Path | None,
+    solver: Solver,
+    identity: dict[str, Any],
+    before: dict[str, Any] | None,
+    progress: Progress,
+) -> Discovery:
     log = StageLog()
     manifest = about(job)
     manifest["config"] |= identity
-    if folder is not None:
-        manifests.write_manifest(folder, {**manifest, "status": manifests.RUNNING})
+    earlier = before or {}
+    manifest |= {"attempts": earlier.get("attempts", 0) + 1, "resumptions": earlier.get("resumptions", 0)}
+
+    def record(**more: Any) -> None:
+        if folder is not None and job.world.rank == 0:
+            manifests.write_manifest(folder, {**manifest, **more})
+
+    record(status=manifests.RUNNING)
     progress.note(opening_words(job))
     stream = open_stream(job)
+    checkpoint = _checkpoint(job, folder, identity, log, progress)
     with contextlib.ExitStack() as stack:
+        stack.callback(checkpoint.close)
         spill = None
         if job.plan.memory.spilled:
             parent = scratch_folder(job.config)
@@ -139,26 +175,53 @@ def _run(job: Job, folder: Path | None, solver: Solver, identity: dict[str, Any]
             spill = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="skillaxes-", dir=parent)))
         projections = ProjectionStore(stream.first_row, stream.n_rows, spill)
         stack.callback(projections.close)
+
+        def begun(*arguments: Any) -> Solved:
+            if checkpoint.resumed and manifest["resumptions"] == earlier.get("resumptions", 0):
+                manifest["resumptions"] += 1
+                record(status=manifests.RUNNING)
+            return solver(*arguments)
+
         try:
-            solved, plan, shortages = within_memory(job, stream, solver, projections, log, progress)
+            solved, plan, shortages = within_memory(job, stream, begun, projections, log, progress, checkpoint)
             ranking, topk, selection = log.run("ranking", stream, lambda: ranked(job, solved, stream, folder))
+        except StoppedEarly:
+            stopped = {**(checkpoint.stopped_at or {}), "run_id": preemption.run_id()}
+            record(status=manifests.STOPPED, stopped=stopped, stages=log.stages, seconds=round(log.seconds, 3))
+            raise
         except BaseException:
-            if folder is not None:
-                manifests.write_manifest(folder, {**manifest, "status": manifests.FAILED, "stages": log.stages})
+            record(status=manifests.FAILED, stages=log.stages)
             raise
     directions = directions_of(solved)
+    seconds, rows = checkpoint.repeated
     manifest |= {
         "status": manifests.DONE,
         "stages": log.stages,
-        "reads": round(stream.reads + stream.rows_read_twice / stream.n_rows, 4),
-        "bytes_read": stream.bytes_read,
-        "peak_memory_bytes": memory.peak(),
+        "reads": round(stream.reads + (stream.rows_read_twice + rows) / stream.n_rows, 4),
+        "bytes_read": stream.bytes_read + rows * job.store.n_features * job.store.itemsize,
+        "peak_memory_bytes": max([memory.peak(), *(stage["peak_memory_bytes"] for stage in log.stages)]),
         **findings(job, solved, ranking, topk),
-        "seconds": round(time.perf_counter() - began, 3),
+        "seconds": round(log.seconds + seconds, 3),
     }
+    if rows or seconds:
+        manifest["repeated"] = {"seconds": round(seconds, 3), "rows": rows}
     if (gpu := stream.on_device()) is not None:
         manifest |= {"plan": plan.as_dict(), "gpu": {**gpu, "out_of_memory": shortages}}
         manifest["announcements"] = [*manifest["announcements"], *map(announced, shortages[-1:])]
-    if folder is not None:
+    if folder is not None and job.world.rank == 0:
         write(folder, directions, topk, selection, manifest)
+    checkpoint.remove()
     return Discovery(directions, topk, manifest, None)
+
+
+def _checkpoint(
+    job: Job, folder: Path | None, identity: dict[str, Any], log: StageLog, progress: Progress
+) -> Checkpoint:
+    about_it = {
+        "command": job.command,
+        "store": job.store.fingerprint(),
+        "options": {**job.config.result_changing(), **identity},
+        "solver": job.plan.solver,
+        "block size": job.plan.block_size,
+    }
+    return Checkpoint(folder, about_it, job.config.checkpoint_every, job.world, log, progress)

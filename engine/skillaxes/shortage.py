@@ -8,15 +8,17 @@ from typing import Any
 
 import torch
 
+from skillaxes.checkpointing import Checkpoint
 from skillaxes.errors import DeviceMemoryError
 from skillaxes.job import Job
 from skillaxes.pca.projections import ProjectionStore
 from skillaxes.planning import Plan, smaller
 from skillaxes.progress import Progress
-from skillaxes.solve import Solved, StageLog
+from skillaxes.solve import Solved
+from skillaxes.stage_log import StageLog
 from skillaxes.stream.panels import PanelStream
 
-Solver = Callable[[PanelStream, Plan, ProjectionStore, StageLog], Solved]
+Solver = Callable[[PanelStream, Plan, ProjectionStore, StageLog, Checkpoint], Solved]
 
 
 def within_memory(
@@ -26,8 +28,10 @@ def within_memory(
     projections: ProjectionStore,
     log: StageLog,
     progress: Progress,
+    checkpoint: Checkpoint,
 ) -> tuple[Solved, Plan, list[dict[str, Any]]]:
-    """Run ``solver``; where the GPU runs out of memory, begin anew with half the rows a panel and half the rows kept.
+    """Run ``solver``; where the GPU runs out of memory, begin anew with half the rows a panel and half the rows kept,
+    or go on from the last complete stage that is in the checkpoint.
 
     Returns
     -------
@@ -43,7 +47,8 @@ def within_memory(
     plan, shortages = job.plan, list[dict[str, Any]]()
     while True:
         try:
-            return solver(stream, plan, projections, log), plan, shortages
+            checkpoint.open(stream)
+            return solver(stream, plan, projections, log, checkpoint), plan, shortages
         except torch.OutOfMemoryError as error:
             if plan.gpu is None:
                 raise

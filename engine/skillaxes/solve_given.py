@@ -9,17 +9,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skillaxes.checkpointing import Checkpoint
 from skillaxes.cluster.world import ALONE, World
 from skillaxes.config import DiscoverConfig
 from skillaxes.pca import krylov
 from skillaxes.pca.problem import PCAResult
 from skillaxes.pca.projections import ProjectionStore
 from skillaxes.pca.split_half import Stability
-from skillaxes.pca.warm_start import WarmStart, warm_start
+from skillaxes.pca.warm_start import WarmStart
 from skillaxes.planning import RANDOM_DIRECTIONS, Plan
 from skillaxes.progress import Progress
 from skillaxes.ranking.rows import kept_rows
-from skillaxes.solve import Solved, StageLog, Stages
+from skillaxes.solve import Solved
+from skillaxes.stage_log import StageLog
+from skillaxes.stages import Stages
 from skillaxes.stream.panels import PanelStream
 
 
@@ -31,6 +34,7 @@ def solve_given(
     projections: ProjectionStore,
     log: StageLog,
     progress: Progress,
+    checkpoint: Checkpoint,
     components: Tensor,
     *,
     mean: Tensor | None,
@@ -45,23 +49,34 @@ def solve_given(
     mean : Tensor of shape (d,) that centred scores are relative to; None for the store's own
     scale : Tensor of shape (d,) that the columns are multiplied by, or None
     """
-    job = Stages(stream, config, plan, layers, projections, log, progress, world)
-    sample = log.run("sample", stream, job.sample)
-    start = warm_start(job.problem, sample, RANDOM_DIRECTIONS, scale, world)
-    shift = start.shift if mean is None else mean.float().double()
+    job = Stages(stream, config, plan, layers, projections, log, progress, checkpoint, world)
     lengths = torch.linalg.vector_norm(components.double(), dim=1, keepdim=True)
     unit = (components.double() / lengths).to(stream.device)
-    generator = torch.Generator().manual_seed(config.seed + 1)
-    mixing = torch.randn((start.block.shape[1], RANDOM_DIRECTIONS), generator=generator, dtype=torch.float64)
-    random = start.block @ mixing.to(stream.device)
-    block = torch.cat([unit.T, random / torch.linalg.vector_norm(random, dim=0)], dim=1)
-    world.broadcast_(shift)
-    state = krylov.init(job.problem, WarmStart(shift, block, start.n_rows), projections, scale=scale, world=world)
-    state = log.run("read 1", stream, lambda: job.read_once(state, "read 1"))
-    for number in range(2, plan.reads + 1):
-        again = replace(state, next_block=block[:, :0])
-        state = log.run(f"read {number}", stream, partial(job.read_once, again, f"read {number}"))
+    start = job.start_found()
+    if start is None:
+        sample = log.run("sample", stream, job.sample)
+        start = _start(job, sample, unit, mean, scale)
+        del sample
+        job.after_start(start, None, read=False)
+    state = job.krylov_at(start, scale)
+    while state.reads < plan.reads:
+        name = f"read {state.reads + 1}"
+        begun = state if state.reads == 0 else replace(state, next_block=start.block[:, :0])
+        state = log.run(name, stream, partial(job.read_once, begun, name))
+        job.after_read(state, start, None)
     return log.run("directions", stream, lambda: _finish(job, state, unit, mean, scale))
+
+
+def _start(job: Stages, sample: Tensor, unit: Tensor, mean: Tensor | None, scale: Tensor | None) -> WarmStart:
+    """The directions and some random ones of the sample's space, in one block."""
+    start = job.warm_start(sample, RANDOM_DIRECTIONS, scale)
+    shift = start.shift if mean is None else mean.float().double()
+    generator = torch.Generator().manual_seed(job.config.seed + 1)
+    mixing = torch.randn((start.block.shape[1], RANDOM_DIRECTIONS), generator=generator, dtype=torch.float64)
+    random = start.block @ mixing.to(unit.device)
+    block = torch.cat([unit.T, random / torch.linalg.vector_norm(random, dim=0)], dim=1)
+    job.world.broadcast_(shift)
+    return WarmStart(shift, block, start.n_rows)
 
 
 def _finish(job: Stages, state: krylov.KrylovState, unit: Tensor, mean: Tensor | None, scale: Tensor | None) -> Solved:

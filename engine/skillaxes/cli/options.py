@@ -84,6 +84,10 @@ class Machine:
     no_gds: Annotated[
         bool, typer.Option("--no-gds", help="Never fetch chunks straight into a GPU's memory (GPUDirect Storage).")
     ] = False
+    checkpoint_every: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", help="Write a checkpoint this often within a read; 0 at every panel."),
+    ] = 600.0
 
 
 def takes(*groups: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -92,7 +92,7 @@ def begin_read(state: KrylovState) -> KrylovState:
         partial=torch.zeros((problem.n_columns, width), device=problem.device),
         total=torch.zeros((problem.n_columns, width), dtype=torch.float64, device=problem.device),
         pending=0,
-        cheap=can_be_rough(state),
+        cheap=state.world.share(can_be_rough(state)),
     )
 
 

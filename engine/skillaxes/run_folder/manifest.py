@@ -13,6 +13,7 @@ from typing import Any
 from skillaxes.errors import RunFolderError
 from skillaxes.run_folder.atomic import remove, write_json
 from skillaxes.run_folder.formats import (
+    CHECKPOINT,
     DIRECTIONS,
     FORMAT_VERSION,
     LABELS,
@@ -24,7 +25,7 @@ from skillaxes.run_folder.formats import (
 )
 
 RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
-_OURS = (DIRECTIONS, SCORES, TOPK, SELECTION, LABELS, REPORT)
+_OURS = (DIRECTIONS, SCORES, TOPK, SELECTION, LABELS, REPORT, CHECKPOINT)
 _PACKAGES = ("skillaxes", "torch", "numpy", "zarr", "zarrs", "triton", "pyarrow", "safetensors")
 
 
@@ -56,6 +57,13 @@ def read_manifest(run_dir: Path) -> dict[str, Any]:
 def write_manifest(run_dir: Path, manifest: dict[str, Any]) -> None:
     """Put the manifest in place, atomically; NaN becomes null."""
     write_json(run_dir / MANIFEST, _plain(manifest))
+
+
+def mark_failed(run_dir: Path, message: str) -> None:
+    """Put on record that the job has failed, and why; what the manifest says else stays."""
+    manifest = read_manifest(run_dir)
+    if manifest.get("status") == RUNNING:
+        write_manifest(run_dir, {**manifest, "status": FAILED, "failure": message})
 
 
 def claim(

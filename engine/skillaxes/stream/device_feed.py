@@ -102,8 +102,15 @@ class DeviceFeed:
         """Device memory that they take."""
         return 0 if self._kept is None else self._kept.nbytes
 
-    def read(self, source: Source, *, verify: bool) -> Iterator[Panel]:
+    def read(
+        self, source: Source, *, verify: bool, start: int | None = None, from_row: int | None = None
+    ) -> Iterator[Panel]:
         """Every row once, in order.
+
+        Parameters
+        ----------
+        start : go on at this row, where a panel begins
+        from_row : the row from which the source is to fetch for it; a chunk may begin before a panel
 
         Raises
         ------
@@ -112,7 +119,8 @@ class DeviceFeed:
         self._ring = self._ring or self._allocate_ring()
         if not (self._whole or source.on_device):
             self._allocate_staging()
-        seam, arriving, ahead = self._seam, self._arriving(source, verify), deque[_Arriving]()
+        seam, ahead = self._seam, deque[_Arriving]()
+        arriving = self._arriving(source, verify, start, from_row)
         try:
             while True:
                 while len(ahead) <= LOOK_AHEAD and (coming := next(arriving, None)) is not None:
@@ -141,17 +149,21 @@ class DeviceFeed:
         self._seam.join(self._seam.mark(COMPUTE))
         return found
 
-    def _arriving(self, source: Source, verify: bool) -> Generator[_Arriving, None, None]:
+    def _arriving(
+        self, source: Source, verify: bool, start_row: int | None, from_row: int | None
+    ) -> Generator[_Arriving, None, None]:
         """The panels in order, each with the copies that bring it under way."""
-        for number in range(self._filled):
+        number = 0 if start_row is None else (start_row - self._first) // self.panel_rows
+        while number < self._filled:
             assert self._kept is not None
             yield _Arriving(self._panel(number, self._place(number)), None, None)
-        first = self._first + self._filled * self.panel_rows
+            number += 1
+        first, filled = self._first + number * self.panel_rows, 0
         if first >= self._last:
             return
-        number, filled = self._filled, 0
+        begin = first if from_row is None or first != start_row else from_row
         target, buffer = self._open(number)
-        for start, rows in source.units(verify=verify, from_row=first):
+        for start, rows in source.units(verify=verify, from_row=begin):
             at = max(first - start, 0)
             while at < len(rows):
                 take = min(self.panel_rows - filled, len(rows) - at)
@@ -169,7 +181,7 @@ class DeviceFeed:
 
     def _open(self, number: int) -> tuple[Tensor, _Buffer | None]:
         """Where panel ``number`` goes: its place among those that stay, or a buffer of the ring that is free again."""
-        if self._kept is not None and number < len(self._kept) // self.panel_rows:
+        if self._stays(number):
             buffer = self._ring[number % len(self._ring)] if self._ring[0].staging is not None else None
             target = self._place(number)
         else:
@@ -199,10 +211,14 @@ class DeviceFeed:
         if filled < self.panel_rows:
             self._seam.clear(target[filled:])
         self.copied_bytes += filled * self._width * self._dtype.itemsize
-        stays = self._kept is not None and number < len(self._kept) // self.panel_rows
+        stays = self._stays(number)
         if stays:
             self._filled = number + 1
         return _Arriving(self._panel(number, target), self._seam.mark(COPIES), None if stays else buffer)
+
+    def _stays(self, number: int) -> bool:
+        """Whether panel ``number`` is the next one to stay; behind a gap, where a read began later, none does."""
+        return self._kept is not None and number == self._filled and number < len(self._kept) // self.panel_rows
 
     def _panel(self, number: int, rows: Tensor) -> Panel:
         start = self._first + number * self.panel_rows

@@ -16,7 +16,7 @@ from skillaxes.stream import device as devices
 from skillaxes.stream import device_gds as gds
 from skillaxes.stream.device_feed import LAG, DeviceFeed
 from skillaxes.stream.panel import Panel, gather
-from skillaxes.stream.reader import TORCH_DTYPES, Reader
+from skillaxes.stream.reader import TORCH_DTYPES, Reader, unit_rows
 
 if TYPE_CHECKING:
     from skillaxes.store import Store
@@ -59,6 +59,7 @@ class PanelStream:
         self.n_columns = sum(part.stop - part.start for part in self.columns)
         self.dtype = TORCH_DTYPES[store.dtype]
         self.reads = 0.0
+        self._bytes_before, self._twice, self._verified = 0, 0, False
         self._buffer: Tensor | None = None
         self._seam = devices.open_seam(device)
         self._feed: DeviceFeed | None = None
@@ -77,7 +78,7 @@ class PanelStream:
         )
         if direct:
             self._direct = gds.DirectReader(store, self.first_row, self.last_row, self._seam.adopt)
-        self._copied_before, self._under_way, self._verified = 0, 0, False
+        self._copied_before, self._under_way = 0, 0
         self._feed = self._make_feed(keep_bytes)
 
     @property
@@ -87,41 +88,63 @@ class PanelStream:
     @property
     def bytes_read(self) -> int:
         """Bytes fetched from the store so far."""
-        return self.reader.bytes_read + (self._direct.bytes_read if self._direct is not None else 0)
+        direct = self._direct.bytes_read if self._direct is not None else 0
+        return self._bytes_before + self.reader.bytes_read + direct
 
     @property
     def rows_read_twice(self) -> int:
-        """Sampled rows that had to be fetched from the store again."""
-        return self.reader.rows_read_twice
+        """Rows that had to be fetched from the store again within a read: sampled ones, and those before the row that a
+        read went on from.
+        """
+        return self._twice + self.reader.rows_read_twice
 
-    def read(self) -> Generator[Panel, None, None]:
-        """One read: every row once, in order."""
-        if self._feed is None:
-            yield from self._read_here()
-        else:
-            yield from self._read_there(self._feed)
+    def counters(self) -> dict[str, Any]:
+        """What was read so far, for :meth:`resume`."""
+        return {"reads": self.reads, "bytes_read": self.bytes_read, "rows_read_twice": self.rows_read_twice}
+
+    def resume(self, reads: float, bytes_read: int, rows_read_twice: int) -> None:
+        """Count on from what an earlier attempt had read; what this one has fetched so far is added."""
+        self.reads = reads
+        self._bytes_before, self._twice = bytes_read, rows_read_twice
+
+    def read(self, from_row: int | None = None) -> Generator[Panel, None, None]:
+        """One read: every row once, in order.
+
+        Parameters
+        ----------
+        from_row : go on at this row, where a panel begins; what a read had handed out before it is left out
+        """
+        start = self.first_row if from_row is None else from_row
+        assert (start - self.first_row) % self.panel_rows == 0 or start == self.last_row
+        if start < self.last_row:
+            if self._feed is None:
+                yield from self._read_here(start)
+            else:
+                yield from self._read_there(self._feed, start)
+        self._verified = self._verified or start == self.first_row
         self.reads += 1
 
-    def _read_there(self, feed: DeviceFeed) -> Iterator[Panel]:
+    def _read_there(self, feed: DeviceFeed, start: int) -> Iterator[Panel]:
         self.reader.check_stored()
         source = self.reader if self._direct is None else self._direct
-        for panel in feed.read(source, verify=not self._verified):
+        begin = self._begin(start)
+        for panel in feed.read(source, verify=not self._verified, start=start, from_row=begin):
             self._under_way = panel.start + panel.count - self.first_row
             yield panel
-        self._under_way, self._verified = 0, True
+        self._under_way = 0
 
-    def _read_here(self) -> Iterator[Panel]:
-        verify = self.reads < 1
+    def _read_here(self, start: int) -> Iterator[Panel]:
+        verify = not self._verified
         if self._buffer is None:
             self._buffer = torch.empty((self.panel_rows, self.n_columns), dtype=self.dtype)
         buffer, size = self._buffer, self.panel_rows
         direct = len(self.columns) == 1
         filled = 0
-        for start, block in self.reader.units(verify=verify):
-            at = 0
+        for first, block in self.reader.units(verify=verify, from_row=self._begin(start)):
+            at = max(start - first, 0)
             while at < len(block):
                 if direct and filled == 0 and len(block) - at >= size:
-                    yield Panel(start + at, size, block[at : at + size, self.columns[0]])
+                    yield Panel(first + at, size, block[at : at + size, self.columns[0]])
                     at += size
                     continue
                 take = min(size - filled, len(block) - at)
@@ -129,11 +152,18 @@ class PanelStream:
                 filled += take
                 at += take
                 if filled == size:
-                    yield Panel(start + at - size, size, buffer)
+                    yield Panel(first + at - size, size, buffer)
                     filled = 0
         if filled:
             buffer[filled:] = 0
             yield Panel(self.last_row - filled, filled, buffer)
+
+    def _begin(self, start: int) -> int:
+        """The row to fetch from so that row ``start`` comes: chunks that are checked are fetched whole."""
+        step = unit_rows(self.store) if self._verified else self.store.chunk_rows
+        begin = max(start // step * step, self.first_row)
+        self._twice += start - begin
+        return begin
 
     def sample(self, segments: Sequence[tuple[int, int]]) -> Tensor:
         """The rows of some (start, stop) segments, of shape (n, n_columns), on the host, in the store's dtype."""

@@ -1,0 +1,248 @@
+"""The folder ``checkpoint/`` of a run folder: what a job that was cut off goes on from.
+
+=============================  =====================================================================  ==============
+file                           content                                                                written by
+=============================  =====================================================================  ==============
+``state.pt``                   results of the stages that are complete                                process 0
+``part-<rank>-of-<size>.pt``   how far a process got in the read under way, and its sums              each process
+``<name>.f32``                 numbers of every row, in global row order                              each, its rows
+``mark-<rank>-of-<size>``      what was done since: only for counting what a kill made be repeated    each process
+=============================  =====================================================================  ==============
+
+State and parts appear whole or not at all, and what a row file must hold for one of them is on the disk before it
+appears. Both are torch files of plain values (tensors, numbers, texts) that are loaded with ``weights_only``, with a
+checksum behind them.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import numpy as np
+
+from skillaxes.run_folder.atomic import remove
+from skillaxes.run_folder.formats import CHECKPOINT
+
+_STATE = "state.pt"
+_TRAILER = struct.Struct("<4sI")  # magic, crc32 of all before
+_MAGIC = b"skax"
+_MARK = struct.Struct("<dq")  # seconds and rows since the last checkpoint
+_STEP = 1 << 20
+
+
+class Damaged(Exception):
+    """A file of the checkpoint that is torn or of another kind."""
+
+
+class RowTable(Protocol):
+    """Numbers of the rows of one process, ``width`` of them a row, float32."""
+
+    first_row: int
+    n_rows: int
+    width: int
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Of rows ``start`` to ``stop`` (global), of shape (stop - start, width)."""
+
+    def write(self, start: int, rows: np.ndarray) -> None:
+        """Put ``rows`` of shape (n, width) at global row ``start``."""
+
+
+def holds_state(run_dir: Path) -> bool:
+    """Whether a run folder holds something to go on from."""
+    return (run_dir / CHECKPOINT / _STATE).is_file()
+
+
+class CheckpointFolder:
+    """Reads and writes the files.
+
+    Parameters
+    ----------
+    run_dir : the run folder
+    rank, size : this process, and how many share the job
+    """
+
+    def __init__(self, run_dir: Path, rank: int, size: int) -> None:
+        self.path = run_dir / CHECKPOINT
+        self._part = f"part-{rank}-of-{size}.pt"
+        self._mark = f"mark-{rank}-of-{size}"
+        self._of = f"-of-{size}"
+        self._mark_descriptor = -1
+
+    def read_state(self) -> dict[str, Any] | None:
+        """The results of complete stages; None where there are none.
+
+        Raises
+        ------
+        Damaged : the file is torn
+        """
+        return self._load(_STATE)
+
+    def read_part(self) -> dict[str, Any] | None:
+        """How far this process got; None where it left nothing.
+
+        Raises
+        ------
+        Damaged : the file is torn
+        """
+        return self._load(self._part)
+
+    def write_state(self, value: dict[str, Any]) -> None:
+        """Replace the state in one step; it is on the disk afterwards."""
+        self._save(_STATE, value)
+
+    def write_part(self, value: dict[str, Any]) -> None:
+        """Replace this process's part in one step; it is on the disk afterwards."""
+        self._save(self._part, value)
+
+    def write_rows(self, name: str, table: RowTable, start: int, stop: int, n_rows: int) -> None:
+        """Put rows ``start`` to ``stop`` (global) of ``table`` into a row file for ``n_rows`` rows, and on the disk."""
+        self.path.mkdir(exist_ok=True)
+        row_bytes = table.width * 4
+        step = max(1, _STEP // row_bytes)
+        descriptor = os.open(self.path / f"{name}.f32", os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if os.fstat(descriptor).st_size < n_rows * row_bytes:
+                os.truncate(descriptor, n_rows * row_bytes)
+            for at in range(start, stop, step):
+                rows = np.ascontiguousarray(table.rows(at, min(at + step, stop)), np.float32)
+                view, offset = rows.reshape(-1).view(np.uint8).data, at * row_bytes
+                while view:
+                    written = os.pwrite(descriptor, view, offset)
+                    view, offset = view[written:], offset + written
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def read_rows(self, name: str, table: RowTable, start: int, stop: int) -> None:
+        """Fill rows ``start`` to ``stop`` (global) of ``table`` from a row file.
+
+        Raises
+        ------
+        Damaged : the file is missing or ends too early
+        """
+        row_bytes = table.width * 4
+        step = max(1, _STEP // row_bytes)
+        try:
+            with open(self.path / f"{name}.f32", "rb", buffering=0) as file:
+                file.seek(start * row_bytes)
+                for at in range(start, stop, step):
+                    rows = np.empty((min(step, stop - at), table.width), np.float32)
+                    _fill(file, rows.reshape(-1).view(np.uint8).data)
+                    table.write(at, rows)
+        except OSError as error:
+            raise Damaged(f"{name}.f32: {error}") from None
+
+    def holds_rows(self, name: str, width: int, n_rows: int) -> bool:
+        """Whether a row file is as long as it must be."""
+        try:
+            return (self.path / f"{name}.f32").stat().st_size == n_rows * width * 4
+        except OSError:
+            return False
+
+    def write_mark(self, seconds: float, rows: int) -> None:
+        """Note what was done since the last checkpoint; survives the process, not the machine."""
+        if self._mark_descriptor < 0:
+            self.path.mkdir(exist_ok=True)
+            self._mark_descriptor = os.open(self.path / self._mark, os.O_WRONLY | os.O_CREAT, 0o666)
+        os.pwrite(self._mark_descriptor, _MARK.pack(seconds, rows), 0)
+
+    def read_mark(self) -> tuple[float, int]:
+        """Seconds and rows that an earlier process had done since its last checkpoint."""
+        try:
+            return _MARK.unpack((self.path / self._mark).read_bytes())
+        except (OSError, struct.error):
+            return 0.0, 0
+
+    def keep_rows(self, names: set[str]) -> None:
+        """Take away the row files that are not named."""
+        for path in self.path.glob("*.f32"):
+            if path.stem not in names:
+                remove(path)
+
+    def drop_other_parts(self) -> None:
+        """Take away what another number of processes has left."""
+        for path in (*self.path.glob("part-*"), *self.path.glob("mark-*")):
+            if not path.name.removesuffix(".pt").endswith(self._of):
+                remove(path)
+
+    def remove(self) -> None:
+        """Take everything away."""
+        self.close()
+        remove(self.path)
+
+    def close(self) -> None:
+        """Give back what is open."""
+        if self._mark_descriptor >= 0:
+            os.close(self._mark_descriptor)
+            self._mark_descriptor = -1
+
+    def _save(self, name: str, value: dict[str, Any]) -> None:
+        import torch
+
+        self.path.mkdir(exist_ok=True)
+        aside = self.path / f".{name}.partial"
+        try:
+            with aside.open("wb") as file:
+                summed = _Summed(file)
+                torch.save(value, summed)  # type: ignore[arg-type]  # it only writes
+                file.write(_TRAILER.pack(_MAGIC, summed.crc))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, self.path / name)
+        finally:
+            remove(aside)
+        folder = os.open(self.path, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the new name is on the disk too
+        finally:
+            os.close(folder)
+
+    def _load(self, name: str) -> dict[str, Any] | None:
+        import torch
+
+        path = self.path / name
+        try:
+            with path.open("rb") as file:
+                crc, left = 0, path.stat().st_size - _TRAILER.size
+                while left > 0 and (block := file.read(min(_STEP, left))):
+                    crc, left = zlib.crc32(block, crc), left - len(block)
+                if file.read() != _TRAILER.pack(_MAGIC, crc):
+                    raise Damaged(f"{name} is torn")
+                file.seek(0)
+                value = torch.load(file, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            return None
+        except Damaged:
+            raise
+        except Exception as error:  # whatever a file of another kind makes of torch's reader
+            raise Damaged(f"{name} cannot be read: {' '.join(str(error).split())}") from None
+        if not isinstance(value, dict):
+            raise Damaged(f"{name} holds no checkpoint")
+        return value
+
+
+class _Summed:
+    """A file that is only written to, with the crc32 of what was written."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.crc = file, 0
+
+    def write(self, block: Any) -> int:
+        self.crc = zlib.crc32(block, self.crc)
+        return self._file.write(block)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _fill(file: IO[bytes], view: memoryview) -> None:
+    while view:
+        count = file.readinto(view)  # type: ignore[attr-defined]
+        if not count:
+            raise OSError("ends too early")
+        view = view[count:]
