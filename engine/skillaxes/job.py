@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,13 +16,15 @@ from skillaxes import memory
 from skillaxes.cluster.world import ALONE, World
 from skillaxes.config import DiscoverConfig, make_config
 from skillaxes.devices import Resolved, resolve
-from skillaxes.errors import InputError, UsageError
+from skillaxes.errors import InputError, StoreError, UsageError
 from skillaxes.planning import Plan, make_plan
 from skillaxes.run_folder import manifest as manifests
 from skillaxes.run_folder.formats import FORMAT_VERSION
 from skillaxes.store import Store, open_store
 from skillaxes.stream import device as devices
 from skillaxes.stream.panels import PanelStream
+
+_REMEMBERED = 10.0  # seconds for which a network file system may answer that a new file is not there
 
 
 @dataclass(frozen=True)
@@ -61,10 +66,12 @@ def prepare(
     world : the processes that share the job
     """
     config = make_config(**options)
-    device = resolve(config.device)
+    device = resolve(config.device, local_index=world.local_index)
+    world.use(device.device)
     opened = store if isinstance(store, Store) else open_store(store)
     columns = opened.columns if config.layers is None else opened.columns_of(config.layers)
     layers, ids = _layers_in_use(opened, columns)
+    _check_store(opened, world)
     if opened.attributes.layer_ids is not None and len(ids) < len(opened.attributes.layer_ids):
         config = replace(config, layers=tuple(int(layer) for layer in ids))  # chosen when the store was opened
     n_columns = sum(part.stop - part.start for part in columns)
@@ -76,7 +83,7 @@ def prepare(
             "--hidden, or type --scale column-std"
         )
     seam = devices.open_seam(device.device)
-    planned = make_plan(opened, config, n_columns, str(device.device), device.reason, given, seam)
+    planned = make_plan(opened, config, n_columns, str(device.device), device.reason, given, seam, world)
     return Job("discover" if given is None else "apply", opened, config, columns, layers, ids, device, planned, world)
 
 
@@ -91,20 +98,83 @@ def _layers_in_use(store: Store, columns: tuple[slice, ...]) -> tuple[tuple[slic
     return tuple(slice(i * hidden, (i + 1) * hidden) for i in range(len(places))), ids
 
 
+def _check_store(store: Store, world: World) -> None:
+    """Several processes must see one store, wherever each has its copy."""
+    prints = world.gather(store.fingerprint()) if world.size > 1 else []
+    others = [str(rank) for rank, found in enumerate(prints) if found != prints[0]]
+    if others:
+        raise StoreError(
+            f"{store.path} is another store for process {', '.join(others)} than for process 0: stage the same one"
+        )
+
+
+def _check_shared(folder: Path, world: World) -> None:
+    """Several processes must see one run folder."""
+    token = folder / world.share(f".{uuid.uuid4().hex}.seen")
+    if world.rank == 0:
+        token.touch()
+    world.together("the run folder")
+    seen = world.gather(_appears(token))
+    if world.rank == 0:
+        token.unlink(missing_ok=True)
+    blind = [str(rank) for rank, found in enumerate(seen) if not found]
+    if blind:
+        raise UsageError(
+            f"{folder} is not seen by process {', '.join(blind)}: with several processes the run folder must lie on a "
+            "file system that all of them share"
+        )
+
+
+def _appears(path: Path) -> bool:
+    """Whether a file is there, or comes within the time that a network file system remembers that it was not."""
+    limit = time.monotonic() + _REMEMBERED
+    while not path.exists():
+        if time.monotonic() > limit:
+            return False
+        time.sleep(0.2)
+        with contextlib.suppress(OSError):
+            os.listdir(path.parent)
+    return True
+
+
 @contextlib.contextmanager
-def run_folder(folder: Path | None) -> Iterator[Path | None]:
-    """The run folder while a job writes to it; what could not be used leaves nothing behind."""
+def run_folder(folder: Path | None, world: World = ALONE) -> Iterator[Path | None]:
+    """The run folder while a job writes to it; what could not be used leaves nothing behind.
+
+    Of several processes the lowest surviving one puts on record why all had to end.
+
+    Raises
+    ------
+    UsageError : several processes without a folder, or with one that lies on a disk of one machine
+    """
     if folder is None:
+        if world.size > 1:
+            raise UsageError(f"{world.size} processes need a run folder that all of them see: give run_dir")
         yield None
         return
-    created = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield folder
-    except InputError:
+    created = world.share(not folder.exists())
+    if world.rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+    if world.size > 1:
+        _check_shared(folder, world)
+
+    def clear() -> None:
         manifests.clear(folder)
         if created:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def lost(code: int, message: str) -> None:
+        if code == InputError.exit_code:
+            clear()
+        else:
+            manifests.mark_failed(folder, message)
+
+    world.when_lost(lost)
+    try:
+        yield folder
+    except InputError:
+        if world.rank == 0:
+            clear()
         raise
 
 
@@ -115,6 +185,7 @@ def open_stream(job: Job) -> PanelStream:
         panel_rows=job.plan.panel_rows,
         device=job.device.device,
         columns=job.columns,
+        rows=job.plan.rows,
         cache_bytes=job.plan.memory.cache,
         keep_bytes=0 if job.plan.gpu is None else job.plan.gpu.kept,
         workers=job.plan.workers,
@@ -159,8 +230,10 @@ def opening_words(job: Job) -> str:
     """One line on what is about to happen."""
     store, planned = job.store, job.plan
     shape = " x ".join(f"{extent:,}" for extent in store.shape)
-    kept = "" if planned.gpu is None else f", {planned.gpu.kept_rows / store.n_rows:.0%} of them kept in its memory"
+    mine = planned.rows[1] - planned.rows[0]
+    kept = "" if planned.gpu is None else f", {planned.gpu.kept_rows / mine:.0%} of them kept in its memory"
+    shared = "" if planned.processes == 1 else f", shared by {planned.processes} processes"
     return (
         f"{store.path}: {shape} {store.dtype}, {memory.show(store.nbytes)}; {planned.solver} on {planned.device} "
-        f"({planned.device_reason}), rows through {planned.road}{kept}"
+        f"({planned.device_reason}), rows through {planned.road}{kept}{shared}"
     )

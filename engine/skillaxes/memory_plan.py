@@ -16,6 +16,7 @@ from skillaxes.pca import incremental
 from skillaxes.pca.projections import BLOCK_ROWS
 from skillaxes.stream.device_feed import LAG, LOOK_AHEAD
 from skillaxes.stream.reader import SLOTS, can_share, unit_rows
+from skillaxes.stream.sample import SEGMENT
 
 if TYPE_CHECKING:
     from skillaxes.store import Store
@@ -59,6 +60,8 @@ class Demand:
     n_columns, width : columns in use, and of a block of the basis
     panel_rows, sample_rows : rows of a panel and of the warm start
     on_gpu : the arithmetic is done on a GPU
+    n_rows : rows of this process; all of the store where it is alone
+    size, here : processes of the job, and of those on this host
     """
 
     store: Store
@@ -69,6 +72,19 @@ class Demand:
     panel_rows: int
     sample_rows: int
     on_gpu: bool
+    n_rows: int
+    size: int = 1
+    here: int = 1
+
+    @property
+    def budget(self) -> int:
+        """Bytes that this process may hold."""
+        return memory.budget(self.config.memory, self.here)
+
+    @property
+    def sampled(self) -> int:
+        """Rows of the warm start that this process may have: its share and a segment."""
+        return min(self.sample_rows, self.n_rows, -(-self.sample_rows // self.size) + (SEGMENT if self.size > 1 else 0))
 
     @property
     def unit_bytes(self) -> int:
@@ -83,13 +99,13 @@ class Demand:
         if not (self.on_gpu and can_share(self.store)):
             return 1
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        buffers = memory.budget(self.config.memory) // 4 // _power_of_two(self.unit_bytes)
+        buffers = self.budget // 4 // _power_of_two(self.unit_bytes)
         return max(1, min(MOST_WORKERS, cores, buffers - SLOTS - LAG + 1))
 
     def fits(self) -> bool:
         """Whether it fits the budget; the same answer in a process that holds other things too."""
         parts = self._parts() | {"interpreter": _TYPICAL_INTERPRETER + _LIBRARIES}
-        return sum(parts.values()) <= memory.budget(self.config.memory)
+        return sum(parts.values()) <= self.budget
 
     def plan(self, kept_rows: int = 0) -> MemoryPlan:
         """How the budget is shared out; ``kept_rows`` need no cache here, since they stay on a GPU.
@@ -98,15 +114,15 @@ class Demand:
         ------
         UsageError : the budget cannot hold the least that the job needs
         """
-        budget = memory.budget(self.config.memory)
+        budget = self.budget
         parts = self._parts()
         left = budget - sum(parts.values())
         if left < 0:
             raise self._too_small(parts)
-        projections = self.store.n_rows * (self.width - 1) * 4 * self._blocks
+        projections = self.n_rows * (self.width - 1) * 4 * self._blocks
         spilled = projections > left // 2
         left -= 0 if spilled else projections
-        n_units = -(-self.store.n_rows // unit_rows(self.store)) - kept_rows // unit_rows(self.store)
+        n_units = -(-self.n_rows // unit_rows(self.store)) - kept_rows // unit_rows(self.store)
         # Plain files are in the page cache already; a copy of ours would cost more (fresh pages) than it saves in three
         # reads.
         plain = self.store.plain_chunks() is not None
@@ -116,7 +132,7 @@ class Demand:
     def on_device(self) -> int:
         """GPU memory of the solver: bases and sums, the sample, and panels in float32 (float64 where the store is)."""
         temporaries = self.panel_rows * self.n_columns * (3 * 4 + self._wide)
-        return self._basis() + self.sample_rows * self.n_columns * self.store.itemsize + temporaries
+        return self._basis() + self.sampled * self.n_columns * self.store.itemsize + temporaries
 
     @property
     def _blocks(self) -> int:
@@ -152,8 +168,8 @@ class Demand:
             "buffers": buffers,
             "panel": panel,
             "basis": basis,
-            "sample": self.sample_rows * (d if d == store.n_features else d + store.n_features) * store.itemsize,
-            "rows": store.n_rows * 9 + 3 * BLOCK_ROWS * self._blocks * self.width * 8 + lists,
+            "sample": self.sampled * (d if d == store.n_features else d + store.n_features) * store.itemsize,
+            "rows": self.n_rows * 9 + 3 * BLOCK_ROWS * self._blocks * self.width * 8 + lists,
         }
 
     def _too_small(self, parts: dict[str, int]) -> UsageError:
@@ -163,7 +179,7 @@ class Demand:
         if largest == "buffers":
             hint += ", or ingest the store again with smaller chunks"
         return UsageError(
-            f"--memory {memory.show(memory.budget(self.config.memory))}: this job needs {memory.show(needed)} "
+            f"--memory {memory.show(self.budget)}: this job needs {memory.show(needed)} "
             f"({largest}: {memory.show(parts[largest])}); {hint}"
         )
 

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from skillaxes.cluster.shards import own_rows
+from skillaxes.cluster.world import ALONE, World
 from skillaxes.config import DiscoverConfig
 from skillaxes.memory_plan import RANDOM_DIRECTIONS, RESERVED_READS, Demand, MemoryPlan
 from skillaxes.pca import covariance, incremental, krylov, rule
@@ -45,6 +47,8 @@ class Plan:
     memory : what is held
     gpu : what is held on the GPU; None on a CPU
     workers : threads that fetch chunks
+    processes : that share the job
+    rows : (first, last) of this process's part, last excluded
     gds : whether chunks go straight into the GPU's memory, and if not, why; None on a CPU
     """
 
@@ -64,6 +68,8 @@ class Plan:
     gpu: DeviceMemory | None = None
     gds: str | None = None
     workers: int = 1
+    processes: int = 1
+    rows: tuple[int, int] = (0, 0)
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -78,18 +84,23 @@ def make_plan(
     device_reason: str,
     given: str | None = None,
     seam: Seam | None = None,
+    world: World = ALONE,
 ) -> Plan:
     """Plan a job.
 
+    What changes results is process 0's: solver, widths, panels, reads; the sample is the largest that all can hold.
+
     Parameters
     ----------
+    world : the processes that share the job
     seam : to the GPU; None on a CPU
     given : where directions come from that are only applied; None where they are to be found
 
     Raises
     ------
-    UsageError : the budget cannot hold the least that the job needs
+    UsageError : the budget cannot hold the least that the job needs; more processes than chunks
     """
+    rows = own_rows(store, world.rank, world.size)
     choice = rule.choose_solver(store.n_rows, n_columns, config.components, config.solver)
     width = rule.block_size(config.components, n_columns, krylov.UTILITY)
     if given is not None:
@@ -110,17 +121,26 @@ def make_plan(
         panel_rows=panel_rows_for(n_columns) if seam is None else device_panel_rows(row_bytes, seam.l2_bytes()),
         sample_rows=min(SAMPLE_ROWS, store.n_rows),
         on_gpu=seam is not None,
+        n_rows=rows[1] - rows[0],
+        size=world.size,
+        here=world.here,
     )
     while demand.sample_rows > _LEAST_SAMPLE and not demand.fits():
         demand = replace(demand, sample_rows=max(_LEAST_SAMPLE, demand.sample_rows // 2))
+    if world.size > 1:
+        sample_rows = min(world.gather(demand.sample_rows))
+        choice, width, reads, panel_rows = world.share((choice, width, reads, demand.panel_rows))
+        demand = replace(demand, solver=choice.name, width=width, panel_rows=panel_rows, sample_rows=sample_rows)
     gpu, declined = None, None
     if seam is not None:
         declined = "forbidden by --no-gds" if config.no_gds else gds.declined(store)
         working = demand.on_device() + (0 if declined else gds.UNITS * demand.unit_bytes)
-        gpu = plan_device(seam, n_rows=store.n_rows, panel_rows=demand.panel_rows, row_bytes=row_bytes, working=working)
+        size, panel_rows = demand.n_rows, demand.panel_rows
+        gpu = plan_device(seam, n_rows=size, panel_rows=panel_rows, row_bytes=row_bytes, working=working)
     kept_rows = 0 if gpu is None else gpu.kept_rows
     held = demand.plan(kept_rows)
-    cached = min(1.0, held.cache / max(store.nbytes, 1) + kept_rows / store.n_rows)
+    own_bytes = demand.n_rows * store.n_features * store.itemsize
+    cached = min(1.0, held.cache / max(own_bytes, 1) + kept_rows / demand.n_rows)
     from_store = store.nbytes * (1 + (reads - 1) * (1 - cached))
     return Plan(
         solver=choice.name,
@@ -138,6 +158,8 @@ def make_plan(
         memory=held,
         gpu=gpu,
         workers=demand.workers,
+        processes=world.size,
+        rows=rows,
         gds=None if seam is None else (f"not taken: {declined}" if declined else "taken"),
     )
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from skillaxes import memory
 from skillaxes.announce import announcements, layer_energy, shared_top
+from skillaxes.cluster.world import World
 from skillaxes.errors import InputError
 from skillaxes.job import Job
 from skillaxes.pca.split_half import subspaces
 from skillaxes.ranking.cancelled import refined
 from skillaxes.ranking.lists import Ranking, rank
+from skillaxes.ranking.lookup import look_up
 from skillaxes.ranking.rows import RowBlock
-from skillaxes.ranking.tables import selection_table, topk_table
+from skillaxes.ranking.tables import listed_rows, selection_table, topk_table
 from skillaxes.run_folder import manifest as manifests
-from skillaxes.run_folder.atomic import replacing
+from skillaxes.run_folder.atomic import aside_of, replacing
 from skillaxes.run_folder.directions import Directions, write_directions
 from skillaxes.run_folder.formats import SCORES, SELECTION, SIDES, TOPK
 from skillaxes.run_folder.scores import ScoresWriter
@@ -39,36 +44,25 @@ def ranked(job: Job, solved: Solved, stream: PanelStream, folder: Path | None) -
     k = config.components
     depth = max(config.top, config.pool)
     kept = refined(solved.kept, stream, solved.result.mean, solved.scale)
-    if folder is None:
-        ranking = rank(kept, k, top=config.top, depth=depth, rank_by=config.rank_by)
-    else:
-        with replacing(folder / SCORES) as aside:
-            writer = ScoresWriter(aside, store.n_rows, k, {"rank_by": config.rank_by})
-
-            def write(block: RowBlock) -> None:
-                absent = torch.where(
-                    block.bad, torch.nan, 0.0
-                )  # rows of zeros have scores of 0, rows left out have none
-                writer.write(
-                    block.start,
-                    (block.projection[:, :k] + absent[:, None]).numpy(),
-                    (block.norm + absent).numpy(),
-                    (block.centered_norm + absent).numpy(),
-                )
-
-            ranking = rank(kept, k, top=config.top, depth=depth, rank_by=config.rank_by, on_block=write)
+    with _scores(job, folder) as write:
+        ranking = rank(
+            kept, k, top=config.top, depth=depth, rank_by=config.rank_by, on_block=write, world=job.world
+        )
     _refuse_overlap(job, solved, ranking)
-    topk = topk_table(kept, ranking, solved.result.angle_bounds, config.top, store.trace_ids)
+    pool = min(config.pool, ranking.n_ranked // 2)
+    scored, listed = listed_rows(ranking, k, store.n_rows, config.top, pool, config.seed)
+    found = look_up(kept, scored, listed, k, job.world)
+    topk = topk_table(found, ranking, solved.result.angle_bounds, config.top, store.trace_ids)
     if not kept.centered_known:
-        topk = _with_centered_cosines(topk, solved, stream)
+        topk = _with_centered_cosines(topk, solved, stream, job.world)
     attributes = store.attributes
     selection = selection_table(
-        kept,
+        found,
         ranking,
         n_components=k,
         n_rows=store.n_rows,
         top=config.top,
-        pool=min(config.pool, ranking.n_ranked // 2),
+        pool=pool,
         seed=config.seed,
         trace_ids=store.trace_ids,
         meta={
@@ -86,6 +80,33 @@ def ranked(job: Job, solved: Solved, stream: PanelStream, folder: Path | None) -
     return ranking, topk, selection
 
 
+@contextlib.contextmanager
+def _scores(job: Job, folder: Path | None) -> Iterator[Callable[[RowBlock], None]]:
+    """What takes the blocks of this process for ``scores.zarr``, which is in place when all have written theirs."""
+    if folder is None:
+        yield lambda block: None
+        return
+    world, k = job.world, job.config.components
+    path = folder / SCORES
+    with replacing(path) if world.rank == 0 else contextlib.nullcontext(aside_of(path)) as aside:
+        writer = ScoresWriter(aside, job.store.n_rows, k)
+        if world.rank == 0:
+            writer.create({"rank_by": job.config.rank_by})
+        world.together("the scores")
+
+        def write(block: RowBlock) -> None:
+            absent = torch.where(block.bad, torch.nan, 0.0)  # rows of zeros have scores of 0, rows left out have none
+            writer.write(
+                block.start,
+                (block.projection[:, :k] + absent[:, None]).numpy(),
+                (block.norm + absent).numpy(),
+                (block.centered_norm + absent).numpy(),
+            )
+
+        yield write
+        world.together("the end of the scores")
+
+
 def _refuse_overlap(job: Job, solved: Solved, ranking: Ranking) -> None:
     """The options were held against all rows; only now it is known how many of them can be ranked."""
     top, ranked_rows = job.config.top, ranking.n_ranked
@@ -98,16 +119,17 @@ def _refuse_overlap(job: Job, solved: Solved, ranking: Ranking) -> None:
     )
 
 
-def _with_centered_cosines(topk: pa.Table, solved: Solved, stream: PanelStream) -> pa.Table:
+def _with_centered_cosines(topk: pa.Table, solved: Solved, stream: PanelStream, world: World) -> pa.Table:
     """The centred cosines of the listed rows alone, from the rows themselves: their mean was not known in time."""
     import pyarrow as pa
 
     rows = np.unique(topk["row"].to_numpy())
     norms = {}
-    for row in rows.tolist():
+    for row in rows[(rows >= stream.first_row) & (rows < stream.last_row)].tolist():
         values = stream.sample([(row, row + 1)])[0].double()
         values = values if solved.scale is None else values * solved.scale.cpu()
         norms[row] = float((values - solved.result.mean).norm())
+    norms = {row: norm for part in world.gather(norms) for row, norm in part.items()}
     lengths = np.array([norms[row] for row in topk["row"].to_pylist()])
     cosines = np.divide(topk["projection"].to_numpy(), lengths, where=lengths > 0, out=np.zeros(len(lengths)))
     place = topk.schema.get_field_index("cosine_centered")
@@ -138,6 +160,35 @@ def write(folder: Path, directions: Directions, topk: pa.Table, selection: pa.Ta
         with replacing(folder / name) as aside:
             pq.write_table(table, aside, compression="zstd")
     manifests.write_manifest(folder, manifest)
+
+
+def spent(job: Job, stream: PanelStream, stages: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a manifest says of the effort: of all processes together, and of each where there are several."""
+    own = {
+        "rows": [stream.first_row, stream.last_row],
+        "bytes_read": stream.bytes_read,
+        "rows_read_twice": stream.rows_read_twice,
+        "peak_memory_bytes": max([memory.peak(), *(stage["peak_memory_bytes"] for stage in stages)]),
+        "stages": stages,
+    }
+    parts = job.world.gather({"name": job.world.name, "threads": torch.get_num_threads(), **own})
+    together = {
+        "stages": [_of_all(same) for same in zip(*(part["stages"] for part in parts), strict=False)],
+        "bytes_read": sum(part["bytes_read"] for part in parts),
+        "rows_read_twice": sum(part["rows_read_twice"] for part in parts),
+        "peak_memory_bytes": max(part["peak_memory_bytes"] for part in parts),
+    }
+    return together if job.world.size == 1 else {**together, "processes": parts}
+
+
+def _of_all(stages: tuple[dict[str, Any], ...]) -> dict[str, Any]:
+    """One stage as it went in all processes: bytes in all, the longest time, the largest memory."""
+    return {
+        **stages[0],
+        "seconds": max(stage["seconds"] for stage in stages),
+        "bytes": sum(stage["bytes"] for stage in stages),
+        "peak_memory_bytes": max(stage["peak_memory_bytes"] for stage in stages),
+    }
 
 
 def findings(job: Job, solved: Solved, ranking: Ranking, topk: pa.Table) -> dict[str, Any]:

@@ -86,7 +86,8 @@ def test_scores_are_a_zarr_group(run_dir: Path) -> None:
 def test_scores_of_any_length(tmp_path: Path, n: int) -> None:
     rng = np.random.default_rng(0)
     projection, norm, centered = rng.random((n, 3), np.float32), rng.random(n, np.float32), rng.random(n, np.float32)
-    writer = ScoresWriter(tmp_path / "scores.zarr", n, 3, {"rank_by": "raw-cosine"})
+    writer = ScoresWriter(tmp_path / "scores.zarr", n, 3)
+    writer.create({"rank_by": "raw-cosine"})
     for start in range(0, n, CHUNK_ROWS):
         part = slice(start, start + CHUNK_ROWS)
         writer.write(start, projection[part], norm[part], centered[part])

@@ -75,7 +75,7 @@ def test_host_memory_has_room_for_page_locked_buffers(tmp_path: Path) -> None:
 def test_threads_that_fetch_are_bounded_by_memory_and_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda process: range(64))
     assert _plan(tmp_path).workers == memory_plan.MOST_WORKERS
-    monkeypatch.setattr(memory_plan.memory, "budget", lambda requested: 600 << 20)
+    monkeypatch.setattr(memory_plan.memory, "budget", lambda requested, processes_here: 600 << 20)
     monkeypatch.setattr(memory_plan, "unit_rows", lambda store: 97 << 10)  # 64 MiB: two buffers in a quarter
     assert _plan(tmp_path, whole=False).workers == 1
     monkeypatch.undo()
@@ -90,7 +90,7 @@ def _plan(folder: Path, *, whole: bool = True, **options: bool) -> Any:
     store = open_store(make_store(folder, **options))
     if not whole:
         demand = dict(store=store, config=make_config(), solver="krylov", n_columns=D, width=48)
-        return memory_plan.Demand(**demand, panel_rows=640, sample_rows=1000, on_gpu=True)
+        return memory_plan.Demand(**demand, panel_rows=640, sample_rows=1000, on_gpu=True, n_rows=1000)
     place = HostSeam(free=8 * GB, l2=1 << 19)
     return planning.make_plan(store, make_config(components=6), store.n_features, "cuda:0", "a card", seam=place)
 

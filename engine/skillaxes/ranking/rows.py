@@ -123,6 +123,10 @@ class KeptRows:
         """Some rows, by their global numbers, in that order."""
         return self._combined(-1, rows, [table.at(rows) for table in self.tables])
 
+    def norms(self, rows: np.ndarray) -> np.ndarray:
+        """|x| of some rows, float32."""
+        return self.moments.norm[rows - self.first_row]
+
     def cancelled(self) -> np.ndarray:
         """Rows whose scores the kept projections do not determine well enough, int64, ascending global numbers."""
         found = []

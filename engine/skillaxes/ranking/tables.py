@@ -14,7 +14,7 @@ from torch import Tensor
 
 from skillaxes.pca.projections import BLOCK_ROWS
 from skillaxes.ranking.lists import Ranking, scores_as_cosines
-from skillaxes.ranking.rows import KeptRows
+from skillaxes.ranking.lookup import Lookup
 from skillaxes.ranking.settled import settled_members
 from skillaxes.run_folder import formats
 from skillaxes.run_folder.columns import booleans, numbers, texts
@@ -43,7 +43,7 @@ class _Part:
         return np.arange(self.first, self.first + len(self.rows))
 
 
-def topk_table(kept: KeptRows, ranking: Ranking, angles: Tensor, top: int, trace_ids: TraceIds) -> pa.Table:
+def topk_table(kept: Lookup, ranking: Ranking, angles: Tensor, top: int, trace_ids: TraceIds) -> pa.Table:
     """The ``top`` rows of both sides of every component, as ``topk.parquet`` holds them."""
     parts = []
     values: dict[str, list[np.ndarray]] = {"raw": [], "centered": [], "projection": [], "settled": []}
@@ -77,8 +77,19 @@ def topk_table(kept: KeptRows, ranking: Ranking, angles: Tensor, top: int, trace
     return pa.Table.from_arrays([columns[name] for name in TOPK_SCHEMA.names], schema=TOPK_SCHEMA)
 
 
+def listed_rows(
+    ranking: Ranking, n_components: int, n_rows: int, top: int, pool: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows the tables ask for scores of, and for norms of; ascending, int64."""
+    sample = sample_rows(n_rows, seed)
+    lists = [getattr(ranking.lists, side).rows for side in SIDES]
+    ends = [_present(rows[:n_components, :top].flatten()) for rows in lists]
+    members = [_present(rows[:, : max(top, pool)].flatten()) for rows in lists]
+    return np.unique(np.concatenate([*ends, sample])), np.unique(np.concatenate([*members, sample]))
+
+
 def selection_table(
-    kept: KeptRows,
+    kept: Lookup,
     ranking: Ranking,
     *,
     n_components: int,
@@ -91,7 +102,7 @@ def selection_table(
 ) -> pa.Table:
     """What the labeling module may see: rows and scores, as ``selection.parquet`` holds them."""
     parts = []
-    for index in range(len(kept.at_shift)):
+    for index in range(len(ranking.lists.positive.rows)):
         kind, direction = (formats.COMPONENT, index) if index < n_components else (formats.RANDOM, index - n_components)
         for side in SIDES:
             ended = getattr(ranking.lists, side)
@@ -111,14 +122,14 @@ def selection_table(
         "row": numbers(rows, pa.int64()),
         "trace_id": texts(trace_ids(unique.tolist()), inverse),
         "cosine": numbers(np.concatenate([part.values for part in parts]), pa.float32()),
-        "norm": numbers(kept.moments.norm[rows - kept.first_row], pa.float32()),
+        "norm": numbers(kept.norms(rows), pa.float32()),
     }
     about = {"n_rows": n_rows, "rank_by": ranking.rank_by, "top": top, "pool": pool, **meta}
     schema = SELECTION_SCHEMA.with_metadata({formats.SELECTION_META: json.dumps(about, sort_keys=True).encode()})
     return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
-def _sampled(kept: KeptRows, ranking: Ranking, n_components: int, n_rows: int, pool: int, seed: int) -> list[_Part]:
+def _sampled(kept: Lookup, ranking: Ranking, n_components: int, n_rows: int, pool: int, seed: int) -> list[_Part]:
     """The roles ``sample`` and ``middle`` of every component."""
     rows = sample_rows(n_rows, seed)
     blocks = [kept.at(part) for part in np.array_split(rows, -(-len(rows) // BLOCK_ROWS))]

@@ -11,12 +11,17 @@ from pathlib import Path
 from typing import Any
 
 
+def aside_of(path: Path) -> Path:
+    """Where :func:`replacing` has what is to take the place of ``path``."""
+    return path.with_name(f".{path.name}.partial")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A place beside ``path`` to write a file or a folder to; it takes the place of ``path`` when the block ends
     well.
     """
-    aside = path.with_name(f".{path.name}.partial")
+    aside = aside_of(path)
     remove(aside)
     try:
         yield aside

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,22 @@ class ScoresWriter:
     """A zarr v3 group with ``projection`` (N, k), ``norm`` (N,) and ``centered_norm`` (N,), float32, in chunks of
     8,192 rows.
 
-    The chunks are written as the plain files that they are: uncompressed, little-endian, one atomic file each, so that
-    several processes can write their own rows.
+    The chunks are written as the plain files that they are: uncompressed, little-endian; several processes write their
+    own rows, into the same chunk where it belongs to two of them.
 
     Parameters
     ----------
-    folder : where the group goes
+    folder : where the group goes; one process makes it with :meth:`create` before any writes
     n_rows, n_components : N and k
-    attributes : of the group
     """
 
-    def __init__(self, folder: Path, n_rows: int, n_components: int, attributes: dict[str, Any]) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, n_rows: int, n_components: int) -> None:
+        self._folder, self._n_rows = folder, n_rows
         self._widths = {"projection": n_components, "norm": 0, "centered_norm": 0}
+
+    def create(self, attributes: dict[str, Any]) -> None:
+        """Make the group, with some attributes, and its arrays."""
+        folder, n_rows = self._folder, self._n_rows
         folder.mkdir(parents=True)
         _write(folder / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": attributes})
         for name, width in self._widths.items():
@@ -38,18 +42,25 @@ class ScoresWriter:
             _write(folder / name / "zarr.json", _array(n_rows, width))
 
     def write(self, start: int, projection: np.ndarray, norm: np.ndarray, centered_norm: np.ndarray) -> None:
-        """One chunk: rows from ``start``, a multiple of CHUNK_ROWS, up to CHUNK_ROWS of them."""
-        number = start // CHUNK_ROWS
+        """Rows from ``start`` on, all of one chunk; rows that nobody writes stay zero."""
+        number, within = divmod(start, CHUNK_ROWS)
         for name, values in zip(_COLUMNS, (projection, norm, centered_norm), strict=True):
             width = self._widths[name]
-            shape = (CHUNK_ROWS, width) if width else (CHUNK_ROWS,)
-            chunk = np.zeros(shape, "<f4")
-            chunk[: len(values)] = values
             place = self._folder / name / "c" / str(number)
             if width:
                 place.mkdir(exist_ok=True)
                 place = place / "0"
-            place.write_bytes(chunk.tobytes())
+            row_bytes = 4 * max(width, 1)
+            view = memoryview(np.ascontiguousarray(values, "<f4").tobytes())
+            offset = within * row_bytes
+            file = os.open(place, os.O_WRONLY | os.O_CREAT, 0o666)
+            try:
+                os.ftruncate(file, CHUNK_ROWS * row_bytes)  # whole from the first moment, whoever comes first
+                while view:
+                    written = os.pwrite(file, view, offset)
+                    view, offset = view[written:], offset + written
+            finally:
+                os.close(file)
 
 
 def read_scores(run_dir: Path) -> dict[str, np.ndarray]:
