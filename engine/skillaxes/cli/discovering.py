@@ -16,6 +16,7 @@ from skillaxes.cli.options import (
     Overwrite,
     Quiet,
     Ranking,
+    Requeue,
     RunDir,
     Solving,
     Store,
@@ -23,6 +24,7 @@ from skillaxes.cli.options import (
     takes,
 )
 from skillaxes.cli.progress_display import make_progress
+from skillaxes.cli.stopping import stoppable
 
 
 @takes(Solving, Ranking, Machine)
@@ -33,6 +35,7 @@ def discover(
     ranking: Ranking,
     machine: Machine,
     overwrite: Overwrite = False,
+    requeue: Requeue = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -44,7 +47,8 @@ def discover(
     if dry_run:
         _show_plan(skillaxes.plan(store, **options).as_dict(), as_json)
         return
-    skillaxes.discover(store, run_dir, overwrite=overwrite, progress=make_progress(quiet), **options)
+    with stoppable(requeue):
+        skillaxes.discover(store, run_dir, overwrite=overwrite, progress=make_progress(quiet), **options)
     _show_discovery(run_dir, as_json)
 
 
@@ -59,6 +63,7 @@ def apply(
     ranking: Ranking,
     machine: Machine,
     overwrite: Overwrite = False,
+    requeue: Requeue = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -66,9 +71,10 @@ def apply(
     import skillaxes
 
     options = engine_options(ranking, machine)
-    skillaxes.apply(
-        store, run_dir, directions=directions, overwrite=overwrite, progress=make_progress(quiet), **options
-    )
+    with stoppable(requeue):
+        skillaxes.apply(
+            store, run_dir, directions=directions, overwrite=overwrite, progress=make_progress(quiet), **options
+        )
     _show_discovery(run_dir, as_json)
 
 
@@ -83,6 +89,7 @@ def run(
     labeling: Labeling,
     server: Server,
     overwrite: Overwrite = False,
+    requeue: Requeue = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -102,9 +109,11 @@ def run(
             output.show(f"After discover, this tells what labels cost: skillaxes label {run_dir} --dry-run")
         return 0
     progress = make_progress(quiet)
-    skillaxes.discover(store, run_dir, overwrite=overwrite, progress=progress, **options)
-    named = label(run_dir, traces, progress=progress, overwrite=overwrite, **naming)
-    page = write_report(run_dir)
+    with stoppable(requeue):
+        skillaxes.discover(store, run_dir, overwrite=overwrite, progress=progress, **options)
+    with stoppable(requeue, at_once=True):  # labels are safe one by one
+        named = label(run_dir, traces, progress=progress, overwrite=overwrite, **naming)
+        page = write_report(run_dir)
     manifest = read_manifest(run_dir)
     if as_json:
         output.show_json({"run_dir": run_dir, "report": page, "manifest": manifest, "labels": list(named.records)})

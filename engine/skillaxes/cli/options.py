@@ -20,6 +20,9 @@ RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder that
 ExistingRunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of an earlier run.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and do nothing.")]
+Requeue = Annotated[
+    bool, typer.Option("--requeue", help="Stopped by a signal, ask Slurm to put the job back into its queue.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no remarks.")]
 
