@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skillaxes import memory
 from skillaxes.checkpointing import Checkpoint
 from skillaxes.cluster import preemption
 from skillaxes.cluster.world import ALONE, World
@@ -17,7 +16,7 @@ from skillaxes.job import Job, about, open_stream, opening_words, prepare, run_f
 from skillaxes.pca.projections import ProjectionStore
 from skillaxes.planning import Plan, scratch_folder
 from skillaxes.progress import SILENT, Progress
-from skillaxes.results import directions_of, findings, ranked, write
+from skillaxes.results import directions_of, findings, ranked, spent, write
 from skillaxes.run_folder import manifest as manifests
 from skillaxes.run_folder.atomic import remove
 from skillaxes.run_folder.directions import Directions, read_directions
@@ -186,6 +185,7 @@ def _run(
             solved, plan, shortages = within_memory(job, stream, begun, projections, log, progress, checkpoint)
             ranking, topk, selection = log.run("ranking", stream, lambda: ranked(job, solved, stream, folder))
         except StoppedEarly:
+            job.world.together("the stop")  # a crashed process makes it a failed job, not a stopped one
             stopped = {**(checkpoint.stopped_at or {}), "run_id": preemption.run_id()}
             record(status=manifests.STOPPED, stopped=stopped, stages=log.stages, seconds=round(log.seconds, 3))
             raise
@@ -196,10 +196,7 @@ def _run(
     seconds, rows = checkpoint.repeated
     manifest |= {
         "status": manifests.DONE,
-        "stages": log.stages,
-        "reads": round(stream.reads + (stream.rows_read_twice + rows) / stream.n_rows, 4),
-        "bytes_read": stream.bytes_read + rows * job.store.n_features * job.store.itemsize,
-        "peak_memory_bytes": max([memory.peak(), *(stage["peak_memory_bytes"] for stage in log.stages)]),
+        **spent(job, stream, log.stages, rows),
         **findings(job, solved, ranking, topk),
         "seconds": round(log.seconds + seconds, 3),
     }
@@ -210,6 +207,7 @@ def _run(
         manifest["announcements"] = [*manifest["announcements"], *map(announced, shortages[-1:])]
     if folder is not None and job.world.rank == 0:
         write(folder, directions, topk, selection, manifest)
+    job.world.together("the end of the job")
     checkpoint.remove()
     return Discovery(directions, topk, manifest, None)
 

@@ -162,12 +162,18 @@ def write(folder: Path, directions: Directions, topk: pa.Table, selection: pa.Ta
     manifests.write_manifest(folder, manifest)
 
 
-def spent(job: Job, stream: PanelStream, stages: list[dict[str, Any]]) -> dict[str, Any]:
-    """What a manifest says of the effort: of all processes together, and of each where there are several."""
+def spent(job: Job, stream: PanelStream, stages: list[dict[str, Any]], repeated: int) -> dict[str, Any]:
+    """What a manifest says of the effort: of all processes together, and of each where there are several.
+
+    Parameters
+    ----------
+    repeated : rows of this process that killed attempts had read after their last checkpoint
+    """
+    again = stream.rows_read_twice + repeated
     own = {
         "rows": [stream.first_row, stream.last_row],
-        "bytes_read": stream.bytes_read,
-        "rows_read_twice": stream.rows_read_twice,
+        "bytes_read": stream.bytes_read + repeated * job.store.n_features * job.store.itemsize,
+        "rows_read_twice": again,
         "peak_memory_bytes": max([memory.peak(), *(stage["peak_memory_bytes"] for stage in stages)]),
         "stages": stages,
     }
@@ -175,7 +181,7 @@ def spent(job: Job, stream: PanelStream, stages: list[dict[str, Any]]) -> dict[s
     together = {
         "stages": [_of_all(same) for same in zip(*(part["stages"] for part in parts), strict=False)],
         "bytes_read": sum(part["bytes_read"] for part in parts),
-        "rows_read_twice": sum(part["rows_read_twice"] for part in parts),
+        "reads": round(stream.reads + sum(part["rows_read_twice"] for part in parts) / job.store.n_rows, 4),
         "peak_memory_bytes": max(part["peak_memory_bytes"] for part in parts),
     }
     return together if job.world.size == 1 else {**together, "processes": parts}

@@ -23,17 +23,19 @@ from skillaxes.cli.options import (
     engine_options,
     takes,
 )
+from skillaxes.cli.processes import Processes, find, joined
 from skillaxes.cli.progress_display import make_progress
 from skillaxes.cli.stopping import stoppable
 
 
-@takes(Solving, Ranking, Machine)
+@takes(Solving, Ranking, Machine, Processes)
 def discover(
     store: Store,
     run_dir: RunDir,
     solving: Solving,
     ranking: Ranking,
     machine: Machine,
+    processes: Processes,
     overwrite: Overwrite = False,
     requeue: Requeue = False,
     dry_run: DryRun = False,
@@ -47,12 +49,15 @@ def discover(
     if dry_run:
         _show_plan(skillaxes.plan(store, **options).as_dict(), as_json)
         return
-    with stoppable(requeue):
-        skillaxes.discover(store, run_dir, overwrite=overwrite, progress=make_progress(quiet), **options)
-    _show_discovery(run_dir, as_json)
+    process = find(processes)
+    progress = make_progress(quiet or process.index > 0)
+    with joined(process, requeue) as world:
+        skillaxes.discover(store, run_dir, overwrite=overwrite, progress=progress, world=world, **options)
+    if process.index == 0:
+        _show_discovery(run_dir, as_json)
 
 
-@takes(Ranking, Machine)
+@takes(Ranking, Machine, Processes)
 def apply(
     store: Store,
     run_dir: RunDir,
@@ -62,6 +67,7 @@ def apply(
     ],
     ranking: Ranking,
     machine: Machine,
+    processes: Processes,
     overwrite: Overwrite = False,
     requeue: Requeue = False,
     as_json: AsJson = False,
@@ -71,14 +77,17 @@ def apply(
     import skillaxes
 
     options = engine_options(ranking, machine)
-    with stoppable(requeue):
+    process = find(processes)
+    progress = make_progress(quiet or process.index > 0)
+    with joined(process, requeue) as world:
         skillaxes.apply(
-            store, run_dir, directions=directions, overwrite=overwrite, progress=make_progress(quiet), **options
+            store, run_dir, directions=directions, overwrite=overwrite, progress=progress, world=world, **options
         )
-    _show_discovery(run_dir, as_json)
+    if process.index == 0:
+        _show_discovery(run_dir, as_json)
 
 
-@takes(Solving, Ranking, Machine, Labeling, Server)
+@takes(Solving, Ranking, Machine, Processes, Labeling, Server)
 def run(
     store: Store,
     run_dir: RunDir,
@@ -86,6 +95,7 @@ def run(
     solving: Solving,
     ranking: Ranking,
     machine: Machine,
+    processes: Processes,
     labeling: Labeling,
     server: Server,
     overwrite: Overwrite = False,
@@ -102,15 +112,18 @@ def run(
 
     options = engine_options(ranking, machine, solving)
     naming = {**label_options(labeling, server), "top": ranking.top, "seed": solving.seed}
-    _check_labeling(store, traces, naming)
-    if dry_run:
+    process = None if dry_run else find(processes)
+    _check_labeling(store, traces, naming, 1 if process is None else process.size)
+    if process is None:
         _show_plan(skillaxes.plan(store, **options).as_dict(), as_json)
         if not as_json:
             output.show(f"After discover, this tells what labels cost: skillaxes label {run_dir} --dry-run")
         return 0
-    progress = make_progress(quiet)
-    with stoppable(requeue):
-        skillaxes.discover(store, run_dir, overwrite=overwrite, progress=progress, **options)
+    progress = make_progress(quiet or process.index > 0)
+    with joined(process, requeue) as world:
+        skillaxes.discover(store, run_dir, overwrite=overwrite, progress=progress, world=world, **options)
+    if process.index > 0:
+        return 0  # labels and report are written once
     with stoppable(requeue, at_once=True):  # labels are safe one by one
         named = label(run_dir, traces, progress=progress, overwrite=overwrite, **naming)
         page = write_report(run_dir)
@@ -129,13 +142,19 @@ def run(
     return named.exit_code
 
 
-def _check_labeling(store: Path, traces: str, naming: dict[str, Any]) -> None:
+def _check_labeling(store: Path, traces: str, naming: dict[str, Any], n_processes: int) -> None:
     """Refuse what labeling would refuse before the directions are computed."""
+    from skillaxes.errors import UsageError
     from skillaxes.labeling.options import OPENAI, make_options
     from skillaxes.labeling.traces import read_traces
     from skillaxes.store import open_store
 
     options = make_options(**naming)
+    if n_processes > 1 and options.labeler == OPENAI:
+        raise UsageError(
+            f"--labeler {OPENAI} with {n_processes} processes would keep all of them waiting, often without a network: "
+            "run discover here, then `skillaxes label RUN_DIR` where there is network"
+        )
     n_rows = open_store(store).n_rows
     if options.labeler == OPENAI:
         from skillaxes.labeling.openai_labeler import connector
