@@ -196,10 +196,16 @@ def test_no_server_is_a_connection_failure(folder: Any, serve: Callable[..., Any
     assert summary.exit_code == 1
 
 
-def test_a_killed_run_asks_nothing_again(folder: Any, serve: Callable[..., Any], chat_module: Any) -> None:
+def test_a_killed_run_asks_nothing_again(
+    tmp_path: Path, folder: Any, serve: Callable[..., Any], chat_module: Any
+) -> None:
+    """And it ends with the bytes of a run that nothing disturbed, though its server takes the lowest rung only."""
     asked: list[str] = []
 
-    def slow(request: Any) -> str:
+    def slow(request: Any) -> Any:
+        if "response_format" in request.body:
+            refusal = {"error": {"message": "response_format is unknown here", "param": "response_format"}}
+            return chat_module.Answer(status=400, error=refusal)
         asked.append(request.key)
         time.sleep(0.02)
         return chat_module.honest(request)
@@ -208,6 +214,7 @@ def test_a_killed_run_asks_nothing_again(folder: Any, serve: Callable[..., Any],
     options = (
         f"labeler='openai', model='m', base_url={server.url!r}, pairs=20, detections=30, baselines=2, concurrency=4"
     )
+    undisturbed = shutil.copytree(folder.run_dir, tmp_path / "undisturbed")
     code = f"from skillaxes.labeling import label; label({str(folder.run_dir)!r}, {str(folder.traces)!r}, {options})"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "engine")}
     for kills, stop in enumerate((5, 60, 120), 1):
@@ -227,6 +234,9 @@ def test_a_killed_run_asks_nothing_again(folder: Any, serve: Callable[..., Any],
     n_asked = len(asked)
     assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
     assert len(asked) == n_asked
+    code = code.replace(repr(str(folder.run_dir)), repr(str(undisturbed)))
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
+    assert (folder.run_dir / "labels.jsonl").read_bytes() == (undisturbed / "labels.jsonl").read_bytes()
 
 
 def test_a_torn_line_is_passed_over(tmp_path: Path) -> None:

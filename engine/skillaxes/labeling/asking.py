@@ -103,26 +103,36 @@ class Asker:
         Refused : the prompt is longer than the model can hold
         LabelFailure : no answer that can be used
         """
-        for rung in RUNGS:
+        for number, rung in enumerate(RUNGS):
             found = self._cache.get(self._key(question, rung))
             if found is not None:
-                self._book(question.purpose, found, cached=True)
+                with self._lock:
+                    if number >= self._rung:  # what the server took then, it takes now
+                        self._rung, self._proven = number, True
+                self._book(question.purpose, found, requests=found.get("requests", 1), cached=True)
                 return question.parse(found["text"])
         with self._turn():
             reply, rung = self._send(question, question.messages)
-        took = _tokens(reply)
+        took, requests = _tokens(reply), 1
         try:
             answer = self._usable(question, reply)
         except Unusable as error:
             reply, rung = self._send(question, repair_messages(question.messages, reply.text, str(error)))
-            took = {name: _plus(value, _tokens(reply)[name]) for name, value in took.items()}
+            took, requests = {name: _plus(value, _tokens(reply)[name]) for name, value in took.items()}, 2
             try:
                 answer = self._usable(question, reply)
             except Unusable as again:
                 raise LabelFailure(again.kind, f"the reply cannot be used: {again}", reply.request_id) from None
         self._cache.put(
             self._key(question, rung),
-            {"text": reply.text, "model": reply.model, "request_id": reply.request_id, "rung": rung, **took},
+            {
+                "text": reply.text,
+                "model": reply.model,
+                "request_id": reply.request_id,
+                "rung": rung,
+                "requests": requests,
+                **took,
+            },
         )
         return answer
 
@@ -164,7 +174,7 @@ class Asker:
                 self._cap_field = cap_field
                 if rung >= self._rung:
                     self._rung, self._proven = rung, True
-            self._book(question.purpose, _tokens(reply), cached=False)
+            self._book(question.purpose, _tokens(reply), requests=1, cached=False)
             return reply, RUNGS[rung]
 
     @contextmanager
@@ -196,9 +206,14 @@ class Asker:
     def _key(self, question: Question[T], rung: str) -> str:
         return key_of({"server": self._server, **self._body(question, question.messages, rung, _CAPS[0])})
 
-    def _book(self, purpose: str, took: dict[str, Any], *, cached: bool) -> None:
+    def _book(self, purpose: str, took: dict[str, Any], *, requests: int, cached: bool) -> None:
         usage = Usage(
-            1, int(cached), took["input_tokens"], took["cached_input_tokens"], took["output_tokens"], took["cost"]
+            requests,
+            requests if cached else 0,
+            took["input_tokens"],
+            took["cached_input_tokens"],
+            took["output_tokens"],
+            took["cost"],
         )
         with self._lock:
             self._usage[purpose] = self._usage[purpose] + usage

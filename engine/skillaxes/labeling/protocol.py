@@ -89,10 +89,9 @@ class Usage:
         )
 
     def as_dict(self) -> dict[str, int]:
-        """Everything but the cost."""
+        """What a record says: the same whether the command was cut off and run again or not."""
         return {
             "requests": self.requests,
-            "cached": self.cached,
             "input_tokens": self.input_tokens,
             "cached_input_tokens": self.cached_input_tokens,
             "output_tokens": self.output_tokens,
