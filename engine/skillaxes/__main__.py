@@ -1,8 +1,6 @@
 """``python -m skillaxes``: the command line, for ``torchrun -m skillaxes`` and machines without scripts on the path."""
 
-import sys
-
-from skillaxes.cli import main
+from skillaxes.cli import entry
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

@@ -15,8 +15,9 @@ from skillaxes.errors import UsageError
 from skillaxes.pca import incremental
 from skillaxes.pca.projections import BLOCK_ROWS
 from skillaxes.stream.device_feed import LAG, LOOK_AHEAD
-from skillaxes.stream.reader import SLOTS, can_share, unit_rows
+from skillaxes.stream.reader import SLOTS
 from skillaxes.stream.sample import SEGMENT
+from skillaxes.stream.units import can_share, unit_rows
 
 if TYPE_CHECKING:
     from skillaxes.store import Store

@@ -36,6 +36,7 @@ def project(
     epilogue: str = "dots",
     backend: str = "auto",
     scratch: Scratch | None = None,
+    bad: Tensor | None = None,
 ) -> Projection:
     """Dots of the centred rows of a panel with a block of directions, and their squared norms.
 
@@ -61,6 +62,8 @@ def project(
     epilogue : "dots", or "cosines" for ``dots / |y|`` (0 where ``|y|`` is below 1.1e-19: a row of zeros)
     backend : see :func:`which`
     scratch : from :func:`make_scratch`, reused from call to call; allocated here when None
+    bad : bool Tensor of shape (b,), where an earlier pass has told which rows are bad: with ``epilogue="dots"`` norms
+        may then be left out (``sq_norms`` holds NaN), which saves a CPU a pass over the panel
 
     Raises
     ------
@@ -68,6 +71,8 @@ def project(
     BackendError : ``backend`` was named and declines
     """
     _check(panel, directions, shift, scale, epilogue)
+    if bad is not None and (bad.dtype != torch.bool or bad.shape != panel.shape[:1]):
+        raise ValueError(f"bad is a bool tensor of shape ({len(panel)},), got {bad.dtype} of shape {tuple(bad.shape)}")
     b, d = panel.shape
     choice = which(panel.device, panel.dtype, d, directions.shape[1], backend)
     if choice.name == "reference":
@@ -78,7 +83,7 @@ def project(
 
         return triton_launch.project(panel, directions, shift, scale, epilogue, scratch)
     _require_room(scratch, panel)
-    return eager.project(panel, directions, shift, scale, epilogue, scratch)
+    return eager.project(panel, directions, shift, scale, epilogue, scratch, bad if epilogue == "dots" else None)
 
 
 def accumulate(z: Tensor, projection: Projection, weights: Tensor, *, cheap: bool = False) -> None:
@@ -86,7 +91,7 @@ def accumulate(z: Tensor, projection: Projection, weights: Tensor, *, cheap: boo
 
     Parameters
     ----------
-    z : float32 Tensor of shape (d, l')
+    z : float32 Tensor of shape (d, l'); on a CPU best the transpose of a contiguous one
     projection : from :func:`project`, before its scratch is used again
     weights : float32 Tensor of shape (b, l'), zero on rows that do not count
     cheap : operands may be rounded to 8 bits (bfloat16) or 11 (TF32); sums stay float32

@@ -21,12 +21,21 @@ from skillaxes_kernels.types import MIN_SQ_NORM, Projection, Scratch
 
 
 def project(
-    panel: Tensor, directions: Tensor, shift: Tensor | None, scale: Tensor | None, epilogue: str, scratch: Scratch
+    panel: Tensor,
+    directions: Tensor,
+    shift: Tensor | None,
+    scale: Tensor | None,
+    epilogue: str,
+    scratch: Scratch,
+    known_bad: Tensor | None = None,
 ) -> Projection:
     """See :func:`skillaxes_kernels.project`; arguments were checked there."""
     y = _centred(panel, shift, scale, scratch)  # (b, d)
-    sq_norms = torch.linalg.vector_norm(y, dim=1).square_()  # (b,)
-    bad = ~torch.isfinite(sq_norms)
+    if known_bad is None:
+        sq_norms = torch.linalg.vector_norm(y, dim=1).square_()  # (b,)
+        bad = ~torch.isfinite(sq_norms)
+    else:
+        sq_norms, bad = y.new_full((len(y),), torch.nan), known_bad
     overflowed = torch.zeros_like(bad)
     suspects = bad.nonzero().squeeze(1)
     if len(suspects):
@@ -44,12 +53,16 @@ def project(
 def accumulate(z: Tensor, rows: Tensor, weights: Tensor, cheap: bool) -> None:
     """``z += rows^T @ weights`` in float32; ``cheap`` lets the unit round its operands (bfloat16 or TF32).
 
-    On a CPU ``cheap`` costs no conversion pass (the product rounds its operands as it packs them) and sums in
-    float32: 2.7 times faster with AMX, no different where the CPU has no bfloat16 unit.
+    With z the transpose of a contiguous tensor, the product is computed as that tensor, which MKL does in two thirds to
+    nine tenths of the time. On a CPU ``cheap`` costs no conversion pass (the product rounds its operands as it packs
+    them) and sums in float32: 2.7 times faster with AMX, no different where the CPU has no bfloat16 unit.
     """
     reduced = "bf16" if z.device.type == "cpu" else "tf32"
     with matmul_precision(z.device, reduced if cheap else "ieee"):
-        z.addmm_(rows.T, weights)
+        if z.stride(0) == 1:
+            z.T.addmm_(weights.T, rows)
+        else:
+            z.addmm_(rows.T, weights)
 
 
 def cosines(dots: Tensor, sq_norms: Tensor) -> Tensor:

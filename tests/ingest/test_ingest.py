@@ -191,7 +191,7 @@ MEASURED = """
 import re, sys
 from pathlib import Path
 from skillaxes.ingest import ingest
-import google_crc32c, numpy, zarr, zarrs, pyarrow.parquet
+import crc32c, numpy, zarr, zarrs, pyarrow.parquet
 from skillaxes.store import open_store
 ingest(sys.argv[1], sys.argv[2] + ".small")
 def peak():

@@ -55,6 +55,19 @@ def test_float64_panels_are_centred_before_they_are_rounded() -> None:
     assert seen.overflowed.nonzero().flatten().tolist() == [3]
 
 
+def test_rows_known_to_be_bad_are_zeroed_without_a_look_at_the_others() -> None:
+    g = torch.Generator().manual_seed(0)
+    panel, directions = torch.randn(30, 70, generator=g).half(), torch.randn(70, 4, generator=g)
+    panel[3, 5], panel[29] = torch.inf, torch.nan
+    first = project(panel, directions, torch.ones(70))
+    again = project(panel, directions, torch.ones(70), bad=first.bad)
+    assert torch.equal(again.dots, first.dots) and torch.equal(again.rows, first.rows)
+    assert bool(again.sq_norms[~first.bad].isnan().all()) and torch.equal(again.bad, first.bad)
+    assert not bool(project(panel, directions, bad=first.bad, epilogue="cosines").sq_norms.isnan().any())
+    with pytest.raises(ValueError, match=r"bad is a bool tensor of shape \(30,\), got torch.bool of shape \(29,\)"):
+        project(panel, directions, bad=first.bad[1:])
+
+
 def test_buffers_are_reused() -> None:
     panel, directions = torch.ones((6, 5), dtype=torch.float16), torch.ones((5, 2))
     scratch = make_scratch("cpu", 8, 5, torch.float16)

@@ -16,9 +16,9 @@ def test_the_rule(n_rows: int, row_bytes: int) -> None:
     assert rows == 1 or 16 * rows <= n_rows
     assert rows == 1 or rows * row_bytes <= LARGEST_CHUNK <= 64 * MIB
     if n_rows * row_bytes >= 16 * SMALLEST_CHUNK:
-        # Less than 8 MiB only by rounding down to a multiple of 64 rows, or to whole rows.
-        assert (rows + 64) * row_bytes > SMALLEST_CHUNK
-    assert rows < 64 or rows % 64 == 0
+        # Less than 8 MiB only by rounding down to a power of two, or to whole rows.
+        assert (2 * rows if rows >= 64 else rows + 64) * row_bytes > SMALLEST_CHUNK
+    assert rows < 64 or rows & (rows - 1) == 0, "whole panels, whose rows are a power of two, fit in"
 
 
 @pytest.mark.parametrize(

@@ -19,14 +19,18 @@ import skillaxes
 from skillaxes.errors import StoreError
 from skillaxes.store import Store, open_store
 from skillaxes.stream import reader as readers
+from skillaxes.stream import units
+from skillaxes.stream.chunk_checks import ChunkChecks
 from skillaxes.stream.panels import PanelStream
-from skillaxes.stream.reader import SLOTS, Reader, unit_rows
+from skillaxes.stream.reader import SLOTS, Reader
+from skillaxes.stream.units import unit_rows
 
 N, D, CHUNK = 3000, 40, 100
 LAYOUTS = {
     "plain": {"chunk_rows": CHUNK},
     "shards": {"chunk_rows": CHUNK, "shard_size": CHUNK * D * 2 * 4},
     "compressed": {"chunk_rows": CHUNK, "compressed": True},
+    "plain, not local": {"chunk_rows": CHUNK},
 }
 
 
@@ -41,7 +45,9 @@ def layout(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def path(tmp_path: Path, rows: np.ndarray, layout: str) -> Path:
+def path(tmp_path: Path, rows: np.ndarray, layout: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    if layout.endswith("not local"):
+        monkeypatch.setattr(readers, "can_map", lambda path: False)
     return write_store(tmp_path / "store", rows, "float16", **LAYOUTS[layout])
 
 
@@ -99,17 +105,17 @@ def test_sampled_rows_are_not_fetched_twice(path: Path, rows: np.ndarray, layout
 
 def test_large_chunks_come_in_parts(tmp_path: Path, rows: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     """A chunk above the unit is fetched in equal parts; checksums run over them, the ragged end included."""
-    monkeypatch.setattr(readers, "UNIT_BYTES", 64 * D * 2)
+    monkeypatch.setattr(units, "UNIT_BYTES", 64 * D * 2)
     store = open_store(write_store(tmp_path / "store", rows, "float16", chunk_rows=512))
     assert unit_rows(store) == 64
     checked = []
-    original = Reader._verify
+    original = ChunkChecks.verify
 
-    def watched(self: Reader, start: int, stop: int, target: torch.Tensor) -> None:
+    def watched(self: ChunkChecks, start: int, stop: int, target: torch.Tensor) -> None:
         checked.append((start, stop))
         original(self, start, stop, target)
 
-    monkeypatch.setattr(Reader, "_verify", watched)
+    monkeypatch.setattr(ChunkChecks, "verify", watched)
     np.testing.assert_array_equal(all_rows(Reader(store, 0, N)), rows)
     assert checked[0] == (0, 64) and checked[-1][1] == N
     _flip(tmp_path / "store" / "c" / "5" / "0", 100)
@@ -184,7 +190,7 @@ def test_damage_of_the_sampled_rows_themselves(tmp_path: Path, rows: np.ndarray)
 def test_checksums_are_paid_once(tmp_path: Path, rows: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_store(tmp_path / "store", rows, "float16", chunk_rows=CHUNK)
     calls = []
-    monkeypatch.setattr(Reader, "_verify", lambda self, start, stop, target: calls.append(start))
+    monkeypatch.setattr(ChunkChecks, "verify", lambda self, start, stop, target: calls.append(start))
     stream = PanelStream(open_store(path), panel_rows=256, device=torch.device("cpu"))
     for _ in range(3):
         for _ in stream.read():
@@ -232,7 +238,14 @@ def test_an_error_in_the_thread_reaches_the_caller(
             raise error
         return original(self, unit, slot, verify)
 
+    def fail_mapped(self: Reader, unit: int, original: Callable = Reader._mapped) -> object:
+        calls.append(unit)
+        if unit == 5:
+            raise error
+        return original(self, unit)
+
     monkeypatch.setattr(Reader, "_unit", fail)
+    monkeypatch.setattr(Reader, "_mapped", fail_mapped)
     reader = Reader(open_store(path), 0, N)
     seen = []
     with pytest.raises(type(error)) as caught:
@@ -280,3 +293,35 @@ def test_the_roads(tmp_path: Path, rows: np.ndarray) -> None:
     assert Reader(plain, 0, N).road == "plain files"
     assert Reader(packed, 0, N).road == f"zarr ({packed.pipeline})"
     assert isinstance(packed, Store) and "zstd" in packed.plain_reason
+
+
+def test_mapped_rows_lie_in_the_files_and_go_with_their_last_user(tmp_path: Path, rows: np.ndarray) -> None:
+    """No copy, no buffer: a unit is a piece of the file, mapped while someone holds it."""
+    reader = Reader(open_store(write_store(tmp_path / "store", rows, "float16", chunk_rows=CHUNK)), 0, N)
+
+    def maps() -> int:
+        return Path("/proc/self/maps").read_text().count(str(tmp_path / "store"))
+
+    held = [block for _, block in reader.units(verify=True)]
+    assert maps() == N // CHUNK
+    assert np.array_equal(torch.cat(held).numpy(), rows)
+    del held
+    assert maps() == 0
+    assert reader.bytes_read == N * D * 2
+    for _ in reader.units(verify=False):
+        assert maps() <= SLOTS + 1, "the thread does not map ahead of its consumer without end"
+
+
+def test_sampled_rows_are_pieces_of_the_first_read(tmp_path: Path, rows: np.ndarray) -> None:
+    """They come from memory, between pieces of the file that hold the others, and every byte is fetched once."""
+    reader = Reader(open_store(write_store(tmp_path / "store", rows, "float16", chunk_rows=CHUNK)), 0, N)
+    sampled = [(0, 7), (95, 130), (130, 131), (600, 700), (N - 3, N)]
+    buffers = [torch.empty((stop - start, D), dtype=torch.float16) for start, stop in sampled]
+    for (start, stop), out in zip(sampled, buffers, strict=True):
+        reader.rows(start, stop, out)
+    seen = list(reader.units(verify=True))
+    assert np.array_equal(torch.cat([block for _, block in seen]).numpy(), rows)
+    starts = [start for start, _ in seen]
+    assert starts == sorted(starts) and {7, 95, 130, 131, 600, 700, N - 3} <= set(starts)
+    assert any(block.data_ptr() == buffers[3].data_ptr() for _, block in seen)
+    assert reader.bytes_read == N * D * 2 and reader.rows_read_twice == 0

@@ -89,8 +89,8 @@ def begin_read(state: KrylovState) -> KrylovState:
         blocks=(*state.blocks, basis),
         tables=(*state.tables, state.store.new(width - 1)),  # l - 2 projections and the carried one
         carries_delta=(*state.carries_delta, state.moments.delta is not None),
-        partial=torch.zeros((problem.n_columns, width), device=problem.device),
-        total=torch.zeros((problem.n_columns, width), dtype=torch.float64, device=problem.device),
+        partial=_sums(problem, torch.float32),
+        total=_sums(problem, torch.float64),
         pending=0,
         cheap=state.world.share(can_be_rough(state)),
     )
@@ -99,12 +99,17 @@ def begin_read(state: KrylovState) -> KrylovState:
 def update(state: KrylovState, panel: Panel) -> KrylovState:
     """Add one panel to the read under way."""
     assert state.directions is not None and state.partial is not None and state.total is not None
+    count, first = panel.count, state.moments.delta is None
     projection = kernels.project(
-        panel.rows, state.directions, state.subtrahend, scale=state.scale, scratch=state.scratch
+        panel.rows,
+        state.directions,
+        state.subtrahend,
+        scale=state.scale,
+        scratch=state.scratch,
+        bad=None if first or state.outbox.deferred else state.moments.known_bad(panel),
     )
-    count = panel.count
     carried = projection.dots[:count, -UTILITY] + projection.dots[:count, -UTILITY + 1]
-    if state.moments.delta is None:
+    if first:
         state.moments.add(panel, projection, carried, state.shift, state.scale, state.outbox)
     bad = projection.bad[:count, None]
     weights = projection.dots
@@ -241,6 +246,14 @@ def _round(state: KrylovState, block: Tensor) -> Tensor:
     if problem.exact_block:
         return block.float()
     return kernels.round_directions(block.float(), problem.panel_dtype, problem.device, state.scale)
+
+
+def _sums(problem: Problem, dtype: torch.dtype) -> Tensor:
+    """Zeros of shape (d, l), in the layout in which the product is fastest."""
+    d, width = problem.n_columns, problem.block_size
+    if problem.device.type == "cpu":
+        return torch.zeros((width, d), dtype=dtype).T
+    return torch.zeros((d, width), dtype=dtype, device=problem.device)
 
 
 def _one_column(values: Tensor, width: int) -> Tensor:

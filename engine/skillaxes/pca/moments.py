@@ -109,6 +109,13 @@ class RowMoments:
         at = start - self.first_row
         return torch.from_numpy(~self.bad[at : at + count]).to(device)
 
+    def known_bad(self, panel: Panel) -> Tensor:
+        """Which rows of a panel do not count, of shape (b,), bool, on the host; after the first read."""
+        bad = torch.zeros(len(panel.rows), dtype=torch.bool)
+        at = panel.start - self.first_row
+        bad[: panel.count] = torch.from_numpy(self.bad[at : at + panel.count])
+        return bad
+
     def complete(self, sums: Tensor, world: World) -> RowMoments:
         """The moments of all rows, from the sums of x - m by column (all processes) and the squares kept here."""
         counts = torch.tensor(

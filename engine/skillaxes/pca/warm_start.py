@@ -111,10 +111,11 @@ class _Sample:
         padded = torch.nn.functional.pad(block, (0, padding))
         directions = kernels.round_directions(padded, problem.panel_dtype, problem.device, self._scale)
         shift = self.shift if problem.panel_dtype == torch.float64 else self.shift.float()
-        total = torch.zeros_like(padded)
+        total = torch.zeros_like(padded.T.contiguous()).T if problem.device.type == "cpu" else torch.zeros_like(padded)
         scratch = kernels.make_scratch(problem.device, problem.panel_rows, problem.n_columns, problem.panel_dtype)
         for rows in self._panels(self._sample):
-            projection = kernels.project(rows, directions, shift, scale=self._scale, scratch=scratch)
+            good = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+            projection = kernels.project(rows, directions, shift, scale=self._scale, scratch=scratch, bad=good)
             kernels.accumulate(total, projection, projection.dots, cheap=True)
         self._world.sum_(total)
         return total[:, : block.shape[1]]

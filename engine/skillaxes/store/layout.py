@@ -1,8 +1,9 @@
 """How large chunks and shards are.
 
-Chunks are full-width, 8 to 32 MiB by the size of the store, and never more than 1/16 of it, so that a small store still
-streams; rows of a chunk are a multiple of 64 where they can be. Above 50 GB chunks go into shards of 1 GiB: 200 GB in
-8 MiB chunks would be 24,000 files.
+Chunks are full-width, about 8 to 32 MiB by the size of the store, and never more than 1/16 of it, so that a small store
+still streams; rows of a chunk are a power of two where there are 64 or more: so are those of a panel, and whole panels
+in a chunk, or whole chunks in a panel, are computed with where they lie. Above 50 GB chunks go into shards of 1 GiB:
+200 GB in 8 MiB chunks would be 24,000 files.
 """
 
 from __future__ import annotations
@@ -39,7 +40,11 @@ def chunk_rows_for(n_rows: int, row_bytes: int) -> int:
     total = n_rows * row_bytes
     wanted = min(max(total // _CHUNKS_WANTED, SMALLEST_CHUNK), LARGEST_CHUNK)
     rows = max(1, min(wanted // row_bytes, n_rows // CHUNKS_AT_LEAST))
-    return rows - rows % _ROUND if rows >= _ROUND else rows
+    if rows < _ROUND:
+        return rows
+    below = 1 << (rows.bit_length() - 1)
+    above = 2 * below
+    return above if above * row_bytes <= LARGEST_CHUNK and above <= n_rows // CHUNKS_AT_LEAST else below
 
 
 def choose_layout(

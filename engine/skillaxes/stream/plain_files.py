@@ -1,8 +1,12 @@
-"""Bytes of plain files straight into tensors."""
+"""Bytes of plain files straight into tensors, copied or mapped."""
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import os
+from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +15,9 @@ from torch import Tensor
 from skillaxes.errors import StoreError
 
 Path = os.PathLike[str] | str
+
+# On others a page that fails to come is a SIGBUS instead of an error with a name, or each page is a request of its own.
+_LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "tmpfs", "overlay"})
 
 
 def as_numpy(tensor: Tensor) -> np.ndarray:
@@ -40,6 +47,60 @@ def read_exactly(path: Path, offset: int, view: memoryview) -> None:
             done += count
     finally:
         os.close(descriptor)
+
+
+class _Mapped:
+    """A part of a file as numpy's array interface; the mapping lasts as long as the array made of it."""
+
+    def __init__(self, path: Path, offset: int, n_bytes: int) -> None:
+        start = offset - offset % mmap.ALLOCATIONGRANULARITY
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            if os.fstat(descriptor).st_size < offset + n_bytes:  # pages behind the end would be a SIGBUS
+                raise StoreError(f"{path}: ends too early; copy the store again")
+            flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
+            mapping = mmap.mmap(descriptor, offset - start + n_bytes, flags=flags, prot=mmap.PROT_READ, offset=start)
+        finally:
+            os.close(descriptor)
+        self._bytes = np.frombuffer(mapping, np.uint8)
+        # Called writable, which it is not: torch has no read-only tensors and warns of every such array.
+        address = self._bytes.ctypes.data + offset - start
+        self.__array_interface__: dict[str, Any] = {
+            "version": 3,
+            "typestr": "|u1",
+            "shape": (n_bytes,),
+            "data": (address, False),
+        }
+
+
+def mapped(path: Path, offset: int, n_bytes: int) -> Tensor:
+    """Bytes of a file without a copy, of shape (n_bytes,), uint8, to be read only; resident when this returns.
+
+    Raises
+    ------
+    StoreError : the file ends too early
+    """
+    return torch.from_numpy(np.asarray(_Mapped(path, offset, n_bytes)))
+
+
+def can_map(path: Path) -> bool:
+    """Whether a file or folder lies in a local file system."""
+    try:
+        return _file_system(os.stat(path).st_dev) in _LOCAL
+    except OSError:
+        return False
+
+
+@cache
+def _file_system(device: int) -> str:
+    """The kind of file system on a device; empty where the machine does not say."""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/self/mountinfo") as mounts:
+        for line in mounts:
+            before, after = line.split(" - ", 1)
+            if before.split()[2] == number:
+                return after.split()[0]
+    return ""
 
 
 def will_need(path: Path, offset: int, n_bytes: int) -> None:

@@ -1,8 +1,9 @@
 """Rows from disk into reusable buffers, one unit after another, read ahead by a thread.
 
 A unit is what is fetched at once: a chunk, or a part of a chunk where the chunk is large and lies uncompressed
-in a local file. Two roads lead to the same bytes: plain ``preadv`` into our buffer where the store's layout allows
-it, and zarr's codec pipeline otherwise. Checksums are paid in the first read only; the pipeline checks every time.
+in a local file. Three roads lead to the same bytes: plain files mapped as they lie in the page cache (for a CPU, from a
+local file system), plain ``preadv`` into our buffer, and zarr's codec pipeline where the chunks are encoded. Checksums
+are paid in the first read only; the pipeline checks every time.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import torch
 from torch import Tensor
 
 from skillaxes.errors import StoreError
-from skillaxes.stream.plain_files import as_numpy, read_exactly, will_need
+from skillaxes.stream.chunk_checks import ChunkChecks
+from skillaxes.stream.plain_files import as_numpy, can_map, mapped, read_exactly, will_need
+from skillaxes.stream.units import can_share, unit_rows
 
 if TYPE_CHECKING:
     from skillaxes.store import Store
@@ -30,7 +33,6 @@ TORCH_DTYPES = {
     "float32": torch.float32,
     "float64": torch.float64,
 }
-UNIT_BYTES = 32 << 20  # a plain chunk above it is fetched in parts
 SLOTS = 3  # one in use, one ready, one being filled
 
 
@@ -47,7 +49,8 @@ class Reader:
     cache_bytes : decoded units are kept up to this many bytes, the first ones from ``cached_from`` on first
     lag : units that stay valid behind the one yielded last; a buffer each
     workers : threads that fetch and check a plain chunk each at the same time; a buffer more for each after the first
-    empty : allocates a buffer of a shape and dtype; page-locked where copies to a GPU run from it
+    empty : allocates a buffer of a shape and dtype; page-locked where copies to a GPU run from it; None where plain
+        files may be mapped instead
     """
 
     on_device = False  # units lie in host memory
@@ -61,7 +64,7 @@ class Reader:
         cache_bytes: int = 0,
         lag: int = 0,
         workers: int = 1,
-        empty: Callable[[tuple[int, int], torch.dtype], Tensor] = lambda shape, dtype: torch.empty(shape, dtype=dtype),
+        empty: Callable[[tuple[int, int], torch.dtype], Tensor] | None = None,
     ) -> None:
         self._store = store
         self._first, self._last = first_row, last_row
@@ -70,14 +73,15 @@ class Reader:
         self._unit_rows = unit_rows(store)
         self.lag = lag
         self.cached_from = first_row
-        self._empty = empty
+        self._empty = _pageable if empty is None else empty
+        self._maps = empty is None and self._plain is not None
         self._unit_bytes = self._unit_rows * self._row_bytes
         self._cached_units = cache_bytes // self._unit_bytes
         self._workers = workers if can_share(store) and not self._cached_units else 1
         self._lock = threading.Lock()
         self._cache: dict[int, Tensor] = {}
         self._slots: list[Tensor] = []
-        self._crc: tuple[int, int] = (-1, 0)
+        self._checks = ChunkChecks(store)
         self._known: list[tuple[int, int, Tensor]] = []
         self.bytes_read = 0
         self.rows_read_twice = 0
@@ -91,8 +95,8 @@ class Reader:
     def units(self, *, verify: bool, from_row: int | None = None) -> Iterator[tuple[int, Tensor]]:
         """Yield (first row, rows) for each unit in order; rows is of shape (n, n_features) in the store's dtype.
 
-        A yielded tensor is valid until ``lag + 1`` further ones were asked for. ``from_row`` leaves out the units
-        before it.
+        A yielded tensor is to be read only, and valid until ``lag + 1`` further ones were asked for. ``from_row``
+        leaves out the units before it. A mapped unit comes in pieces where some of its rows are still in memory.
 
         Raises
         ------
@@ -116,6 +120,12 @@ class Reader:
                     slot = None if self._keeps(unit) else free.get()
                     if stop.is_set():
                         return
+                    if slot is not None and (pieces := self._mapped(unit)) is not None:
+                        for start, piece in pieces:
+                            if verify:
+                                self._checks.verify(start, start + len(piece), piece)
+                            ready.put((start, piece, slot if start == pieces[-1][0] else None))
+                        continue
                     work = (unit, slot, verify)
                     rows = self._unit(*work) if pool is None else pool.submit(self._unit, *work)
                     ready.put((self._start(unit), rows, slot))
@@ -185,7 +195,7 @@ class Reader:
         start, length = self._start(unit), self._unit_length(unit)
         if unit in self._cache:
             if verify and self._plain is not None:
-                self._verify(start, start + length, self._cache[unit])
+                self._checks.verify(start, start + length, self._cache[unit])
             return self._cache[unit]
         shape, dtype = (length, self._store.n_features), TORCH_DTYPES[self._store.dtype]
         # What stays is not page-locked: it may be most of the memory.
@@ -196,7 +206,7 @@ class Reader:
             self._prefetch(start + length)
             self._fetch_unknown(start, start + length, target)
             if verify:
-                self._verify(start, start + length, target)
+                self._checks.verify(start, start + length, target)
         if slot is None:
             self._cache[unit] = target
         return target
@@ -230,6 +240,35 @@ class Reader:
             at = last
         self._fetch_plain(at, stop, target[at - start :])
 
+    def _mapped(self, unit: int) -> list[tuple[int, Tensor]] | None:
+        """A unit where it lies, but for the rows that are still in memory; None where it has to be copied."""
+        if not self._maps:
+            return None
+        start = self._start(unit)
+        stop = start + self._unit_length(unit)
+        chunk, within = divmod(start, self._store.chunk_rows)
+        path, offset, *_ = self._plain.locate(chunk)  # type: ignore[union-attr]
+        at = offset + within * self._row_bytes
+        if at % self._store.itemsize or not can_map(path):
+            return None
+        self._prefetch(stop)
+        bytes_ = mapped(path, at, (stop - start) * self._row_bytes)
+        view = bytes_.view(TORCH_DTYPES[self._store.dtype]).view(stop - start, self._store.n_features)
+        pieces, done = list[tuple[int, Tensor]](), start
+        in_memory = [
+            (max(known, start), rows[max(start - known, 0) : stop - known])
+            for known, end, rows in self._known
+            if known < stop and start < end
+        ]
+        for first, rows in [*in_memory, (stop, view[:0])]:
+            if first > done:
+                pieces.append((done, view[done - start : first - start]))
+                self.bytes_read += (first - done) * self._row_bytes
+            if len(rows):
+                pieces.append((first, rows))
+            done = first + len(rows)
+        return pieces
+
     def _fetch_plain(self, start: int, stop: int, target: Tensor) -> None:
         at = start
         buffer = as_numpy(target).reshape(-1).view(np.uint8).data
@@ -243,29 +282,6 @@ class Reader:
                 self.bytes_read += len(view)
             at = end
 
-    def _verify(self, start: int, stop: int, target: Tensor) -> None:
-        """Carry the checksum of a chunk over its units; compare where the chunk ends."""
-        import google_crc32c
-
-        chunk, within = divmod(start, self._store.chunk_rows)
-        path, offset, n_bytes, expected = self._plain.locate(chunk)  # type: ignore[union-attr]
-        if expected is None or (within and self._crc[0] != start):
-            return  # nothing to compare with, or the part of the chunk before belongs to another process
-        crc = google_crc32c.extend(self._crc[1] if within else 0, as_numpy(target).view(np.uint8).reshape(-1))
-        self._crc = (stop, crc)
-        if stop < min((chunk + 1) * self._store.chunk_rows, self._store.n_rows):
-            return
-        done = (stop - chunk * self._store.chunk_rows) * self._row_bytes
-        if done < n_bytes:  # the last chunk is stored whole, filled up behind the last row
-            rest = bytearray(n_bytes - done)
-            read_exactly(path, offset + done, memoryview(rest))
-            crc = google_crc32c.extend(crc, bytes(rest))
-        if crc != expected:
-            raise StoreError(
-                f"{path}: rows {chunk * self._store.chunk_rows:,} to {stop - 1:,} fail their checksum; "
-                "copy the store again, or ingest its source again"
-            )
-
     def _prefetch(self, row: int) -> None:
         """Ask the kernel to fetch the next unit while this one is copied."""
         if row >= self._last:
@@ -275,18 +291,5 @@ class Reader:
         will_need(path, offset + within * self._row_bytes, self._unit_bytes)
 
 
-def can_share(store: Store) -> bool:
-    """Whether several threads can fetch units: a checksum runs over its chunk in order, pipelines have own threads."""
-    return store.plain_chunks() is not None and unit_rows(store) == store.chunk_rows
-
-
-def unit_rows(store: Store) -> int:
-    """Rows of ``store`` that are fetched at once."""
-    chunk_bytes = store.chunk_rows * store.n_features * store.itemsize
-    if store.plain_chunks() is None or chunk_bytes <= UNIT_BYTES:
-        return store.chunk_rows
-    least = -(-chunk_bytes // UNIT_BYTES)
-    for parts in range(least, min(4 * least, store.chunk_rows) + 1):
-        if store.chunk_rows % parts == 0:
-            return store.chunk_rows // parts
-    return store.chunk_rows  # few divisors: parts of a few rows each would cost more than a large buffer
+def _pageable(shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype)
