@@ -16,7 +16,8 @@ from skillaxes.stream import device as devices
 from skillaxes.stream import device_gds as gds
 from skillaxes.stream.device_feed import LAG, DeviceFeed
 from skillaxes.stream.panel import Panel, gather
-from skillaxes.stream.reader import TORCH_DTYPES, Reader, unit_rows
+from skillaxes.stream.reader import TORCH_DTYPES, Reader
+from skillaxes.stream.units import unit_rows
 
 if TYPE_CHECKING:
     from skillaxes.store import Store
