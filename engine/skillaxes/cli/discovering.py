@@ -106,21 +106,32 @@ def run(
 ) -> int:
     """The main job: discover, label and report in one go."""
     import skillaxes
+    from skillaxes.errors import UsageError
     from skillaxes.labeling import label
+    from skillaxes.labeling.options import OPENAI
     from skillaxes.report import write_report
     from skillaxes.run_folder.manifest import read_manifest
 
     options = engine_options(ranking, machine, solving)
     naming = {**label_options(labeling, server), "top": ranking.top, "seed": solving.seed}
-    process = None if dry_run else find(processes)
-    _check_labeling(store, traces, naming, 1 if process is None else process.size)
-    if process is None:
+    if dry_run:
+        _check_labeling(store, traces, naming)
         _show_plan(skillaxes.plan(store, **options).as_dict(), as_json)
         if not as_json:
             output.show(f"After discover, this tells what labels cost: skillaxes label {run_dir} --dry-run")
         return 0
+    process = find(processes)
+    if process.size > 1 and labeling.labeler == OPENAI:
+        if process.index > 0:
+            return UsageError.exit_code
+        raise UsageError(
+            f"--labeler {OPENAI} with {process.size} processes would keep all of them waiting, often without a "
+            "network: run discover here, then `skillaxes label RUN_DIR` where there is network"
+        )
     progress = make_progress(quiet or process.index > 0)
     with joined(process, requeue) as world:
+        if process.index == 0:
+            _check_labeling(store, traces, naming)
         skillaxes.discover(store, run_dir, overwrite=overwrite, progress=progress, world=world, **options)
     if process.index > 0:
         return 0  # labels and report are written once
@@ -142,19 +153,13 @@ def run(
     return named.exit_code
 
 
-def _check_labeling(store: Path, traces: str, naming: dict[str, Any], n_processes: int) -> None:
+def _check_labeling(store: Path, traces: str, naming: dict[str, Any]) -> None:
     """Refuse what labeling would refuse before the directions are computed."""
-    from skillaxes.errors import UsageError
     from skillaxes.labeling.options import OPENAI, make_options
     from skillaxes.labeling.traces import read_traces
     from skillaxes.store import open_store
 
     options = make_options(**naming)
-    if n_processes > 1 and options.labeler == OPENAI:
-        raise UsageError(
-            f"--labeler {OPENAI} with {n_processes} processes would keep all of them waiting, often without a network: "
-            "run discover here, then `skillaxes label RUN_DIR` where there is network"
-        )
     n_rows = open_store(store).n_rows
     if options.labeler == OPENAI:
         from skillaxes.labeling.openai_labeler import connector

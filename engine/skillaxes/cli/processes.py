@@ -51,6 +51,8 @@ def find(processes: Processes) -> Process:
 @contextmanager
 def joined(process: Process, requeue: bool) -> Iterator[World]:
     """The world of a job, which signals may stop while the block lasts."""
+    if process.size > 1:  # before torch is loaded: what goes wrong between processes is told by us, once and in words
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from skillaxes.cluster import preemption
     from skillaxes.cluster.distributed import connect
 

@@ -68,14 +68,11 @@ class Heartbeat(threading.Thread):
                 return
             self.stop_seen = self.stop_seen or stop != b""
             if failed and failed != self._told:
-                self._acknowledge()
-                rank, code, message = failed.decode().split("\n", 2)
-                self._end(int(code), f"{self.names[int(rank)]} failed: {message}", {int(rank)})
+                self._follow(failed)
             silent = self._silent(beats)
-            if silent:
-                who = ", ".join(self.names[number] for number in silent)
-                verb = "has" if len(silent) == 1 else "have"
-                self._end(1, f"{who} {verb} been silent for {SILENCE:.0f} s: taken for dead", set(silent))
+            if silent and not self._told:
+                who = f"{self.names[silent[0]]} has been silent for {SILENCE:.0f} s: taken for dead"
+                self._follow(self._first(silent[0], 1, who))
 
     def fail(self, code: int, message: str) -> str | None:
         """Tell the others of this process's failure and wait until they know.
@@ -84,21 +81,14 @@ class Heartbeat(threading.Thread):
         -------
         Another process's failure, as one line, if that one was first.
         """
-        told = f"{self._rank}\n{code}\n{message}".encode()
-        self._told = told
-        try:
-            first = self._store.compare_set(_FAILED, "", told)
-            if first != told:
-                self._acknowledge()
-                rank, _, why = first.decode().split("\n", 2)
-                return f"{self.names[int(rank)]} failed: {why}"
-            limit = time.monotonic() + _ACKNOWLEDGED
-            others = len(self.names) - 1 - len(self.gone)
-            while self._store.add(_SEEN, 0) < others and time.monotonic() < limit:
-                time.sleep(0.05)
-        except RuntimeError:  # the store is gone, and the others know it already
-            pass
-        return None
+        first = self._first(self._rank, code, f"{self.names[self._rank]} failed: {message}")
+        lost, _, why = first.decode().split("\n", 2)
+        mine = int(lost) == self._rank
+        if not mine:
+            self._acknowledge()
+        if mine or self._host == self._rank:
+            self._wait_until_read({int(lost)})
+        return None if mine else why
 
     def leave(self, limit: float) -> None:
         """Take leave without a failure; the process that holds the store waits until all others have left."""
@@ -116,6 +106,28 @@ class Heartbeat(threading.Thread):
     def quiet(self) -> None:
         """Beat no more."""
         self._quiet.set()
+
+    def _first(self, lost: int, code: int, message: str) -> bytes:
+        """Put a failure on record, and return the one that was there first."""
+        self._told = f"{lost}\n{code}\n{message}".encode()
+        try:
+            return self._store.compare_set(_FAILED, "", self._told)
+        except RuntimeError:  # the store is gone, and the others know it already
+            return self._told
+
+    def _follow(self, failed: bytes) -> None:
+        """End because another process has failed or is dead."""
+        lost, code, message = failed.decode().split("\n", 2)
+        self._acknowledge()
+        self._end(int(code), message, {int(lost)})
+
+    def _wait_until_read(self, lost: set[int]) -> None:
+        """Until all that are left have read what failed, for a while."""
+        limit = time.monotonic() + _ACKNOWLEDGED
+        readers = len(self.names) - len(self.gone | lost)
+        with contextlib.suppress(RuntimeError):
+            while self._store.add(_SEEN, 0) < readers and time.monotonic() < limit:
+                time.sleep(0.05)
 
     def _acknowledge(self) -> None:
         with contextlib.suppress(RuntimeError):
@@ -149,4 +161,6 @@ class Heartbeat(threading.Thread):
         print(f"skillaxes: {self.names[self._rank]} ends: {message}", file=sys.stderr, flush=True)
         with contextlib.suppress(Exception):
             sys.stdout.flush()
+        if self._host == self._rank:  # the others read from this process what has failed
+            self._wait_until_read(lost)
         os._exit(code or 1)

@@ -1,0 +1,78 @@
+"""``skillaxes`` in which process ``VICTIM`` stops for good in phase ``PHASE``, after it has put its id into ``MARK``.
+
+``SILENCE``: seconds without a beat after which the others take it for dead; as shipped where it is not set.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from skillaxes.cli import main
+from skillaxes.cluster import heartbeat
+
+VICTIM, PHASE = int(os.environ["VICTIM"]), os.environ["PHASE"]
+ME = int(sys.argv[sys.argv.index("--process-index") + 1])
+
+
+def stall() -> None:
+    """Be there and do nothing more, as a process does that is about to be killed."""
+    aside = Path(os.environ["MARK"] + ".partial")
+    aside.write_text(str(os.getpid()))
+    aside.rename(os.environ["MARK"])
+    time.sleep(1000)
+
+
+def before(owner: Any, name: str) -> None:
+    """Stall before ``owner.name`` is called."""
+    real: Callable[..., Any] = getattr(owner, name)
+
+    def stalled(*given: Any, **more: Any) -> Any:
+        stall()
+        return real(*given, **more)
+
+    setattr(owner, name, stalled)
+
+
+def plant() -> None:
+    """Put the stall where the phase is."""
+    from skillaxes import discovery, stages
+    from skillaxes.pca import krylov
+    from skillaxes.ranking import rows
+    from skillaxes.stream.panels import PanelStream
+
+    if PHASE == "sample":
+        before(PanelStream, "sample")
+    elif PHASE == "read":
+        before(krylov, "update")
+    elif PHASE == "collective":
+        import torch.distributed as dist
+
+        real = dist.all_reduce
+        calls = iter(range(1 << 30))
+
+        def late(*given: Any, **more: Any) -> Any:
+            if next(calls) == 12:
+                stall()
+            return real(*given, **more)
+
+        dist.all_reduce = late  # type: ignore[assignment]
+    elif PHASE == "directions":
+        before(stages.krylov, "finalize")
+    elif PHASE == "ranking":
+        before(rows.KeptRows, "blocks")
+    elif PHASE == "writing":
+        before(discovery, "write")
+
+
+if __name__ == "__main__":
+    if "SILENCE" in os.environ:
+        heartbeat.SILENCE = float(os.environ["SILENCE"])
+    if ME == VICTIM:
+        plant()
+    sys.argv[0] = "skillaxes"
+    sys.exit(main())
