@@ -40,8 +40,8 @@ MUTANTS = {
     "the last panel is not filled up": ("self._seam.clear(target[filled:])", "pass"),
     "a panel has arrived before it was copied": ("target), self._seam.mark(COPIES)", "target), (COPIES, 0)"),
     "the read goes on behind the kept rows too late": (
-        "first = self._first + self._filled * self.panel_rows",
-        "first = self._first + (self._filled + bool(self._filled)) * self.panel_rows",
+        "first, filled = self._first + number * self.panel_rows, 0",
+        "first, filled = self._first + (number + bool(number)) * self.panel_rows, 0",
     ),
 }
 
