@@ -92,6 +92,7 @@ class Checkpoint:
         self._tables: Mapping[str, RowTable] = {}  # that belong to what was found
         self._flushed: dict[str, int] = {}  # by row file: rows up to here are on the disk
         self._on_disk = False  # whether the state is
+        self._worth_it = False  # whether one was written before
         self._carried = (0.0, 0)  # seconds and rows that killed attempts had passed since then
         self._unsafe = 0  # rows passed since the last checkpoint, in complete reads
         self._row = self._safe_row = stream.first_row
@@ -104,6 +105,7 @@ class Checkpoint:
             self._world.gather(None)  # nobody writes before what was there is gone
             return
         self.results, self._generation, self._on_disk = state["results"], state["generation"], True
+        self._worth_it = True
         self._take_up(state)
         if self._world.rank == 0:
             self._folder.drop_other_parts()
@@ -176,7 +178,12 @@ class Checkpoint:
         self._stop(f"at {where}", self._on_disk)
 
     def finish(
-        self, found: Callable[[], dict[str, Any]], tables: Mapping[str, RowTable] | None = None, *, read: bool = True
+        self,
+        found: Callable[[], dict[str, Any]],
+        tables: Mapping[str, RowTable] | None = None,
+        *,
+        read: bool = True,
+        last: bool = False,
     ) -> None:
         """A stage is complete; every process comes here.
 
@@ -185,6 +192,7 @@ class Checkpoint:
         found : the results of all complete stages, as plain values; asked when they are written
         tables : the kept numbers of every row that belong to them
         read : whether the stage was a read
+        last : whether it was the last one; a job that was worth a checkpoint before is worth one now
 
         Raises
         ------
@@ -201,7 +209,7 @@ class Checkpoint:
         # With other processes, what is not written now can be written after the next read only.
         coming = self._read_seconds if self._world.size > 1 and self._tables else 0.0
         spent = now - self._last
-        due = spent >= min(self._every, _WORTH) or spent + coming > self._every
+        due = spent >= min(self._every, _WORTH) or spent + coming > self._every or (last and self._worth_it)
         votes = self._world.gather((due, self._world.stopping))
         stopping = any(wish for _, wish in votes)
         written = self._folder is not None and (votes[0][0] or stopping) and self._write_state(self._folder)
@@ -374,6 +382,7 @@ class Checkpoint:
 
     def _written(self, folder: CheckpointFolder) -> None:
         self._carried, self._unsafe, self._safe_row = (0.0, 0), 0, self._row
+        self._worth_it = True
         self._last = monotonic()
         self._mark(folder, self._last)
 

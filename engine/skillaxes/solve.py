@@ -92,7 +92,7 @@ def solve(
         state = log.run(f"read {number}", stream, partial(job.read, state, f"read {number}"))
         worst = float(krylov.relative_residuals(state).max())
         progress.note(f"read {number}: largest residual {worst:.1e} (tolerance {config.tolerance:.0e})")
-        job.after_read(state, start, scale)
+        job.after_read(state, start, scale, last=state.done)
     return log.run("directions", stream, lambda: _finish(job, state, scale))
 
 

@@ -141,7 +141,7 @@ class Stages:
         """Put on record where the solver begins."""
         self.checkpoint.finish(lambda: {"scale": _own(scale), "start": saving.start_saved(start)}, read=read)
 
-    def after_read(self, state: krylov.KrylovState, start: WarmStart, scale: Tensor | None) -> None:
+    def after_read(self, state: krylov.KrylovState, start: WarmStart, scale: Tensor | None, *, last: bool) -> None:
         """Put on record what a Krylov read has left; ``start`` too, where later reads come back to it."""
         self.checkpoint.finish(
             lambda: (
@@ -149,6 +149,7 @@ class Stages:
                 | ({"start": saving.start_saved(start)} if self.problem.exact_block else {})
             ),
             saving.krylov_tables(state),
+            last=last,
         )
 
     def covariance(self, shift: Tensor, scale: Tensor | None) -> WarmStart:
