@@ -8,6 +8,7 @@ for bit against an undisturbed run's. What each kill made be done again is told 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -88,7 +89,7 @@ def run(options: Options, recipe: Recipe, kills: Kills) -> list[dict[str, Any]]:
         store = work.store(recipe)
         traces = _traces(work.folder / "traces.jsonl", recipe.rows, recipe.seed)
         jobs = _Jobs(work, kills, store, traces)
-        expected = work.folder / "undisturbed"
+        expected = work.folder / f"undisturbed-{_digest(recipe, options, kills)}"
         if not (options.keep and (expected / "labels.jsonl").exists()):
             shutil.rmtree(expected, ignore_errors=True)
             jobs.whole("discover", expected)
@@ -303,6 +304,13 @@ def _traces(path: Path, n_rows: int, seed: int) -> Path:
             text = " ".join(chance.choices(words, k=chance.randrange(20, 60)))
             file.write(json.dumps({"id": row, "input": f"Problem {row}", "output": text}) + "\n")
     return path
+
+
+def _digest(recipe: Recipe, options: Options, kills: Kills) -> str:
+    """Names an undisturbed run by everything that its bytes follow from."""
+    shape = [recipe.as_dict(), options.components, options.top, options.threads, kills.processes, kills.words]
+    code = [provenance.commit(), provenance.versions()]
+    return hashlib.sha256(json.dumps([shape, code], sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _case(kills: Kills) -> dict[str, Any]:
