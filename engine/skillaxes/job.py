@@ -19,10 +19,12 @@ from skillaxes.devices import Resolved, resolve
 from skillaxes.errors import InputError, StoreError, UsageError
 from skillaxes.planning import Plan, make_plan
 from skillaxes.run_folder import manifest as manifests
+from skillaxes.run_folder.checkpoint import holds_state
 from skillaxes.run_folder.formats import FORMAT_VERSION
 from skillaxes.store import Store, open_store
 from skillaxes.stream import device as devices
 from skillaxes.stream.panels import PanelStream
+from skillaxes.traffic import STATED, Rates, Shape, outlook
 
 _REMEMBERED = 10.0  # seconds for which a network file system may answer that a new file is not there
 
@@ -54,7 +56,11 @@ class Job:
 
 
 def prepare(
-    store: Store | str | Path, options: dict[str, Any], given: str | None = None, world: World = ALONE
+    store: Store | str | Path,
+    options: dict[str, Any],
+    given: str | None = None,
+    world: World = ALONE,
+    rates: Rates = STATED,
 ) -> Job:
     """Everything that can be refused before a row is read.
 
@@ -64,6 +70,7 @@ def prepare(
     options : fields of :class:`skillaxes.config.DiscoverConfig`
     given : where directions come from that are only applied; None where they are to be found
     world : the processes that share the job
+    rates : what their time is predicted from
     """
     config = make_config(**options)
     device = resolve(config.device, local_index=world.local_index)
@@ -84,6 +91,20 @@ def prepare(
         )
     seam = devices.open_seam(device.device)
     planned = make_plan(opened, config, n_columns, str(device.device), device.reason, given, seam, world)
+    if world.size > 1:
+        shape = Shape(
+            n_rows=opened.n_rows,
+            n_columns=n_columns,
+            itemsize=opened.itemsize,
+            chunk_rows=opened.chunk_rows,
+            block_size=planned.block_size,
+            reads=planned.reads,
+            solver=planned.solver,
+            scaled=config.scale != "none",
+            n_layers=len(layers),
+            on_gpu=seam is not None,
+        )
+        planned = replace(planned, outlook=outlook(shape, world.size, rates))
     return Job("discover" if given is None else "apply", opened, config, columns, layers, ids, device, planned, world)
 
 
@@ -164,7 +185,7 @@ def run_folder(folder: Path | None, world: World = ALONE) -> Iterator[Path | Non
             shutil.rmtree(folder, ignore_errors=True)
 
     def lost(code: int, message: str) -> None:
-        if code == InputError.exit_code:
+        if code == InputError.exit_code and not holds_state(folder):
             clear()
         else:
             manifests.mark_failed(folder, message)
@@ -172,8 +193,9 @@ def run_folder(folder: Path | None, world: World = ALONE) -> Iterator[Path | Non
     world.when_lost(lost)
     try:
         yield folder
-    except InputError:
-        if world.rank == 0:
+    except InputError as error:
+        # A store that fails after hours is mended, or staged again: what there is to go on from stays.
+        if world.rank == 0 and not (isinstance(error, StoreError) and holds_state(folder)):
             clear()
         raise
 
@@ -232,7 +254,10 @@ def opening_words(job: Job) -> str:
     shape = " x ".join(f"{extent:,}" for extent in store.shape)
     mine = planned.rows[1] - planned.rows[0]
     kept = "" if planned.gpu is None else f", {planned.gpu.kept_rows / mine:.0%} of them kept in its memory"
-    shared = "" if planned.processes == 1 else f", shared by {planned.processes} processes"
+    shared = ""
+    if planned.outlook is not None:
+        handed = memory.show(planned.outlook["traffic_bytes"])
+        shared = f"; shared by {planned.processes} processes, each hands {handed} a read to the others"
     return (
         f"{store.path}: {shape} {store.dtype}, {memory.show(store.nbytes)}; {planned.solver} on {planned.device} "
         f"({planned.device_reason}), rows through {planned.road}{kept}{shared}"

@@ -74,9 +74,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Any:
 
 @pytest.mark.parametrize("panels", [1, 5, 12])
 @pytest.mark.parametrize(("solver", "read"), [(solver, read) for solver, reads in READS.items() for read in reads])
-def test_stopped_in_a_read(
-    tmp_path: Path, store: Path, undisturbed: Any, solver: str, read: str, panels: int
-) -> None:
+def test_stopped_in_a_read(tmp_path: Path, store: Path, undisturbed: Any, solver: str, read: str, panels: int) -> None:
     options = {"solver": solver, "bad_rows": "skip", "components": 4}
     manifest = stopped(discover, store, tmp_path / "run", read, panels, **options)
     assert manifest["stopped"]["row"] == min(panels * PANEL, N) and manifest["stopped"]["checkpoint"]
