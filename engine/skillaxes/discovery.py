@@ -27,6 +27,7 @@ from skillaxes.solve import Solved, solve
 from skillaxes.stage_log import StageLog
 from skillaxes.store import Store
 from skillaxes.stream.panels import PanelStream
+from skillaxes.traffic import STATED, Rates
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -85,9 +86,15 @@ def discover(
     return carry_out(job, run_dir, solver, {}, overwrite, progress)
 
 
-def plan(store: Store | str | Path, **options: Any) -> Plan:
-    """What ``discover`` would do with these options, without doing it."""
-    return prepare(store, options).plan
+def plan(store: Store | str | Path, *, world_size: int = 1, rates: Rates = STATED, **options: Any) -> Plan:
+    """What ``discover`` would do with these options, without doing it.
+
+    Parameters
+    ----------
+    world_size : processes that would share it; the plan is that of the first one, on a host of its own
+    rates : what time and traffic of several processes are predicted from
+    """
+    return prepare(store, options, world=World(0, world_size), rates=rates).plan
 
 
 def load(run_dir: str | Path) -> Discovery:
@@ -151,7 +158,7 @@ def _run(
     before: dict[str, Any] | None,
     progress: Progress,
 ) -> Discovery:
-    log = StageLog()
+    log = StageLog(world=job.world)
     manifest = about(job)
     manifest["config"] |= identity
     earlier = before or {}
@@ -185,7 +192,7 @@ def _run(
             solved, plan, shortages = within_memory(job, stream, begun, projections, log, progress, checkpoint)
             ranking, topk, selection = log.run("ranking", stream, lambda: ranked(job, solved, stream, folder))
         except StoppedEarly:
-            job.world.together("the stop")  # a crashed process makes it a failed job, not a stopped one
+            job.world.settle("the stop")  # a crashed process makes it a failed job, not a stopped one
             stopped = {**(checkpoint.stopped_at or {}), "run_id": preemption.run_id()}
             record(status=manifests.STOPPED, stopped=stopped, stages=log.stages, seconds=round(log.seconds, 3))
             raise

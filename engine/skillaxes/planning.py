@@ -50,6 +50,7 @@ class Plan:
     processes : that share the job
     rows : (first, last) of this process's part, last excluded
     gds : whether chunks go straight into the GPU's memory, and if not, why; None on a CPU
+    outlook : predicted time and traffic of several processes, see :func:`skillaxes.traffic.outlook`; None for one
     """
 
     solver: str
@@ -70,6 +71,7 @@ class Plan:
     workers: int = 1
     processes: int = 1
     rows: tuple[int, int] = (0, 0)
+    outlook: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON holds it."""

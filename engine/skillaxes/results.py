@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from skillaxes.cluster.world import World
 from skillaxes.errors import InputError
 from skillaxes.job import Job
 from skillaxes.pca.split_half import subspaces
+from skillaxes.planning import GIVEN
 from skillaxes.ranking.cancelled import refined
 from skillaxes.ranking.lists import Ranking, rank
 from skillaxes.ranking.lookup import look_up
@@ -28,6 +30,7 @@ from skillaxes.run_folder.formats import SCORES, SELECTION, SIDES, TOPK
 from skillaxes.run_folder.scores import ScoresWriter
 from skillaxes.solve import Solved
 from skillaxes.stream.panels import PanelStream
+from skillaxes.traffic import Shape, read_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -184,7 +187,28 @@ def spent(job: Job, stream: PanelStream, stages: list[dict[str, Any]], repeated:
         "reads": round(stream.reads + sum(part["rows_read_twice"] for part in parts) / job.store.n_rows, 4),
         "peak_memory_bytes": max(part["peak_memory_bytes"] for part in parts),
     }
-    return together if job.world.size == 1 else {**together, "processes": parts}
+    if job.world.size == 1:
+        return together
+    return {**together, "processes": parts, "traffic": _traffic(job, stages)}
+
+
+def _traffic(job: Job, stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What each Krylov read was to hand over by its shape, and what it has handed over; of each process."""
+    found = []
+    for stage in stages:
+        if stage["status"] == "done" and re.fullmatch(r"read \d+", stage["name"]):
+            number = len(found) + 1
+            shape = Shape(
+                n_rows=job.store.n_rows,
+                n_columns=job.plan.n_columns,
+                itemsize=job.store.itemsize,
+                chunk_rows=job.store.chunk_rows,
+                block_size=job.plan.block_size,
+                n_layers=len(job.layers),
+            )
+            predicted = read_bytes(shape, number, number, solving=job.plan.solver != GIVEN)
+            found.append({"name": stage["name"], "predicted": predicted, "measured": stage.get("handed_over")})
+    return found
 
 
 def _of_all(stages: tuple[dict[str, Any], ...]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from skillaxes import memory
+from skillaxes.cluster.world import ALONE, World
 from skillaxes.stream.panels import PanelStream
 
 
@@ -18,10 +19,12 @@ class StageLog:
     Attributes
     ----------
     stages : one record a stage
+    world : whose traffic is noted
     under_way : the stage that runs; None between two
     """
 
     stages: list[dict[str, Any]] = field(default_factory=list)
+    world: World = ALONE
     under_way: str | None = None
     _began_job: float = field(default_factory=time.perf_counter)
     _seconds_before: float = 0.0
@@ -33,6 +36,7 @@ class StageLog:
         """Do ``work`` and note what it took."""
         self.under_way, self._spent = name, (0.0, 0)
         self._began, self._bytes, reads_before = time.perf_counter(), stream.bytes_read, stream.reads
+        handed_before = dict(self.world.handed_over)
         result = work()
         seconds, taken = self.spent(stream)
         self.stages.append(
@@ -45,6 +49,9 @@ class StageLog:
                 "peak_memory_bytes": memory.peak(),
             }
         )
+        if self.world.size > 1:
+            handed = self.world.handed_over
+            self.stages[-1]["handed_over"] = {name: handed[name] - handed_before[name] for name in handed}
         self.under_way = None
         return result
 

@@ -23,7 +23,7 @@ from skillaxes.cli.options import (
     engine_options,
     takes,
 )
-from skillaxes.cli.processes import Processes, find, joined
+from skillaxes.cli.processes import Processes, find, joined, outlook_options
 from skillaxes.cli.progress_display import make_progress
 from skillaxes.cli.stopping import stoppable
 
@@ -47,7 +47,7 @@ def discover(
 
     options = engine_options(ranking, machine, solving)
     if dry_run:
-        _show_plan(skillaxes.plan(store, **options).as_dict(), as_json)
+        _show_plan(skillaxes.plan(store, **outlook_options(processes, run_dir), **options).as_dict(), as_json)
         return
     process = find(processes)
     progress = make_progress(quiet or process.index > 0)
@@ -116,7 +116,7 @@ def run(
     naming = {**label_options(labeling, server), "top": ranking.top, "seed": solving.seed}
     if dry_run:
         _check_labeling(store, traces, naming)
-        _show_plan(skillaxes.plan(store, **options).as_dict(), as_json)
+        _show_plan(skillaxes.plan(store, **outlook_options(processes, run_dir), **options).as_dict(), as_json)
         if not as_json:
             output.show(f"After discover, this tells what labels cost: skillaxes label {run_dir} --dry-run")
         return 0

@@ -163,6 +163,7 @@ def plan_table(plan: Mapping[str, Any]) -> RenderableType:
             ("memory", f"{size(held['total'])} of {size(held['budget'])}{spilled}"),
             *((f"  {name}", size(value)) for name, value in parts),
             *_gpu_lines(plan),
+            *_outlook_lines(plan),
         ]
     )
 
@@ -178,6 +179,34 @@ def _gpu_lines(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("  working", size(gpu["working"] + gpu["ring"])),
         ("  rows kept", f"{size(gpu['kept'])}: {gpu['kept_rows']:,} of {plan['n_rows']:,} rows are copied once"),
         ("GPUDirect", plan["gds"]),
+    ]
+
+
+def _outlook_lines(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
+    from skillaxes.memory import show as size
+
+    seen = plan["outlook"]
+    if seen is None:
+        return []
+    first, last = plan["rows"]
+    said = {
+        "storage": "the file system gives no more",
+        "traffic": "numbers travel for longer than a process takes for its rows",
+        "stragglers": "chunks are too few to share evenly",
+    }
+    met = [(at, f"from {at:,}: {said[name]}") for name, at in seen["limits"].items() if at is not None]
+    rates, measured = seen["rates"], seen["rates"]["read"]
+    speed = measured or rates["storage"]
+    from_what = f"{speed / 1e9:.3g} GB/s {'a process, measured' if measured else 'a disk'}"
+    return [
+        ("processes", f"{plan['processes']}; rows {first:,} to {last - 1:,} are the first one's"),
+        (
+            "  time",
+            f"{seen['total']:.3g} s for the reads, {seen['alone']:.3g} s alone ({from_what}, "
+            f"{rates['network'] / 1e9:g} GB/s network; --rate states others)",
+        ),
+        ("  traffic", f"{size(seen['traffic_bytes'])} a read from each process, {seen['traffic']:.2g} s of it"),
+        ("  limits", "; ".join(text for _, text in sorted(met)) or "none up to as many processes as there are chunks"),
     ]
 
 

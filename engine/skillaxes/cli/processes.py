@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from skillaxes.cli.stopping import stoppable
+from skillaxes.errors import StoppedEarly
 
 if TYPE_CHECKING:
     from skillaxes.cluster.process import Process
@@ -29,10 +31,30 @@ class Processes:
         int | None,
         typer.Option(metavar="W", help="Processes that share the job; with --dry-run, predict their time and traffic."),
     ] = None
+    rate: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=N", help="State a rate behind that prediction: network=25e9 (bytes/s). Repeatable."),
+    ] = None
     rendezvous: Annotated[
         str | None,
         typer.Option(metavar="HOST:PORT", help="Where they meet. [default: $MASTER_ADDR:$MASTER_PORT, or loopback]"),
     ] = None
+
+
+def outlook_options(processes: Processes, run_dir: Path) -> dict[str, Any]:
+    """What ``skillaxes.plan`` is told of several processes; a job that is done in RUN_DIR has measured one."""
+    from skillaxes.errors import RunFolderError, UsageError
+    from skillaxes.run_folder.manifest import read_manifest
+    from skillaxes.traffic import measured, rates_from
+
+    size = processes.world_size or 1
+    if size < 1:
+        raise UsageError(f"--world-size {size}: needs at least 1 process")
+    rates = rates_from(processes.rate or ())
+    if not rates.read:
+        with suppress(RunFolderError):
+            rates = replace(rates, read=measured(read_manifest(run_dir)))
+    return {"world_size": size, "rates": rates}
 
 
 def find(processes: Processes) -> Process:
@@ -58,5 +80,12 @@ def joined(process: Process, requeue: bool) -> Iterator[World]:
 
     if process.remark is not None:
         typer.echo(process.remark, err=True)
-    with stoppable(requeue, leads=process.index == 0), connect(process, preemption.asked) as world:
-        yield world
+    with stoppable(), connect(process, preemption.asked) as world:
+        try:
+            yield world
+        except StoppedEarly:
+            # srun --kill-on-bad-exit and torchrun end all processes with the first one: it waits for what is told here.
+            if requeue and process.index == 0:
+                typer.echo(f"skillaxes: {preemption.requeue()}", err=True)
+            world.settle("the end")
+            raise

@@ -148,24 +148,30 @@ class TorchWorld(World):
 
         self._poll(where, all_there)
 
+    def settle(self, where: str) -> None:
+        # Not a numbered meeting: some have left the read before its end, others wait there.
+        key = f"settled/{where}"
+        self._asked(where, lambda: self._store.add(key, 1))
+        self._poll(where, lambda: self._store.add(key, 0) + len(self._heart.gone) >= self.size or None)
+
     def sum_(self, *tensors: Tensor) -> None:
         import torch.distributed as dist
 
+        self.handed_over["sum"] += _size(tensors)
         self._each("a sum", tensors, lambda tensor, group: dist.all_reduce(tensor, group=group))
 
     def broadcast_(self, *tensors: Tensor, source: int = 0) -> None:
-        import torch.distributed as dist
-
-        self._each("a broadcast", tensors, lambda tensor, group: dist.broadcast(tensor, source, group=group))
+        self.handed_over["broadcast"] += _size(tensors)
+        self._send(tensors, source)
 
     def share(self, value: T) -> T:
         import torch
 
         packed = _packed(value) if self.rank == 0 else torch.empty(0, dtype=torch.uint8)
         size = torch.tensor([len(packed)])
-        self.broadcast_(size)
+        self._send((size,), 0)
         packed = packed if self.rank == 0 else torch.empty(int(size), dtype=torch.uint8)
-        self.broadcast_(packed)
+        self._send((packed,), 0)
         return value if self.rank == 0 else pickle.loads(packed.numpy().tobytes())
 
     def gather(self, value: T) -> list[T]:
@@ -175,7 +181,7 @@ class TorchWorld(World):
         packed = _packed(value)
         sizes = torch.zeros(self.size, dtype=torch.int64)
         sizes[self.rank] = len(packed)
-        self.sum_(sizes)
+        self._each("a gather", (sizes,), lambda tensor, group: dist.all_reduce(tensor, group=group))
         padded = torch.nn.functional.pad(packed, (0, int(sizes.max()) - len(packed)))
         parts = [torch.empty_like(padded) for _ in range(self.size)]
         self._each("a gather", (padded,), lambda tensor, group: dist.all_gather(parts, tensor, group=group))
@@ -262,7 +268,6 @@ class TorchWorld(World):
         for tensor in tensors:
             if tensor.numel() == 0:
                 continue
-            self.handed_over += tensor.numel() * tensor.element_size()
             if tensor.is_cuda and self._on_device is not None:
                 straight = tensor.contiguous()
                 self._asked(where, lambda straight=straight: work(straight, self._on_device))  # type: ignore[misc]
@@ -271,6 +276,11 @@ class TorchWorld(World):
                 self._asked(where, lambda straight=straight: work(straight, self._group))  # type: ignore[misc]
             if straight is not tensor:
                 tensor.copy_(straight)
+
+    def _send(self, tensors: tuple[Tensor, ...], source: int) -> None:
+        import torch.distributed as dist
+
+        self._each("a broadcast", tensors, lambda tensor, group: dist.broadcast(tensor, source, group=group))
 
     def _poll(self, where: str, look: Callable[[], bool | None]) -> bool:
         pause = 0.0005
@@ -357,6 +367,10 @@ def _choose_interface(host: str) -> None:
                     return
     except OSError:
         return
+
+
+def _size(tensors: tuple[Tensor, ...]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _packed(value: Any) -> Tensor:

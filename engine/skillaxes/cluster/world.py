@@ -41,13 +41,13 @@ class World:
     rank, size : which process of how many
     local_index : which one on its host
     here : processes of this job on this host
-    handed_over : bytes that this process has handed to collectives so far; a ring moves up to twice that
+    handed_over : bytes that this process has handed to sums and to broadcasts so far; a ring moves up to twice that
     """
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.rank, self.size = rank, size
         self.local_index, self.here = 0, 1
-        self.handed_over = 0
+        self.handed_over = {"sum": 0, "broadcast": 0}
 
     @property
     def name(self) -> str:
@@ -68,6 +68,13 @@ class World:
 
     def together(self, where: str) -> None:
         """Wait until every process is at ``where``, whether the job stops or not."""
+
+    def settle(self, where: str) -> None:
+        """Wait until every process of a job that stops early is at ``where``, from wherever each has left its work.
+
+        Those who are not there and do not live either end this process, as ever; so who returns knows that no other one
+        is at work any more.
+        """
 
     def sum_(self, *tensors: Tensor) -> None:
         """Replace each tensor by its sum over all processes."""
