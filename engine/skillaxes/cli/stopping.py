@@ -11,13 +11,12 @@ from skillaxes.errors import StoppedEarly
 
 
 @contextmanager
-def stoppable(requeue: bool, *, leads: bool = True, at_once: bool = False) -> Iterator[None]:
+def stoppable(requeue: bool = False, *, at_once: bool = False) -> Iterator[None]:
     """While the block lasts, SIGTERM, SIGUSR1 and SIGUSR2 ask the job to stop.
 
     Parameters
     ----------
     requeue : ask Slurm to run the job again once it has stopped; no process may still be at work then
-    leads : this is process 0, the only one that asks
     at_once : the block's work may end at any moment
     """
     from skillaxes.cluster import preemption
@@ -26,6 +25,6 @@ def stoppable(requeue: bool, *, leads: bool = True, at_once: bool = False) -> It
         with preemption.listening(at_once=at_once):
             yield
     except StoppedEarly:
-        if requeue and leads:
+        if requeue:
             typer.echo(f"skillaxes: {preemption.requeue()}", err=True)
         raise

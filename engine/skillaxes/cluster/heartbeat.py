@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 EVERY = 1.0  # seconds between beats
 SILENCE = 15.0  # seconds without a beat after which a process is taken for dead
+_LAST_WORDS = 1.0  # seconds: srun loses what a process has said just before its end where another one was killed
 _ACKNOWLEDGED = 5.0  # seconds that a failing process waits for the others to have read why
 _LEFT = b"left"
 _FAILED, _STOP, _SEEN = "failed", "stop", "seen"
@@ -163,4 +164,5 @@ class Heartbeat(threading.Thread):
             sys.stdout.flush()
         if self._host == self._rank:  # the others read from this process what has failed
             self._wait_until_read(lost)
+        time.sleep(_LAST_WORDS)
         os._exit(code or 1)
