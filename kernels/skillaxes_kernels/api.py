@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -28,7 +30,7 @@ def make_scratch(
 
 
 def project(
-    panel: Tensor,
+    panel: Tensor | Sequence[Tensor],
     directions: Tensor,
     shift: Tensor | None = None,
     *,
@@ -51,8 +53,9 @@ def project(
 
     Parameters
     ----------
-    panel : Tensor of shape (b, d), float16, bfloat16, float32 or float64, unit column stride, any row stride.
-        float64 is centred in float64, then rounded to float32.
+    panel : Tensor of shape (b, d), float16, bfloat16, float32 or float64, unit column stride, any row stride; or
+        several whose rows follow each other, which a CPU takes from where they lie. float64 is centred in float64,
+        then rounded to float32.
     directions : float32 Tensor of shape (d, l)
     shift : Tensor of shape (d,), the provisional mean of ``panel * scale``; None for no centring. float64 is taken
         as it is for float64 panels and rounded to float32 for others.
@@ -70,11 +73,25 @@ def project(
     ValueError : shapes, dtypes or devices that do not belong together; shift or scale not finite
     BackendError : ``backend`` was named and declines
     """
-    _check(panel, directions, shift, scale, epilogue)
-    if bad is not None and (bad.dtype != torch.bool or bad.shape != panel.shape[:1]):
-        raise ValueError(f"bad is a bool tensor of shape ({len(panel)},), got {bad.dtype} of shape {tuple(bad.shape)}")
-    b, d = panel.shape
-    choice = which(panel.device, panel.dtype, d, directions.shape[1], backend)
+    pieces = (panel,) if isinstance(panel, Tensor) else tuple(panel)
+    if not pieces:
+        raise ValueError("a panel of no pieces; it needs at least one tensor")
+    for piece in pieces:
+        _check(piece, directions, shift, scale, epilogue)
+        if piece.dtype != pieces[0].dtype or piece.device != pieces[0].device:
+            raise ValueError(
+                f"the pieces of a panel have one dtype and device, got {piece.dtype} on {piece.device} "
+                f"and {pieces[0].dtype} on {pieces[0].device}"
+            )
+    b, d = sum(map(len, pieces)), pieces[0].shape[1]
+    if bad is not None and (bad.dtype != torch.bool or tuple(bad.shape) != (b,)):
+        raise ValueError(f"bad is a bool tensor of shape ({b},), got {bad.dtype} of shape {tuple(bad.shape)}")
+    choice = which(pieces[0].device, pieces[0].dtype, d, directions.shape[1], backend)
+    if choice.name == "cpu":
+        scratch = scratch or make_scratch("cpu", b, d, pieces[0].dtype, choice.name)
+        _require_room(scratch, pieces[0].dtype, b, d)
+        return eager.project(pieces, directions, shift, scale, epilogue, scratch, bad if epilogue == "dots" else None)
+    panel = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
     if choice.name == "reference":
         return reference.project(panel, directions, shift, scale=scale, epilogue=epilogue)
     scratch = scratch or make_scratch(panel.device, b, d, panel.dtype, choice.name)
@@ -82,8 +99,8 @@ def project(
         from skillaxes_kernels import triton_launch
 
         return triton_launch.project(panel, directions, shift, scale, epilogue, scratch)
-    _require_room(scratch, panel)
-    return eager.project(panel, directions, shift, scale, epilogue, scratch, bad if epilogue == "dots" else None)
+    _require_room(scratch, panel.dtype, b, d)
+    return eager.project((panel,), directions, shift, scale, epilogue, scratch, bad if epilogue == "dots" else None)
 
 
 def accumulate(z: Tensor, projection: Projection, weights: Tensor, *, cheap: bool = False) -> None:
@@ -118,13 +135,13 @@ def accumulate(z: Tensor, projection: Projection, weights: Tensor, *, cheap: boo
         eager.accumulate(z, projection.rows, weights, cheap)
 
 
-def _require_room(scratch: Scratch, panel: Tensor) -> None:
+def _require_room(scratch: Scratch, dtype: torch.dtype, b: int, d: int) -> None:
     rows = scratch.rows
-    wide_enough = panel.dtype != torch.float64 or scratch.wide is not None
-    if rows is None or len(rows) < len(panel) or rows.shape[1] != panel.shape[1] or not wide_enough:
+    wide_enough = dtype != torch.float64 or scratch.wide is not None
+    if rows is None or len(rows) < b or rows.shape[1] != d or not wide_enough:
         held = "no buffer" if rows is None else f"a buffer of shape {tuple(rows.shape)}"
         raise ValueError(
-            f"scratch holds {held}, the panel is {panel.dtype} of shape {tuple(panel.shape)}; "
+            f"scratch holds {held}, the panel is {dtype} of shape {(b, d)}; "
             f"make_scratch for the largest panel, its dtype and this backend"
         )
 

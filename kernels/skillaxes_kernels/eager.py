@@ -10,7 +10,7 @@ A row's result depends on that row and on the panel's shape alone: rows meet eac
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +21,7 @@ from skillaxes_kernels.types import MIN_SQ_NORM, Projection, Scratch
 
 
 def project(
-    panel: Tensor,
+    pieces: Sequence[Tensor],
     directions: Tensor,
     shift: Tensor | None,
     scale: Tensor | None,
@@ -30,7 +30,7 @@ def project(
     known_bad: Tensor | None = None,
 ) -> Projection:
     """See :func:`skillaxes_kernels.project`; arguments were checked there."""
-    y = _centred(panel, shift, scale, scratch)  # (b, d)
+    y = _centred(pieces, shift, scale, scratch)  # (b, d)
     if known_bad is None:
         sq_norms = torch.linalg.vector_norm(y, dim=1).square_()  # (b,)
         bad = ~torch.isfinite(sq_norms)
@@ -39,7 +39,7 @@ def project(
     overflowed = torch.zeros_like(bad)
     suspects = bad.nonzero().squeeze(1)
     if len(suspects):
-        overflowed[suspects] = torch.isfinite(panel[suspects]).all(dim=1)
+        overflowed[suspects] = torch.isfinite(torch.cat(tuple(pieces))[suspects]).all(dim=1)
         _require_finite(shift=shift, scale=scale)
         y.index_fill_(0, suspects, 0.0)
         sq_norms.index_fill_(0, suspects, 0.0)
@@ -86,11 +86,15 @@ def matmul_precision(device: torch.device, precision: str) -> Iterator[None]:
         unit.fp32_precision = before
 
 
-def _centred(panel: Tensor, shift: Tensor | None, scale: Tensor | None, scratch: Scratch) -> Tensor:
+def _centred(pieces: Sequence[Tensor], shift: Tensor | None, scale: Tensor | None, scratch: Scratch) -> Tensor:
     assert scratch.rows is not None
-    y = scratch.rows[: len(panel)]
-    work = y if scratch.wide is None or panel.dtype != torch.float64 else scratch.wide[: len(panel)]
-    work.copy_(panel)
+    b = sum(map(len, pieces))
+    y = scratch.rows[:b]
+    work = y if scratch.wide is None or pieces[0].dtype != torch.float64 else scratch.wide[:b]
+    at = 0
+    for piece in pieces:
+        work[at : at + len(piece)].copy_(piece)
+        at += len(piece)
     if shift is not None:
         # Before the scale: x * scale rounds at the size of the mean, which is noise in every row where the mean of a
         # column is far larger than its spread; shift / scale rounds once for all rows, which moves the shift alone.

@@ -68,6 +68,22 @@ def test_rows_known_to_be_bad_are_zeroed_without_a_look_at_the_others() -> None:
         project(panel, directions, bad=first.bad[1:])
 
 
+def test_a_panel_in_pieces_is_the_panel() -> None:
+    g = torch.Generator().manual_seed(0)
+    panel, directions = torch.randn(30, 70, generator=g).half(), torch.randn(70, 4, generator=g)
+    panel[17, 5] = torch.inf
+    whole = project(panel, directions, torch.ones(70))
+    cut = project([panel[:7], panel[7:8], panel[8:]], directions, torch.ones(70))
+    for name in ("dots", "sq_norms", "bad", "overflowed", "rows"):
+        assert torch.equal(getattr(cut, name), getattr(whole, name)), name
+    reference = project([panel[:7], panel[7:]], directions, torch.ones(70), backend="reference")
+    assert torch.allclose(reference.dots.float(), whole.dots, atol=1e-4)
+    with pytest.raises(ValueError, match="pieces of a panel have one dtype"):
+        project([panel[:7], panel[7:].float()], directions)
+    with pytest.raises(ValueError, match="at least one"):
+        project([], directions)
+
+
 def test_buffers_are_reused() -> None:
     panel, directions = torch.ones((6, 5), dtype=torch.float16), torch.ones((5, 2))
     scratch = make_scratch("cpu", 8, 5, torch.float16)

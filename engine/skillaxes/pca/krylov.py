@@ -101,7 +101,7 @@ def update(state: KrylovState, panel: Panel) -> KrylovState:
     assert state.directions is not None and state.partial is not None and state.total is not None
     count, first = panel.count, state.moments.delta is None
     projection = kernels.project(
-        panel.rows,
+        panel.pieces,
         state.directions,
         state.subtrahend,
         scale=state.scale,

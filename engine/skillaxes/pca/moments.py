@@ -111,7 +111,7 @@ class RowMoments:
 
     def known_bad(self, panel: Panel) -> Tensor:
         """Which rows of a panel do not count, of shape (b,), bool, on the host; after the first read."""
-        bad = torch.zeros(len(panel.rows), dtype=torch.bool)
+        bad = torch.zeros(panel.n_rows, dtype=torch.bool)
         at = panel.start - self.first_row
         bad[: panel.count] = torch.from_numpy(self.bad[at : at + panel.count])
         return bad

@@ -13,7 +13,7 @@ from skillaxes.cluster.world import ALONE, World
 from skillaxes.pca.orthonormal import orthonormalize, rough_orthonormal
 from skillaxes.pca.problem import Problem
 
-ITERATIONS = 3
+ITERATIONS = 1  # more find no better block after two reads: 3 of them leave 1.5e-4 in place of 2.1e-4 after three
 RANDOM_COLUMNS = 4  # of the block: what the sample has missed is seen through them
 
 

@@ -222,7 +222,7 @@ class DeviceFeed:
 
     def _panel(self, number: int, rows: Tensor) -> Panel:
         start = self._first + number * self.panel_rows
-        return Panel(start, min(self.panel_rows, self._last - start), rows)
+        return Panel(start, min(self.panel_rows, self._last - start), (rows,))
 
     def _place(self, number: int) -> Tensor:
         assert self._kept is not None
@@ -252,4 +252,3 @@ class DeviceFeed:
             self._seam.wait(COPIES, self._seam.mark(COMPUTE))  # as for the ring
             return kept
         return None
-

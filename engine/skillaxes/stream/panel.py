@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
+import torch
 from torch import Tensor
 
 
@@ -14,13 +16,24 @@ class Panel:
     Attributes
     ----------
     start : global number of the first row
-    count : rows of the store in it; the rest of ``rows`` is zero
-    rows : Tensor of shape (panel_rows, n_columns), the store's dtype, any row stride; valid until the next panel
+    count : rows of the store in it; those behind them are zero
+    pieces : Tensors of shape (n, n_columns), the store's dtype, any row stride, panel_rows rows in all; valid until the
+        next panel
     """
 
     start: int
     count: int
-    rows: Tensor
+    pieces: tuple[Tensor, ...]
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """All of them in one, of shape (panel_rows, n_columns); a copy where they lie apart."""
+        return self.pieces[0] if len(self.pieces) == 1 else torch.cat(self.pieces)
+
+    @property
+    def n_rows(self) -> int:
+        """panel_rows."""
+        return sum(map(len, self.pieces))
 
 
 def gather(rows: Tensor, columns: tuple[slice, ...], out: Tensor) -> None:

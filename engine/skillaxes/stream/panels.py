@@ -135,29 +135,29 @@ class PanelStream:
         self._under_way = 0
 
     def _read_here(self, start: int) -> Iterator[Panel]:
-        verify = not self._verified
-        if self._buffer is None:
-            self._buffer = torch.empty((self.panel_rows, self.n_columns), dtype=self.dtype)
-        buffer, size = self._buffer, self.panel_rows
-        direct = len(self.columns) == 1
-        filled = 0
-        for first, block in self.reader.units(verify=verify, from_row=self._begin(start)):
+        size, filled, pieces = self.panel_rows, 0, list[Tensor]()
+        for first, block in self.reader.units(verify=not self._verified, from_row=self._begin(start)):
             at = max(start - first, 0)
             while at < len(block):
-                if direct and filled == 0 and len(block) - at >= size:
-                    yield Panel(first + at, size, block[at : at + size, self.columns[0]])
-                    at += size
-                    continue
                 take = min(size - filled, len(block) - at)
-                gather(block[at : at + take], self.columns, buffer[filled : filled + take])
-                filled += take
-                at += take
+                pieces.append(self._piece(block[at : at + take], filled))
+                filled, at = filled + take, at + take
                 if filled == size:
-                    yield Panel(first + at - size, size, buffer)
-                    filled = 0
+                    yield Panel(first + at - size, size, tuple(pieces))
+                    filled, pieces = 0, []
         if filled:
-            buffer[filled:] = 0
-            yield Panel(self.last_row - filled, filled, buffer)
+            empty = torch.zeros((size - filled, self.n_columns), dtype=self.dtype)
+            yield Panel(self.last_row - filled, filled, (*pieces, empty))
+
+    def _piece(self, rows: Tensor, at: int) -> Tensor:
+        """The columns in use of some rows of a panel, where they lie as long as the panel lasts."""
+        whole_panel = at == 0 and len(rows) == self.panel_rows
+        if len(self.columns) == 1 and (whole_panel or self.reader.lasting):
+            return rows[:, self.columns[0]]
+        if self._buffer is None:
+            self._buffer = torch.empty((self.panel_rows, self.n_columns), dtype=self.dtype)
+        gather(rows, self.columns, piece := self._buffer[at : at + len(rows)])
+        return piece
 
     def _begin(self, start: int) -> int:
         """The row to fetch from so that row ``start`` comes: chunks that are checked are fetched whole."""

@@ -92,6 +92,11 @@ class Reader:
         """``plain files`` or the name of the codec pipeline."""
         return "plain files" if self._plain is not None else f"zarr ({self._store.pipeline})"
 
+    @property
+    def lasting(self) -> bool:
+        """Whether units stay valid as long as someone holds them: no buffer is filled again."""
+        return self._maps and can_map(self._plain.locate(self._first // self._store.chunk_rows).path)  # type: ignore[union-attr]
+
     def units(self, *, verify: bool, from_row: int | None = None) -> Iterator[tuple[int, Tensor]]:
         """Yield (first row, rows) for each unit in order; rows is of shape (n, n_features) in the store's dtype.
 
