@@ -75,8 +75,9 @@ class StageLog:
         return self._seconds_before + time.perf_counter() - self._began_job
 
     def resume(self, stages: list[dict[str, Any]], seconds: float) -> None:
-        """What earlier attempts had done, behind what was given up in this one."""
-        given_up = [stage for stage in self.stages if stage["status"] != "done"]
+        """What earlier attempts had done, and behind it what was given up in this one."""
+        kept = {stage["name"] for stage in stages}
+        given_up = [stage for stage in self.stages if stage["status"] != "done" and stage["name"] not in kept]
         self.stages = [*stages, *given_up]
         self._seconds_before = seconds
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from matrices import power_law, rounded, write_store
+from stopping import Listening, differing, discover, stopped, written
 
 import skillaxes
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from stopping import Listening, differing, discover, stopped, written
 
 N, D, PANEL = 3000, 220, 256
 STORES: dict[str, dict[str, Any]] = {

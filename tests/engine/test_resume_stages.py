@@ -4,7 +4,6 @@ is on record is read again.
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from matrices import power_law, rounded, write_store
+from stopping import Listening, differing, discover, stopped, written
 
 import skillaxes
 from skillaxes import memory, memory_plan
@@ -19,10 +19,6 @@ from skillaxes.checkpointing import Checkpoint
 from skillaxes.cluster import preemption
 from skillaxes.errors import StoppedEarly
 from skillaxes.pca import krylov
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from stopping import Listening, differing, discover, stopped, written
 
 N, D = 2200, 96
 

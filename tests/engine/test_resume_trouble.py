@@ -7,7 +7,6 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from matrices import power_law, rounded, write_store
+from stopping import Listening, differing, discover, stopped, written
 
 import skillaxes
 from skillaxes.errors import RunFolderError, StoreError
@@ -22,10 +22,6 @@ from skillaxes.pca import krylov
 from skillaxes.run_folder import checkpoint as files
 from skillaxes.run_folder.formats import CHECKPOINT
 from skillaxes.stream import reader
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from stopping import Listening, differing, discover, stopped, written
 
 N, D, K = 2200, 96, 4
 

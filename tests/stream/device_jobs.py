@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from matrices import direction_errors, listed, power_law, rounded, write_store
+from stopping import Listening, differing, stopped, written
 
 import skillaxes
 from skillaxes.errors import BadRowsError, DeviceMemoryError
@@ -219,7 +221,57 @@ def no_room_at_all_is_an_error(place: Place, folder: Path) -> None:
         place.discover(make_store(folder), free=1000)
 
 
-LAWS = (bad_rows, rows_are_kept, some_rows_are_kept, out_of_memory_means_smaller_panels, no_room_at_all_is_an_error)
+def stopped_jobs_go_on(place: Place, folder: Path) -> None:
+    """With the bytes of an undisturbed job, whatever rows were kept on the device before and are kept now."""
+    store, options = make_store(folder), {"solver": "krylov", "l2": 1 << 17}
+    planned = place.discover(store, folder / "undisturbed", **options).manifest["plan"]["gpu"]
+
+    def free(share: float) -> int:
+        return (planned["working"] + planned["ring"] + int(share * N * D * 2)) * 4 // 3 + 3
+
+    cases = [("read 1", 3, 1.0, 1.0), ("read 1", 9, 1.0, 0.5), ("read 2", 2, 0.5, 1.0), ("read 2", 9, 0.0, 0.5)]
+    for number, (read, panels, before, after) in enumerate(cases):
+        run_dir = folder / f"run-{number}"
+        stopped(partial(place.discover, free=free(before)), store, run_dir, read, panels, **options)
+        progress = Listening()
+        found = place.discover(store, run_dir, free=free(after), progress=progress, **options)
+        assert found.manifest["plan"]["gpu"]["kept_rows"] == pytest.approx(after * N, abs=300)
+        assert progress.seen[0] == read and any("going on at row" in note for note in progress.notes)
+        assert not differing(run_dir, written(folder / "undisturbed"))
+
+
+def out_of_memory_goes_on_from_the_last_read(place: Place, folder: Path) -> None:
+    """What is on record is not done again; the panels of what follows are smaller."""
+    store, original = make_store(folder), krylov.update
+    plain = place.discover(store, tolerance=1e-9, max_reads=3, solver="krylov")
+    large = plain.manifest["plan"]["panel_rows"]
+
+    def update(state: Any, panel: Any) -> Any:
+        if len(panel.rows) > large // 2 and panel.start > N // 2 and state.reads == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return original(state, panel)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(krylov, "update", update)
+        progress = Listening()
+        found = place.discover(
+            store, folder / "run", tolerance=1e-9, max_reads=3, solver="krylov", checkpoint_every=0, progress=progress
+        )
+    assert [name for name in progress.seen if "read" in name] == ["read 1", "read 2", "read 2", "read 3"]
+    assert len(found.manifest["gpu"]["out_of_memory"]) == 1
+    assert [stage["status"] for stage in found.manifest["stages"]] == ["done"] * len(found.manifest["stages"])
+    assert_same(plain, found)
+
+
+LAWS = (
+    bad_rows,
+    rows_are_kept,
+    some_rows_are_kept,
+    out_of_memory_means_smaller_panels,
+    no_room_at_all_is_an_error,
+    stopped_jobs_go_on,
+    out_of_memory_goes_on_from_the_last_read,
+)
 
 
 class Notes:
