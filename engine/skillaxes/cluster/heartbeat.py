@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 EVERY = 1.0  # seconds between beats
 SILENCE = 15.0  # seconds without a beat after which a process is taken for dead
+_GRACE = 4.0  # more seconds than that for the store's own answers
 _LAST_WORDS = 1.0  # seconds: srun loses what a process has said just before its end where another one was killed
 _ACKNOWLEDGED = 5.0  # seconds that a failing process waits for the others to have read why
-_LEFT = b"left"
+_LEFT = "left"
 _FAILED, _STOP, _SEEN = "failed", "stop", "seen"
 
 
@@ -47,6 +48,7 @@ class Heartbeat(threading.Thread):
         self._heard = {number: (b"", time.monotonic()) for number in range(len(names)) if number != rank}
         self._quiet = threading.Event()
         self._told: bytes = b""
+        self._rounds_missed, self._ending = 0, False
         self.stop_seen = False
         self.gone: set[int] = set()
         self.when_lost: Callable[[int, str], None] = lambda code, message: None
@@ -55,9 +57,11 @@ class Heartbeat(threading.Thread):
         store.set(self._keys[rank], "0")
 
     def run(self) -> None:
+        threading.Thread(target=self._watch, name="skillaxes-heartbeat-watch", daemon=True).start()
         number = 0
         while not self._quiet.wait(EVERY):
             number += 1
+            self._rounds_missed = 0
             try:
                 self._store.set(self._keys[self._rank], str(number))
                 if self._wants_stop() and not self.stop_seen:
@@ -74,6 +78,17 @@ class Heartbeat(threading.Thread):
             if silent and not self._told:
                 who = f"{self.names[silent[0]]} has been silent for {SILENCE:.0f} s: taken for dead"
                 self._follow(self._first(silent[0], 1, who))
+
+    def _watch(self) -> None:
+        """End this process when a round of the beat does not: behind a cut cable torch's store never answers, and its
+        own time limit waits for the answer to its cancellation.
+
+        Seconds are counted, not measured, so that a process whose threads all waited is not taken for cut off.
+        """
+        while not self._quiet.wait(EVERY) and not self._ending:
+            self._rounds_missed += 1
+            if self._rounds_missed * EVERY > SILENCE + _GRACE:
+                self._end(1, self._without_store())
 
     def fail(self, code: int, message: str) -> str | None:
         """Tell the others of this process's failure and wait until they know.
@@ -100,7 +115,7 @@ class Heartbeat(threading.Thread):
                 with contextlib.suppress(RuntimeError):
                     self._silent(self._store.multi_get(self._keys))
         self._quiet.set()
-        self.join()
+        self.join(SILENCE)
         with contextlib.suppress(RuntimeError):
             self._store.set(self._keys[self._rank], _LEFT)
 
@@ -110,9 +125,10 @@ class Heartbeat(threading.Thread):
 
     def _first(self, lost: int, code: int, message: str) -> bytes:
         """Put a failure on record, and return the one that was there first."""
-        self._told = f"{lost}\n{code}\n{message}".encode()
+        told = f"{lost}\n{code}\n{message}"
+        self._told = told.encode()
         try:
-            return self._store.compare_set(_FAILED, "", self._told)
+            return self._store.compare_set(_FAILED, "", told)
         except RuntimeError:  # the store is gone, and the others know it already
             return self._told
 
@@ -139,7 +155,7 @@ class Heartbeat(threading.Thread):
         now, silent = time.monotonic(), []
         for number, (last, since) in self._heard.items():
             beat = beats[number]
-            if beat == _LEFT:
+            if beat == _LEFT.encode():
                 self.gone.add(number)
             elif beat != last:
                 self._heard[number] = (beat, now)
@@ -154,6 +170,7 @@ class Heartbeat(threading.Thread):
 
     def _end(self, code: int, message: str, lost: set[int] | None = None) -> None:
         """End this process, wherever its main thread is."""
+        self._ending = True
         lost = ({self._host} if self._host is not None else set()) if lost is None else lost
         alive = [number for number in range(len(self.names)) if number not in lost and number not in self.gone]
         if alive and alive[0] == self._rank:
