@@ -194,7 +194,7 @@ def spent(job: Job, stream: PanelStream, stages: list[dict[str, Any]], repeated:
 
 def _traffic(job: Job, stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What each Krylov read was to hand over by its shape, and what it has handed over; of each process."""
-    found = []
+    found: list[dict[str, Any]] = []
     for stage in stages:
         if stage["status"] == "done" and re.fullmatch(r"read \d+", stage["name"]):
             number = len(found) + 1

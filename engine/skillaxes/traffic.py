@@ -140,7 +140,10 @@ def every_read(shape: Shape) -> list[dict[str, int]]:
     What ``incremental`` hands over depends on the rows: its largest is given.
     """
     d, moments = shape.n_columns, 8 * 2 + 8 * shape.n_layers
-    found = [{"sum": 8 * 2 * d + moments, "broadcast": 4 * d}] if shape.scaled else []
+    provisional = {"sum": 8 * d + 8 * 2, "broadcast": 8 * d}  # the sample's mean and its rows
+    found = []
+    if shape.scaled:
+        found.append({"sum": 8 * 2 * d + moments + provisional["sum"], "broadcast": 4 * d + provisional["broadcast"]})
     if shape.solver == "covariance":
         found.append({"sum": 8 * (d * d + d) + moments, "broadcast": 0})
     elif shape.solver == "incremental":

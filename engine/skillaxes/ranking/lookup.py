@@ -74,11 +74,10 @@ def look_up(kept: KeptRows, rows: np.ndarray, listed: np.ndarray, n_components: 
             torch.cat([block.norm for block in blocks]),
             torch.cat([block.centered_norm for block in blocks]),
             torch.cat([block.bad for block in blocks]),
-            kept.norms(also),
         )
     )
     columns = [torch.cat([part[number] for part in parts]) for number in range(5)]
-    return FoundRows(rows, RowBlock(-1, *columns), listed, np.concatenate([part[5] for part in parts]))
+    return FoundRows(rows, RowBlock(-1, *columns), listed, np.concatenate(world.gather(kept.norms(also))))
 
 
 def _own(kept: KeptRows, rows: np.ndarray) -> np.ndarray:

@@ -1,0 +1,88 @@
+"""Law: what a read hands over is what its shape says, to the byte; a forecast follows from it and from stated rates."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cluster.groups import run_well
+
+from skillaxes import plan
+from skillaxes.errors import UsageError
+from skillaxes.traffic import STATED, Rates, Shape, every_read, forecast, limits, rates_from, read_bytes
+
+LARGE = Shape(10_000_000, 122_880, 2, 273, 48, reads=3, n_layers=30, on_gpu=True)
+
+
+@pytest.fixture(scope="module")
+def rows() -> np.ndarray:
+    random = np.random.default_rng(3)
+    return (random.normal(size=(900, 40)) * np.arange(1, 41) ** -0.8) @ random.normal(size=(40, 1200)) + 2
+
+
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [(2, []), (4, ["--components", "3"]), (2, ["--solver", "covariance"]), (2, ["--scale", "column-std"])],
+)
+def test_measured_is_predicted(
+    make_store: Callable[..., Path], rows: np.ndarray, tmp_path: Path, size: int, options: list[str]
+) -> None:
+    """In every read of the job, and before it begins as well as after."""
+    store = make_store(rows, chunk_rows=50, layer_ids=[1, 2, 3], hidden=400)
+    run_well(size, "discover", store, tmp_path / "run", *options)
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    reads = manifest["traffic"]
+    assert len(reads) >= 1
+    assert [read["measured"] for read in reads] == [read["predicted"] for read in reads]
+    stages = [stage["handed_over"] for stage in manifest["stages"] if stage["reads"] == 1]
+    foretold = manifest["plan"]["outlook"]["handed_over"]
+    assert stages[: len(foretold)] == foretold[: len(stages)]
+
+
+def test_given_directions(make_store: Callable[..., Path], rows: np.ndarray, tmp_path: Path) -> None:
+    store = make_store(rows, chunk_rows=50)
+    np.save(tmp_path / "given.npy", np.random.default_rng(0).normal(size=(4, 1200)))
+    run_well(2, "apply", store, tmp_path / "run", "--directions", tmp_path / "given.npy")
+    (read,) = json.loads((tmp_path / "run" / "manifest.json").read_text())["traffic"]
+    assert read["measured"] == read["predicted"]
+
+
+def test_the_plan_of_a_job_that_is_not_run(make_store: Callable[..., Path], rows: np.ndarray) -> None:
+    store = make_store(rows, chunk_rows=50)
+    seen = plan(store, world_size=4, solver="krylov").outlook
+    assert seen is not None and seen["processes"] == 4
+    assert seen["handed_over"] == every_read(Shape(900, 1200, 4, 50, 48))
+    assert seen["total"] < seen["alone"]
+    assert plan(store).outlook is None
+    with pytest.raises(UsageError, match="20 processes for a store of 18 chunks"):
+        plan(store, world_size=20)
+
+
+def test_more_processes_help_until_something_is_the_limit() -> None:
+    totals = [forecast(LARGE, size).total for size in (1, 2, 4, 8, 16, 32)]
+    assert all(after < before for before, after in itertools.pairwise(totals))
+    found = limits(LARGE)
+    assert found["storage"] == 32  # 32 x 2.5 GB/s is more than the 50 GB/s of the file system
+    assert limits(LARGE, Rates(storage_total=1e15))["storage"] is None
+    assert limits(LARGE, Rates(network=1e4))["traffic"] == 2
+    few = Shape(1000, 4096, 2, 100, 48)
+    assert limits(few)["stragglers"] == 4  # 10 chunks: 3 of them are a fifth more than 2.5
+
+
+def test_rates_are_stated_by_name() -> None:
+    assert rates_from(["network=25e9", "storage-total=1e12"]) == Rates(network=25e9, storage_total=1e12)
+    assert rates_from([]) == STATED
+    for text in ("network", "speed=3", "network=-1", "network=x"):
+        with pytest.raises(UsageError, match="--rate"):
+            rates_from([text])
+
+
+def test_a_ring_moves_at_most_twice_what_is_handed_over() -> None:
+    handed = read_bytes(LARGE, 3, 3)
+    slow = Rates(network=1e9, latency=0.0)
+    for size in (2, 8, 64):
+        assert forecast(LARGE, size, slow).traffic <= (2 * handed["sum"] + handed["broadcast"]) / 1e9
