@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -80,12 +81,17 @@ def joined(process: Process, requeue: bool) -> Iterator[World]:
 
     if process.remark is not None:
         typer.echo(process.remark, err=True)
-    with stoppable(), connect(process, preemption.asked) as world:
-        try:
-            yield world
-        except StoppedEarly:
-            # srun --kill-on-bad-exit and torchrun end all processes with the first one: it waits for what is told here.
-            if requeue and process.index == 0:
-                typer.echo(f"skillaxes: {preemption.requeue()}", err=True)
-            world.settle("the end")
-            raise
+    try:
+        with stoppable(), connect(process, preemption.asked) as world:
+            try:
+                yield world
+            except StoppedEarly:
+                # srun --kill-on-bad-exit and torchrun end all processes with the first one: it waits for what is told.
+                if requeue and process.index == 0:
+                    typer.echo(f"skillaxes: {preemption.requeue()}", err=True)
+                world.settle("the end")
+                raise
+    except StoppedEarly:
+        if process.size > 1:  # they do so by SIGTERM, and every exit code is to be 75
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise
