@@ -11,16 +11,17 @@ import pytest
 from cluster.slurm import Slurm, running, why_not
 
 ROOT = Path(__file__).resolve().parents[2]
+SLOWLY = Path(__file__).with_name("slowly.py")
 
 
 @pytest.fixture(scope="session")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
-    """Two nodes; in their jobs ``skillaxes`` and ``python`` are those of this checkout."""
+    """Two nodes; in their jobs ``python`` is this one and ``skillaxes`` this checkout's, by ``slowly.py``."""
     reason = why_not()
     if reason:
         pytest.skip(reason)
     programs = tmp_path_factory.mktemp("bin")
-    for name, call in (("python", sys.executable), ("skillaxes", f"{sys.executable} -m skillaxes")):
+    for name, call in (("python", sys.executable), ("skillaxes", f"{sys.executable} {SLOWLY}")):
         (programs / name).write_text(f'#!/bin/sh\nexec {call} "$@"\n')
         (programs / name).chmod(0o755)
     path = [str(programs), os.environ.get("PATH", os.defpath)]
