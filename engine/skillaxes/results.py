@@ -189,6 +189,8 @@ def spent(job: Job, stream: PanelStream, stages: list[dict[str, Any]], repeated:
     }
     if job.world.size == 1:
         return together
+    for part in parts:
+        part["seconds"] = {stage["name"]: stage["seconds"] for stage in part.pop("stages")}
     return {**together, "processes": parts, "traffic": _traffic(job, stages)}
 
 
