@@ -39,7 +39,7 @@ class Centering:
     def rows(self, panel: Panel, moments: RowMoments) -> Tensor:
         """Centred rows that count, of shape (n, d), float32; noted in ``moments``. Valid until the next call."""
         projection = kernels.project(
-            panel.rows, self._carried, self._subtrahend, scale=self._scale, scratch=self._scratch
+            panel.pieces, self._carried, self._subtrahend, scale=self._scale, scratch=self._scratch
         )
         carried = projection.dots[: panel.count, :2].sum(dim=1)
         moments.add(panel, projection, carried, self._shift, self._scale, self._outbox)

@@ -136,11 +136,13 @@ class PanelStream:
 
     def _read_here(self, start: int) -> Iterator[Panel]:
         size, filled, pieces = self.panel_rows, 0, list[Tensor]()
+        # A panel holds the units that it begins and ends in, not more: that much memory is planned for.
+        in_place = self.reader.lasting and size <= unit_rows(self.store)
         for first, block in self.reader.units(verify=not self._verified, from_row=self._begin(start)):
             at = max(start - first, 0)
             while at < len(block):
                 take = min(size - filled, len(block) - at)
-                pieces.append(self._piece(block[at : at + take], filled))
+                pieces.append(self._piece(block[at : at + take], filled, in_place))
                 filled, at = filled + take, at + take
                 if filled == size:
                     yield Panel(first + at - size, size, tuple(pieces))
@@ -149,10 +151,10 @@ class PanelStream:
             empty = torch.zeros((size - filled, self.n_columns), dtype=self.dtype)
             yield Panel(self.last_row - filled, filled, (*pieces, empty))
 
-    def _piece(self, rows: Tensor, at: int) -> Tensor:
-        """The columns in use of some rows of a panel, where they lie as long as the panel lasts."""
+    def _piece(self, rows: Tensor, at: int, in_place: bool) -> Tensor:
+        """The columns in use of some rows of a panel: where they lie, or in a buffer."""
         whole_panel = at == 0 and len(rows) == self.panel_rows
-        if len(self.columns) == 1 and (whole_panel or self.reader.lasting):
+        if len(self.columns) == 1 and (whole_panel or in_place):
             return rows[:, self.columns[0]]
         if self._buffer is None:
             self._buffer = torch.empty((self.panel_rows, self.n_columns), dtype=self.dtype)

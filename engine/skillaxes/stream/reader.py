@@ -110,7 +110,8 @@ class Reader:
         self.check_stored()
         if not self._slots:
             shape = (self._unit_rows, self._store.n_features)
-            n_slots = SLOTS + self.lag + self._workers - 1
+            # Of mapped units a panel may hold one more, for which there is no buffer to wait.
+            n_slots = SLOTS - self.lasting + self.lag + self._workers - 1
             self._slots = [self._empty(shape, TORCH_DTYPES[self._store.dtype]) for _ in range(n_slots)]
         free: queue.SimpleQueue[Tensor] = queue.SimpleQueue()
         ready: queue.SimpleQueue[_Ready | BaseException | None] = queue.SimpleQueue()
