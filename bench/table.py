@@ -145,10 +145,31 @@ def _solvers(lines: Sequence[Line]) -> str:
     return _table(head, rows)
 
 
+def _kills(lines: Sequence[Line]) -> str:
+    rows = []
+    for line in lines:
+        case, values = line["case"], line["values"]
+        for command, repeated in values["repeated_seconds"].items():
+            rows.append(
+                [
+                    command,
+                    str(case["processes"]),
+                    str(repeated["n"]),
+                    f"{case['interval']:g} s",
+                    f"{_seconds(repeated['p50'])} s",
+                    f"{_seconds(repeated['max'])} s",
+                    ", ".join(values["differing"]) or "none",
+                ]
+            )
+    head = ["command", "processes", "kills", "checkpoint every", "done again, median", "at most", "files that differ"]
+    return f"{matrix(lines[0]['case'])}\n\n{_table(head, rows)}"
+
+
 _RENDERERS: dict[str, Callable[[Sequence[Line]], str]] = {
     "peers": _peers,
     "limits": _limits,
     "million": _limits,
     "scaling": _scaling,
     "solvers": _solvers,
+    "kills": _kills,
 }

@@ -87,6 +87,7 @@ class Checkpoint:
         """Take up what an earlier attempt has left."""
         self._stream = stream
         self.results = {}
+        self._last = self._marked = monotonic()  # what it takes to begin again counts as work
         self._generation = 0  # stages that are complete
         self._found: Callable[[], dict[str, Any]] = dict
         self._tables: Mapping[str, RowTable] = {}  # that belong to what was found
@@ -234,7 +235,6 @@ class Checkpoint:
         self._stream.resume(**found["counters"])
         self._carried = self._folder.read_mark()
         self.repeated = (found["repeated"][0] + self._carried[0], found["repeated"][1] + self._carried[1])
-        self._last = monotonic()
 
     def _stop(self, where: str, written: bool, **place: Any) -> NoReturn:
         reason = preemption.asked() or "another process"

@@ -23,10 +23,15 @@ _read = PanelStream.read
 _panels = 0
 
 
+def _index() -> str:
+    """Of this process, where flags say it."""
+    return sys.argv[sys.argv.index("--process-index") + 1] if "--process-index" in sys.argv else "0"
+
+
 def _slow_read(self: PanelStream, from_row: int | None = None) -> Generator[Panel, None, None]:
     global _panels
     restarts = os.environ.get("SLURM_RESTART_COUNT", os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", _index()))
     for panel in _read(self, from_row):
         yield panel
         _panels += 1
