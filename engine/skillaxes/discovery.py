@@ -137,16 +137,20 @@ def carry_out(
                 remove(folder / CHECKPOINT)
             progress.note(f"{folder}: done already, by the same job on the same store")
             return load(folder)
-        _refuse_restart(folder, before)
+        _refuse_restart(folder, before, job.world)
     with run_folder(folder, job.world):
         found = _run(job, folder, solver, identity, before, progress)
     return replace(found, run_dir=folder)
 
 
-def _refuse_restart(folder: Path, before: dict[str, Any] | None) -> None:
-    """A group that was told to stop looks like a failed one to torchrun, which starts it again."""
+def _refuse_restart(folder: Path, before: dict[str, Any] | None, world: World) -> None:
+    """A group that was told to stop looks like a failed one to torchrun, which starts it again.
+
+    On several hosts only the agent that was first to see it counts a restart.
+    """
     status, stopped = (before or {}).get("status"), (before or {}).get("stopped") or {}
-    if status == manifests.STOPPED and preemption.restarted() and stopped.get("run_id") == preemption.run_id():
+    ours = status == manifests.STOPPED and stopped.get("run_id") == preemption.run_id()
+    if ours and any(world.gather(preemption.restarted())):
         raise StoppedEarly(f"{folder}: this torchrun job was told to stop; the same command goes on from there later")
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from skillaxes.cluster.agreement import agree
 from skillaxes.cluster.heartbeat import SILENCE, Heartbeat
 from skillaxes.cluster.process import Process
 from skillaxes.cluster.world import World
@@ -53,7 +54,8 @@ def connect(process: Process, wants_stop: Callable[[], object] = lambda: False) 
     _worlds += 1
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a store that goes away is told of by us, once
     _choose_interface(process.host)
-    return TorchWorld(process, f"skillaxes/{process.attempt}/{_worlds}", lambda: bool(wants_stop()))
+    attempt = "" if process.served else process.attempt  # torchrun's counts differ from host to host
+    return TorchWorld(process, f"skillaxes/{attempt}/{_worlds}", lambda: bool(wants_stop()))
 
 
 class TorchWorld(World):
@@ -72,6 +74,8 @@ class TorchWorld(World):
         super().__init__(process.index, process.size)
         self._process, self._wants_stop = process, wants_stop
         self._server = _serve(process)
+        if process.served:
+            prefix = f"{prefix}/{self._agreed(prefix)}"
         self._store = self._client(prefix)
         host = None if process.served else 0
         names = [f"process {number} of {process.size}" for number in range(process.size)]
@@ -234,6 +238,15 @@ class TorchWorld(World):
             ) from None
         client.set_timeout(timedelta(seconds=_ANSWER))
         return dist.PrefixStore(prefix, client)
+
+    def _agreed(self, prefix: str) -> str:
+        """What tells this start of the group from earlier ones at the same store."""
+        try:
+            return agree(self._client(prefix), self.rank, self.size, RENDEZVOUS)
+        except RuntimeError as error:
+            raise SkillaxesError(
+                f"process {self.rank} of {self.size} waited {RENDEZVOUS} s for the others ({_first_line(error)})"
+            ) from None
 
     def _introduce(self, names: list[str]) -> list[dict[str, Any]]:
         """Tell the others who this is, and wait until all have."""

@@ -30,7 +30,8 @@ class Process:
     host, port : where the processes meet; process 0 listens there unless ``served``
     served : somebody else listens there already, as torchrun's agent does
     local_index : which one on its host; None where nobody said
-    attempt : what tells one start of the group from the next one at the same place
+    attempt : what tells one start of the group from the next one at the same place; under a torchrun of several hosts
+        their processes may have different ones (see :mod:`skillaxes.cluster.agreement`)
     remark : one line that the user should see, or None
     """
 
