@@ -49,7 +49,8 @@ class Measured:
     cpu_seconds : user and system time, children included
     peak_memory_bytes : most resident memory of the process (``ru_maxrss``); at least what the watch saw in all
         processes together
-    bytes_read : bytes that went through read calls, from a disk or from the page cache (``rchar``)
+    bytes_read : bytes that went through read calls, from a disk or from the page cache (``rchar``); mapped files do not
+        show here
     exit_code : of the process; negative for a signal
     message : the end of its standard error
     """

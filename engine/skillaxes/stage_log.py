@@ -55,6 +55,10 @@ class StageLog:
         self.under_way = None
         return result
 
+    def note(self, **details: Any) -> None:
+        """Add to the record of the last complete stage."""
+        self.stages[-1] |= details
+
     def spent(self, stream: PanelStream) -> tuple[float, int]:
         """Seconds and bytes of the stage under way, in all attempts."""
         seconds, taken = self._spent

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -203,6 +204,19 @@ def close_read(state: KrylovState) -> KrylovState:
         total=None,
         directions=None,
     )
+
+
+def products_of_read(state: KrylovState, n_rows: int) -> list[dict[str, Any]]:
+    """The matrix products that the last read made of ``n_rows`` rows, for the record: kind, dtype of the operands as
+    the unit takes them, rows and columns.
+    """
+    project = str(state.problem.panel_dtype if state.outbox.deferred else torch.float32).removeprefix("torch.")
+    accumulate = "bfloat16" if state.cheap and not state.outbox.deferred else project
+    rows_columns = {"rows": n_rows, "columns": state.problem.block_size}
+    return [
+        {"kind": "project", "dtype": "float32" if project == "float64" else project, **rows_columns},
+        {"kind": "accumulate", "dtype": "float32" if accumulate == "float64" else accumulate, **rows_columns},
+    ]
 
 
 def finalize(state: KrylovState) -> tuple[PCAResult, Tensor]:
