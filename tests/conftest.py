@@ -141,3 +141,13 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the shared data are not here")
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _an_ordinary_cache() -> Iterator[None]:
+    """Panels of the same size on every machine."""
+    from skillaxes import planning
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, "_outer_cache", lambda: 0)
+        yield

@@ -1,17 +1,21 @@
 """What a job will do and hold, before it does anything: solver, block size, reads, memory. ``--dry-run`` prints it.
 
-Everything here follows from shape, dtype, options, budget and kind of device; nothing from timings.
+Everything here follows from shape, dtype, options, budget and kind of device (of a CPU the size of its outer cache);
+nothing from timings.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skillaxes.cluster.shards import own_rows
 from skillaxes.cluster.world import ALONE, World
 from skillaxes.config import DiscoverConfig
+from skillaxes.errors import UsageError
+from skillaxes.memory import parse_size
 from skillaxes.memory_plan import RANDOM_DIRECTIONS, RESERVED_READS, Demand, MemoryPlan
 from skillaxes.pca import covariance, incremental, krylov, rule
 from skillaxes.stream import device_gds as gds
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from skillaxes.stream.device import Seam
 
 PANEL_BYTES = 16 << 20  # of a float32 panel on a CPU: with its products it stays in the outer cache
+_ROOMY_CACHE = 64 << 20  # an outer cache in which twice as large a panel stays, at fewer passes over the basis
 SAMPLE_ROWS = 1536  # rows of the warm start
 _LEAST_SAMPLE = 256
 GIVEN = "given directions"
@@ -179,11 +184,20 @@ def smaller(plan: Plan, row_bytes: int) -> Plan | None:
 
 
 def panel_rows_for(n_columns: int) -> int:
-    """Rows a panel: a power of two between 64 and 4,096 that fills PANEL_BYTES."""
-    rows = 64
-    while rows < 4096 and 2 * rows * n_columns * 4 <= PANEL_BYTES:
+    """Rows a panel: a power of two between 64 and 4,096 that fills PANEL_BYTES, or twice that in a large cache."""
+    rows, room = 64, PANEL_BYTES * (2 if _outer_cache() >= _ROOMY_CACHE else 1)
+    while rows < 4096 and 2 * rows * n_columns * 4 <= room:
         rows *= 2
     return rows
+
+
+@cache
+def _outer_cache() -> int:
+    """Bytes of this machine's third-level cache; 0 where it does not say."""
+    try:
+        return parse_size(Path("/sys/devices/system/cpu/cpu0/cache/index3/size").read_text().strip() + "iB")
+    except (OSError, UsageError):
+        return 0
 
 
 def scratch_folder(config: DiscoverConfig) -> Path:

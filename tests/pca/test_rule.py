@@ -8,6 +8,7 @@ import pytest
 from matrices import power_law, write_store
 
 import skillaxes
+from skillaxes import planning
 from skillaxes.pca.rule import block_size, choose_solver
 from skillaxes.planning import panel_rows_for
 
@@ -39,6 +40,12 @@ def test_panels_fit_the_cache_and_are_powers_of_two() -> None:
         rows = panel_rows_for(d)
         assert 64 <= rows <= 4096 and rows & (rows - 1) == 0
         assert rows == 64 or rows * d * 4 <= 16 << 20
+
+
+def test_panels_are_larger_in_a_large_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert panel_rows_for(30_720) == 128
+    monkeypatch.setattr(planning, "_outer_cache", lambda: 480 << 20)
+    assert panel_rows_for(30_720) == 256 and panel_rows_for(100) == 4096
 
 
 def test_a_plan_is_what_is_done(tmp_path: Path) -> None:
