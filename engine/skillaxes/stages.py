@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skillaxes.checkpointing import Accumulator, Checkpoint
+from skillaxes.checkpoint_records import Accumulator
+from skillaxes.checkpointing import Checkpoint
 from skillaxes.cluster.shards import within
 from skillaxes.cluster.world import World
 from skillaxes.config import DiscoverConfig

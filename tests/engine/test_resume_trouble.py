@@ -159,7 +159,7 @@ def test_a_damaged_row_file(
 def test_a_checkpoint_of_another_format(
     store: Path, run_dir: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skillaxes.checkpointing.FORMAT", 99)
+    monkeypatch.setattr("skillaxes.checkpoint_records.FORMAT", 99)
     progress = again(store, run_dir)
     assert any("its format is 1, this skillaxes reads 99" in note for note in progress.notes)
     assert progress.seen[0] == "read 1" and not differing(run_dir, expected)
@@ -243,8 +243,8 @@ def test_killed(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch, so
 
     def after_panel(self: Any, row: int) -> None:
         seen.append(row)
-        self._every = 0 if len(seen) % 3 == 1 else 1e9
-        self._marked = -1e9  # a mark at every panel
+        self._pace._every = 0 if len(seen) % 3 == 1 else 1e9
+        self._pace._marked = -1e9  # a mark at every panel
         real(self, row)
         if len(seen) == panel:
             raise Killed

@@ -1,0 +1,77 @@
+"""The law: a checkpoint is on the disk before its interval is over, as far as panels and writing take as long as they
+did before; a job of a few seconds writes none.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from skillaxes import checkpoint_pace
+from skillaxes.checkpoint_pace import Pace
+
+
+class Clock:
+    """A time that goes on by hand."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(checkpoint_pace, "monotonic", lambda: self.now)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+@pytest.mark.parametrize(("panel", "writing"), [(0.3, 0.2), (0.9, 0.0), (0.1, 0.8), (0.01, 0.01)])
+def test_it_is_written_before_the_interval_is_over(clock: Clock, panel: float, writing: float) -> None:
+    pace, written = Pace(2.0), clock.now
+    clock.now += 1.0  # what it takes to load and to begin counts
+    pace.begin_read()
+    longest = 0.0
+    for _ in range(200):
+        clock.now += panel
+        longest = max(longest, clock.now - written)
+        if pace.after_panel():
+            clock.now += writing
+            longest = max(longest, clock.now - written)
+            pace.written(writing)
+            written = clock.now
+    assert longest <= 2.0 + writing + 1e-6  # the first writing could not be known
+    assert longest >= 1.0, "no more often than the interval asks for"
+
+
+def test_slow_panels_and_a_slow_disk_leave_half_of_the_time_for_work(clock: Clock) -> None:
+    pace = Pace(2.0)
+    pace.written(60.0)
+    pace.begin_read()
+    clock.now += 0.9
+    assert not pace.after_panel()
+    clock.now += 0.2
+    assert pace.after_panel()
+
+
+def test_at_every_panel(clock: Clock) -> None:
+    pace = Pace(0.0)
+    pace.begin_read()
+    assert pace.after_panel() and pace.after_panel()
+
+
+def test_a_short_job_writes_none(clock: Clock) -> None:
+    pace = Pace(600.0)
+    pace.begin_read()
+    clock.now += 4.0
+    pace.end_read()
+    assert not pace.after_stage(last=False, then_locked=True)
+    assert not pace.after_stage(last=True, then_locked=False)
+
+
+def test_what_cannot_be_written_within_a_read_is_written_before_it(clock: Clock) -> None:
+    pace = Pace(4.0)
+    pace.begin_read()
+    clock.now += 3.0
+    pace.end_read()
+    pace.written(0.0)
+    assert pace.after_stage(last=False, then_locked=True)
+    assert not pace.after_stage(last=False, then_locked=False)
+    assert pace.after_stage(last=True, then_locked=False), "a job that was worth one has its last stage on record"
