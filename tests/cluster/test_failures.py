@@ -112,7 +112,7 @@ def test_what_cannot_be_shared_is_refused(tmp_path: Path, store: Path) -> None:
 def test_a_process_that_never_comes_is_named(store: Path, tmp_path: Path) -> None:
     """The wait has an end, and the message says for whom."""
     program = (
-        "import sys; from skillaxes.cluster import distributed as d; d.RENDEZVOUS = 3; "
+        "import sys; from skillaxes.cluster import rendezvous as d; d.RENDEZVOUS = 3; "
         "from skillaxes.cli import main; sys.exit(main())"
     )
     here = f"127.0.0.1:{free_port()}"

@@ -6,30 +6,26 @@ the collective itself is then short and has a time limit. So a process may be ho
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
-import socket
 import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from skillaxes.cluster.agreement import agree
 from skillaxes.cluster.heartbeat import SILENCE, Heartbeat
 from skillaxes.cluster.process import Process
+from skillaxes.cluster.rendezvous import agreed, choose_interface, client, first_line, introduce, serve, set_threads
 from skillaxes.cluster.world import World
 from skillaxes.errors import SkillaxesError, StoppedEarly, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor, device
-    from torch.distributed import ProcessGroup, Store
+    from torch.distributed import ProcessGroup
 
 T = TypeVar("T")
 
-RENDEZVOUS = 300  # seconds until every process must have come: imports from a shared disk take minutes on many nodes
 COLLECTIVE = 300  # seconds that a collective may take once all are there
-_ANSWER = 20  # seconds that the store may take to answer
 LEAVING = 600  # seconds that the process which holds the store waits for the others' last writes
 _LONGEST_PAUSE = 0.05  # seconds between two looks at the store
 _worlds = 0  # how many this interpreter has been part of
@@ -53,7 +49,7 @@ def connect(process: Process, wants_stop: Callable[[], object] = lambda: False) 
     global _worlds
     _worlds += 1
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a store that goes away is told of by us, once
-    _choose_interface(process.host)
+    choose_interface(process.host)
     attempt = "" if process.served else process.attempt  # torchrun's counts differ from host to host
     return TorchWorld(process, f"skillaxes/{attempt}/{_worlds}", lambda: bool(wants_stop()))
 
@@ -73,20 +69,20 @@ class TorchWorld(World):
 
         super().__init__(process.index, process.size)
         self._process, self._wants_stop = process, wants_stop
-        self._server = _serve(process)
+        self._server = serve(process)
         if process.served:
-            prefix = f"{prefix}/{self._agreed(prefix)}"
-        self._store = self._client(prefix)
+            prefix = f"{prefix}/{agreed(process, prefix)}"
+        self._store = client(process, prefix)
         host = None if process.served else 0
         names = [f"process {number} of {process.size}" for number in range(process.size)]
-        self._heart = Heartbeat(self._client(prefix), names, self.rank, host, wants_stop)
+        self._heart = Heartbeat(client(process, prefix), names, self.rank, host, wants_stop)
         self._heart.start()
-        self.members = self._introduce(names)
+        self.members = introduce(self._store, process, names)
         self.host = self.members[self.rank]["host"]
         neighbours = [rank for rank, member in enumerate(self.members) if member["host"] == self.host]
         self.here = len(neighbours)
         self.local_index = process.local_index if process.local_index is not None else neighbours.index(self.rank)
-        self.threads = _set_threads([self.members[rank]["cores"] for rank in neighbours], neighbours.index(self.rank))
+        self.threads = set_threads([self.members[rank]["cores"] for rank in neighbours], neighbours.index(self.rank))
         self._count = 0
         self._left = False
         self._on_device: ProcessGroup | None = None
@@ -95,7 +91,7 @@ class TorchWorld(World):
         self._own_default = not dist.is_initialized()
         if self._own_default:
             dist.init_process_group(
-                "gloo", store=self._client(f"{prefix}/gloo"), rank=self.rank, world_size=self.size, timeout=limit
+                "gloo", store=client(process, f"{prefix}/gloo"), rank=self.rank, world_size=self.size, timeout=limit
             )
             self._group = dist.group.WORLD
         else:
@@ -219,60 +215,6 @@ class TorchWorld(World):
         if self._own_default and dist.is_initialized():
             dist.destroy_process_group()
 
-    def _client(self, prefix: str) -> Store:
-        import torch.distributed as dist
-
-        place = self._process
-        try:
-            client = dist.TCPStore(
-                place.host,
-                place.port,
-                is_master=False,
-                wait_for_workers=False,
-                timeout=timedelta(seconds=RENDEZVOUS),
-            )
-        except RuntimeError as error:
-            raise SkillaxesError(
-                f"process {self.rank} of {self.size} found nobody at {place.host}:{place.port} within {RENDEZVOUS} s "
-                f"({_first_line(error)}): is process 0 running there? --rendezvous HOST:PORT names another place"
-            ) from None
-        client.set_timeout(timedelta(seconds=_ANSWER))
-        return dist.PrefixStore(prefix, client)
-
-    def _agreed(self, prefix: str) -> str:
-        """What tells this start of the group from earlier ones at the same store."""
-        try:
-            return agree(self._client(prefix), self.rank, self.size, RENDEZVOUS)
-        except RuntimeError as error:
-            raise SkillaxesError(
-                f"process {self.rank} of {self.size} waited {RENDEZVOUS} s for the others ({_first_line(error)})"
-            ) from None
-
-    def _introduce(self, names: list[str]) -> list[dict[str, Any]]:
-        """Tell the others who this is, and wait until all have."""
-        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-        about = {"host": socket.gethostname(), "pid": os.getpid(), "cores": cores}
-        keys = [f"member/{rank}" for rank in range(self.size)]
-        try:
-            self._store.set(keys[self.rank], json.dumps(about))
-            self._store.wait(keys, timedelta(seconds=RENDEZVOUS))
-        except RuntimeError as error:
-            missing = [str(rank) for rank, key in enumerate(keys) if not self._has(key)]
-            raise SkillaxesError(
-                f"process {self.rank} of {self.size} waited {RENDEZVOUS} s for process {', '.join(missing)} "
-                f"({_first_line(error)}): start all of them with the same --world-size and --rendezvous"
-            ) from None
-        members = [json.loads(value) for value in self._store.multi_get(keys)]
-        for rank, member in enumerate(members):
-            names[rank] = f"process {rank} of {self.size} ({member['host']}, pid {member['pid']})"
-        return members
-
-    def _has(self, key: str) -> bool:
-        try:
-            return self._store.check([key])
-        except RuntimeError:
-            return False
-
     def _each(
         self, where: str, tensors: tuple[Tensor, ...], work: Callable[[Tensor, ProcessGroup | None], Any]
     ) -> None:
@@ -308,7 +250,7 @@ class TorchWorld(World):
             return ask()
         except RuntimeError as error:
             time.sleep(SILENCE + 5)  # the heartbeat ends this process meanwhile
-            raise SkillaxesError(f"{where} failed between the processes: {_first_line(error)}") from error
+            raise SkillaxesError(f"{where} failed between the processes: {first_line(error)}") from error
 
 
 class _Followed(SkillaxesError):
@@ -319,69 +261,6 @@ class _Followed(SkillaxesError):
         self.exit_code = code
 
 
-def _serve(process: Process) -> Any:
-    """The store, where this process is the one that holds it."""
-    import torch.distributed as dist
-
-    if process.served or process.index != 0:
-        return None
-    try:
-        return dist.TCPStore(
-            process.host,
-            process.port,
-            is_master=True,
-            wait_for_workers=False,
-            timeout=timedelta(seconds=RENDEZVOUS),
-        )
-    except RuntimeError as error:
-        raise UsageError(
-            f"process 0 cannot listen at {process.host}:{process.port} ({_first_line(error)}): type another "
-            "--rendezvous HOST:PORT"
-        ) from None
-
-
-def _set_threads(cores: list[list[int]], mine: int) -> int:
-    """Share the host's cores out, and return how many threads this process takes.
-
-    A count that the user set in OMP_NUM_THREADS stays. torchrun sets it to 1 where the user has not, which would leave
-    cores idle: under torchrun a 1 counts as unset.
-    """
-    import torch
-
-    given = os.environ.get("OMP_NUM_THREADS")
-    if given and not (given == "1" and "TORCHELASTIC_RUN_ID" in os.environ):
-        return torch.get_num_threads()
-    if not cores[mine]:
-        return torch.get_num_threads()
-    share = sum(1 / sum(core in others for others in cores) for core in cores[mine])
-    threads = max(1, int(share + 1e-9))
-    torch.set_num_threads(threads)
-    return threads
-
-
-def _choose_interface(host: str) -> None:
-    """Gloo listens where the host's name leads, which is loopback on many machines: take the way to the others."""
-    if os.environ.get("GLOO_SOCKET_IFNAME"):
-        return
-    import fcntl
-    import struct
-
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:
-            way.connect((host, 9))
-            address = way.getsockname()[0]
-            for _, name in socket.if_nameindex():
-                try:
-                    found = fcntl.ioctl(way.fileno(), 0x8915, struct.pack("256s", name.encode()[:15]))  # SIOCGIFADDR
-                except OSError:
-                    continue
-                if socket.inet_ntoa(found[20:24]) == address:
-                    os.environ["GLOO_SOCKET_IFNAME"] = name
-                    return
-    except OSError:
-        return
-
-
 def _size(tensors: tuple[Tensor, ...]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
@@ -390,7 +269,3 @@ def _packed(value: Any) -> Tensor:
     import torch
 
     return torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n", 1)[0][:200]

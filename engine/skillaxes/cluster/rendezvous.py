@@ -1,0 +1,160 @@
+"""How the processes of a job find each other: the store, who is there, the host's cores and its way to the others."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from skillaxes.cluster.agreement import agree
+from skillaxes.cluster.process import Process
+from skillaxes.errors import SkillaxesError, UsageError
+
+if TYPE_CHECKING:
+    from torch.distributed import Store
+
+RENDEZVOUS = 300  # seconds until every process must have come: imports from a shared disk take minutes on many nodes
+_ANSWER = 20  # seconds that the store may take to answer
+
+
+def serve(process: Process) -> Any:
+    """The store, where this process is the one that holds it."""
+    import torch.distributed as dist
+
+    if process.served or process.index != 0:
+        return None
+    try:
+        return dist.TCPStore(
+            process.host,
+            process.port,
+            is_master=True,
+            wait_for_workers=False,
+            timeout=timedelta(seconds=RENDEZVOUS),
+        )
+    except RuntimeError as error:
+        raise UsageError(
+            f"process 0 cannot listen at {process.host}:{process.port} ({first_line(error)}): type another "
+            "--rendezvous HOST:PORT"
+        ) from None
+
+
+def client(place: Process, prefix: str) -> Store:
+    """A connection of its own to the store; keys begin with ``prefix``.
+
+    Raises
+    ------
+    SkillaxesError : nobody holds it
+    """
+    import torch.distributed as dist
+
+    try:
+        made = dist.TCPStore(
+            place.host,
+            place.port,
+            is_master=False,
+            wait_for_workers=False,
+            timeout=timedelta(seconds=RENDEZVOUS),
+        )
+    except RuntimeError as error:
+        raise SkillaxesError(
+            f"process {place.index} of {place.size} found nobody at {place.host}:{place.port} within {RENDEZVOUS} s "
+            f"({first_line(error)}): is process 0 running there? --rendezvous HOST:PORT names another place"
+        ) from None
+    made.set_timeout(timedelta(seconds=_ANSWER))
+    return dist.PrefixStore(prefix, made)
+
+
+def agreed(place: Process, prefix: str) -> str:
+    """What tells this start of the group from earlier ones at the same store.
+
+    Raises
+    ------
+    SkillaxesError : not all have come in time
+    """
+    try:
+        return agree(client(place, prefix), place.index, place.size, RENDEZVOUS)
+    except RuntimeError as error:
+        raise SkillaxesError(
+            f"process {place.index} of {place.size} waited {RENDEZVOUS} s for the others ({first_line(error)})"
+        ) from None
+
+
+def introduce(store: Store, place: Process, names: list[str]) -> list[dict[str, Any]]:
+    """Tell the others who this is, and wait until all have; ``names`` then say where each one runs.
+
+    Raises
+    ------
+    SkillaxesError : not all have come in time
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    about = {"host": socket.gethostname(), "pid": os.getpid(), "cores": cores}
+    keys = [f"member/{rank}" for rank in range(place.size)]
+    try:
+        store.set(keys[place.index], json.dumps(about))
+        store.wait(keys, timedelta(seconds=RENDEZVOUS))
+    except RuntimeError as error:
+        missing = [str(rank) for rank, key in enumerate(keys) if not _has(store, key)]
+        raise SkillaxesError(
+            f"process {place.index} of {place.size} waited {RENDEZVOUS} s for process {', '.join(missing)} "
+            f"({first_line(error)}): start all of them with the same --world-size and --rendezvous"
+        ) from None
+    members = [json.loads(value) for value in store.multi_get(keys)]
+    for rank, member in enumerate(members):
+        names[rank] = f"process {rank} of {place.size} ({member['host']}, pid {member['pid']})"
+    return members
+
+
+def _has(store: Store, key: str) -> bool:
+    try:
+        return store.check([key])
+    except RuntimeError:
+        return False
+
+
+def set_threads(cores: list[list[int]], mine: int) -> int:
+    """Share the host's cores out, and return how many threads this process takes.
+
+    A count that the user set in OMP_NUM_THREADS stays. torchrun sets it to 1 where the user has not, which would leave
+    cores idle: under torchrun a 1 counts as unset.
+    """
+    import torch
+
+    given = os.environ.get("OMP_NUM_THREADS")
+    if given and not (given == "1" and "TORCHELASTIC_RUN_ID" in os.environ):
+        return torch.get_num_threads()
+    if not cores[mine]:
+        return torch.get_num_threads()
+    share = sum(1 / sum(core in others for others in cores) for core in cores[mine])
+    threads = max(1, int(share + 1e-9))
+    torch.set_num_threads(threads)
+    return threads
+
+
+def choose_interface(host: str) -> None:
+    """Gloo listens where the host's name leads, which is loopback on many machines: take the way to the others."""
+    if os.environ.get("GLOO_SOCKET_IFNAME"):
+        return
+    import fcntl
+    import struct
+
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:
+            way.connect((host, 9))
+            address = way.getsockname()[0]
+            for _, name in socket.if_nameindex():
+                try:
+                    found = fcntl.ioctl(way.fileno(), 0x8915, struct.pack("256s", name.encode()[:15]))  # SIOCGIFADDR
+                except OSError:
+                    continue
+                if socket.inet_ntoa(found[20:24]) == address:
+                    os.environ["GLOO_SOCKET_IFNAME"] = name
+                    return
+    except OSError:
+        return
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of torch says, without the stack that it adds."""
+    return str(error).strip().split("\n", 1)[0][:200]
