@@ -42,7 +42,8 @@ def within_memory(
 
     Raises
     ------
-    DeviceMemoryError : the smallest panels were too large
+    DeviceMemoryError : the smallest panels were too large; or there are other processes, which are somewhere else in
+        the read and whose panels would have to become smaller too
     """
     plan, shortages = job.plan, list[dict[str, Any]]()
     while True:
@@ -53,6 +54,12 @@ def within_memory(
             if plan.gpu is None:
                 raise
             said = " ".join(str(error).split())
+        if job.world.size > 1:
+            raise DeviceMemoryError(
+                f"{plan.device} ran out of memory with panels of {plan.panel_rows:,} rows and {plan.gpu.kept_rows:,} "
+                f"rows kept there ({said}); {job.world.size} processes cannot begin anew with smaller ones: end what "
+                "else uses the GPU and type the same command again, or add --device cpu"
+            )
         row_bytes = stream.n_columns * stream.dtype.itemsize
         less = smaller(plan, row_bytes)
         if less is None:

@@ -18,9 +18,9 @@ from matrices import direction_errors, listed, power_law, rounded, write_store
 from stopping import Listening, differing, stopped, written
 
 import skillaxes
+from skillaxes.cluster.world import World
 from skillaxes.errors import BadRowsError, DeviceMemoryError
 from skillaxes.pca import krylov
-from skillaxes.progress import SILENT
 from skillaxes.run_folder.formats import SIDES
 from skillaxes.stream import device as devices
 from skillaxes.stream.device import Seam
@@ -194,7 +194,7 @@ def out_of_memory_means_smaller_panels(place: Place, folder: Path) -> None:
     plain = place.discover(store)
     assert plain.manifest["gpu"]["out_of_memory"] == []
     large = plain.manifest["plan"]["panel_rows"]
-    original, notes = krylov.update, Notes()
+    original, notes = krylov.update, Listening()
 
     def update(state: Any, panel: Any) -> Any:
         if len(panel.rows) > large // 4 and panel.start > N // 2:
@@ -209,7 +209,7 @@ def out_of_memory_means_smaller_panels(place: Place, folder: Path) -> None:
     assert tight.manifest["plan"]["panel_rows"] == tight.manifest["gpu"]["panel_rows"] == large // 4
     assert tight.manifest["gpu"]["kept_rows"] <= N // 4
     said = [one["text"] for one in tight.manifest["announcements"] if one["kind"] == "gpu_memory"]
-    assert len(said) == 1 and f"begun anew with panels of {large // 4:,} rows" in said[0] and said[0] in notes.said
+    assert len(said) == 1 and f"begun anew with panels of {large // 4:,} rows" in said[0] and said[0] in notes.notes
     assert [stage["status"] for stage in tight.manifest["stages"]].count("given up") >= 2
     assert tight.manifest["reads"] > plain.manifest["reads"] + 1, "what was read in vain counts"
     assert tight.manifest["bytes_read"] > plain.manifest["bytes_read"]
@@ -219,6 +219,23 @@ def out_of_memory_means_smaller_panels(place: Place, folder: Path) -> None:
 def no_room_at_all_is_an_error(place: Place, folder: Path) -> None:
     with pytest.raises(DeviceMemoryError, match=r"no room for panels of 64 rows: tried to allocate .*--device cpu"):
         place.discover(make_store(folder), free=1000)
+
+
+def out_of_memory_among_several_is_an_error(place: Place, folder: Path) -> None:
+    """The others are somewhere else in the read: one process alone begins nothing anew."""
+    store, calls, original = make_store(folder), [], krylov.update
+
+    def update(state: Any, panel: Any) -> Any:
+        calls.append(panel.start)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return original(state, panel)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(krylov, "update", update)
+        with pytest.raises(DeviceMemoryError, match=r"20\.00 MiB\); 2 processes cannot .* --device cpu$") as caught:
+            place.discover(store, folder / "run", world=World(0, 2), solver="krylov")
+    assert "\n" not in str(caught.value) and len(calls) == 2
 
 
 def stopped_jobs_go_on(place: Place, folder: Path) -> None:
@@ -269,19 +286,7 @@ LAWS = (
     some_rows_are_kept,
     out_of_memory_means_smaller_panels,
     no_room_at_all_is_an_error,
+    out_of_memory_among_several_is_an_error,
     stopped_jobs_go_on,
     out_of_memory_goes_on_from_the_last_read,
 )
-
-
-class Notes:
-    """A progress that keeps what is said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.said.append(text)
-
-    def stage(self, *arguments: Any, **named: Any) -> Any:
-        return SILENT.stage(*arguments, **named)
