@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from cluster.groups import Group, environment, free_port, run
 
+slow = pytest.mark.cluster
 STALLING = str(Path(__file__).with_name("stalling.py"))
 
 
@@ -59,13 +60,20 @@ def assert_named(ended: list, manifest: dict, victim: int) -> None:
 
 @pytest.mark.parametrize(
     ("phase", "victim"),
-    [("sample", 1), ("read", 2), ("collective", 1), ("ranking", 0), ("writing", 0)],
+    [
+        ("read", 2),
+        *(
+            pytest.param(*case, marks=slow)
+            for case in (("sample", 1), ("collective", 1), ("ranking", 0), ("writing", 0))
+        ),
+    ],
 )
 def test_a_killed_process_ends_the_others(store: Path, tmp_path: Path, phase: str, victim: int) -> None:
     ended, manifest = killed_in(store, tmp_path / "run", phase, victim, 3, SILENCE="3")
     assert_named(ended, manifest, victim)
 
 
+@slow
 def test_as_shipped_it_takes_less_than_thirty_seconds(store: Path, tmp_path: Path) -> None:
     ended, manifest = killed_in(store, tmp_path / "run", "read", 1, 2)
     assert_named(ended, manifest, 1)
@@ -98,6 +106,10 @@ def test_what_cannot_be_shared_is_refused(tmp_path: Path, store: Path) -> None:
     assert [one.code for one in ended] == [2, 2]
     assert "run discover here, then `skillaxes label RUN_DIR` where there is network" in ended[0].err
     assert ended[1].err == "" and not (tmp_path / "a").exists()
+
+
+@slow
+def test_what_no_process_can_do_is_refused_by_all(store: Path, tmp_path: Path) -> None:
     ended = run(3, "discover", store, tmp_path / "b", "--components", "5000")
     assert [one.code for one in ended] == [2, 2, 2]
     assert sum("at most 1,100 principal directions" in one.err for one in ended) == 3

@@ -26,7 +26,12 @@ def rows() -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("size", "options"),
-    [(2, []), (4, ["--components", "3"]), (2, ["--solver", "covariance"]), (2, ["--scale", "column-std"])],
+    [
+        (2, []),
+        pytest.param(4, ["--components", "3"], marks=pytest.mark.cluster),
+        pytest.param(2, ["--solver", "covariance"], marks=pytest.mark.cluster),
+        (2, ["--scale", "column-std"]),
+    ],
 )
 def test_measured_is_predicted(
     make_store: Callable[..., Path], rows: np.ndarray, tmp_path: Path, size: int, options: list[str]

@@ -22,6 +22,7 @@ from safetensors.numpy import load_file
 import skillaxes
 from skillaxes.run_folder.scores import read_scores
 
+slow = pytest.mark.cluster
 N, D = 2400, 1152
 
 
@@ -77,9 +78,9 @@ def manifest(run_dir: Path) -> dict:
     ("size", "options"),
     [
         (2, {}),
-        (4, {}),
+        pytest.param(4, {}, marks=slow),
         (2, {"solver": "covariance"}),
-        (4, {"scale": "column-std", "rank_by": "centered-cosine"}),
+        pytest.param(4, {"scale": "column-std", "rank_by": "centered-cosine"}, marks=slow),
         (2, {"rank_by": "projection", "layers": "2"}),
     ],
 )
@@ -130,16 +131,17 @@ def test_incremental_is_as_good_by_several(
     assert manifest(tmp_path / "shared")["reads"] == manifest(tmp_path / "alone")["reads"]
 
 
-@pytest.mark.parametrize("rank_by", ["raw-cosine", "centered-cosine"])
-def test_apply(make_store: Callable[..., Path], realistic: np.ndarray, tmp_path: Path, rank_by: str) -> None:
+@pytest.mark.parametrize(("size", "rank_by"), [(2, "raw-cosine"), pytest.param(4, "centered-cosine", marks=slow)])
+def test_apply(make_store: Callable[..., Path], realistic: np.ndarray, tmp_path: Path, size: int, rank_by: str) -> None:
     store = make_store(realistic, dtype="float16", chunk_rows=100)
     given = tmp_path / "given.npy"
     np.save(given, np.random.default_rng(1).normal(size=(6, D)))
     skillaxes.apply(store, tmp_path / "alone", directions=given, rank_by=rank_by)
-    run_well(4, "apply", store, tmp_path / "shared", "--directions", given, "--rank-by", rank_by)
+    run_well(size, "apply", store, tmp_path / "shared", "--directions", given, "--rank-by", rank_by)
     assert_same(tmp_path / "alone", tmp_path / "shared")
 
 
+@slow
 def test_the_shared_data(shared_data: Path, tmp_path: Path) -> None:
     """Real activations, 19 of whose rows are exact copies of others."""
     (source,) = shared_data.glob("smollm2-reasoning/activations.npy")
@@ -160,9 +162,7 @@ def test_torchrun_runs_the_main_job(store: Path, traces: Path, tmp_path: Path) -
     command += ["--rdzv-endpoint", "127.0.0.1:0", "-m", "skillaxes", *words]
     clean = environment()
     del clean["OMP_NUM_THREADS"]
-    ended = subprocess.run(
-        [*map(str, command)], env=clean, capture_output=True, text=True, check=False, timeout=120
-    )
+    ended = subprocess.run([*map(str, command)], env=clean, capture_output=True, text=True, check=False, timeout=120)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("Report: ") == 1
     assert (tmp_path / "run" / "report.html").exists()
@@ -171,6 +171,7 @@ def test_torchrun_runs_the_main_job(store: Path, traces: Path, tmp_path: Path) -
     assert [part["threads"] for part in found["processes"]] == [max(1, cores // 2)] * 2
 
 
+@slow
 def test_the_same_command_again_is_done_already(
     make_store: Callable[..., Path], realistic: np.ndarray, tmp_path: Path
 ) -> None:
