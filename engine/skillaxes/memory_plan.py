@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 RESERVED_READS = 3  # reads whose blocks and projections are planned for
 RANDOM_DIRECTIONS = 20  # ranked beside the components, as a baseline for labels
 MOST_WORKERS = 8
+_KEPT_SHARE = 16  # of the budget: projections beyond it go to disk
 _TYPICAL_INTERPRETER = 300 << 20
 _LIBRARIES = 96 << 20  # what torch, pyarrow and the matrix library still allocate for themselves
 
@@ -121,7 +122,8 @@ class Demand:
         if left < 0:
             raise self._too_small(parts)
         projections = self.n_rows * (self.width - 1) * 4 * self._blocks
-        spilled = projections > left // 2
+        # A file costs little more than memory does, and memory that does not grow with the rows is worth it.
+        spilled = projections > min(left // 2, budget // _KEPT_SHARE)
         left -= 0 if spilled else projections
         n_units = -(-self.n_rows // unit_rows(self.store)) - kept_rows // unit_rows(self.store)
         # Plain files are in the page cache already; a copy of ours would cost more (fresh pages) than it saves in three
