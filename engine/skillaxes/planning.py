@@ -132,6 +132,8 @@ def make_plan(
         size=world.size,
         here=world.here,
     )
+    if seam is None and not demand.fits():
+        demand = replace(demand, panel_rows=panel_rows_for(n_columns, roomy=False))
     while demand.sample_rows > _LEAST_SAMPLE and not demand.fits():
         demand = replace(demand, sample_rows=max(_LEAST_SAMPLE, demand.sample_rows // 2))
     if world.size > 1:
@@ -183,9 +185,9 @@ def smaller(plan: Plan, row_bytes: int) -> Plan | None:
     return replace(plan, panel_rows=rows, gpu=gpu)
 
 
-def panel_rows_for(n_columns: int) -> int:
+def panel_rows_for(n_columns: int, *, roomy: bool = True) -> int:
     """Rows a panel: a power of two between 64 and 4,096 that fills PANEL_BYTES, or twice that in a large cache."""
-    rows, room = 64, PANEL_BYTES * (2 if _outer_cache() >= _ROOMY_CACHE else 1)
+    rows, room = 64, PANEL_BYTES * (2 if roomy and _outer_cache() >= _ROOMY_CACHE else 1)
     while rows < 4096 and 2 * rows * n_columns * 4 <= room:
         rows *= 2
     return rows
