@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from skillaxes.checkpointing import Checkpoint
 from skillaxes.cluster.world import ALONE, World
 from skillaxes.discovery import Discovery, carry_out
 from skillaxes.errors import UsageError
 from skillaxes.job import Job, prepare
-from skillaxes.pca.projections import ProjectionStore
-from skillaxes.planning import Plan
 from skillaxes.progress import SILENT, Progress
 from skillaxes.run_folder.formats import CENTERED_COSINE
-from skillaxes.solve import Solved
 from skillaxes.solve_given import solve_given
-from skillaxes.stage_log import StageLog
 from skillaxes.store import Store
-from skillaxes.stream.panels import PanelStream
 
 if TYPE_CHECKING:
     from skillaxes.ingest.directions import GivenDirections
@@ -77,24 +72,7 @@ def apply(
     mean = None if given.mean is None else torch.from_numpy(given.mean)
     components = torch.from_numpy(given.components)
 
-    def solver(
-        stream: PanelStream, plan: Plan, projections: ProjectionStore, log: StageLog, checkpoint: Checkpoint
-    ) -> Solved:
-        return solve_given(
-            stream,
-            job.config,
-            plan,
-            job.layers,
-            projections,
-            log,
-            progress,
-            checkpoint,
-            components,
-            mean=mean,
-            scale=scale,
-            world=job.world,
-        )
-
+    solver = partial(solve_given, components=components, mean=mean, scale=scale)
     return carry_out(job, run_dir, solver, identity, overwrite, progress)
 
 

@@ -25,8 +25,8 @@ from skillaxes.run_folder.tables import read_table
 from skillaxes.shortage import Solver, announced, within_memory
 from skillaxes.solve import Solved, solve
 from skillaxes.stage_log import StageLog
+from skillaxes.stages import Stages
 from skillaxes.store import Store
-from skillaxes.stream.panels import PanelStream
 from skillaxes.traffic import STATED, Rates
 
 if TYPE_CHECKING:
@@ -76,14 +76,7 @@ def discover(
     UsageError, StoreError, BadRowsError, RunFolderError, DeviceError : see :mod:`skillaxes.errors`
     StoppedEarly : the process was told to stop (see :mod:`skillaxes.cluster.preemption`); the same call goes on
     """
-    job = prepare(store, options, world=world)
-
-    def solver(
-        stream: PanelStream, plan: Plan, projections: ProjectionStore, log: StageLog, checkpoint: Checkpoint
-    ) -> Solved:
-        return solve(stream, job.config, plan, job.layers, projections, log, progress, checkpoint, job.world)
-
-    return carry_out(job, run_dir, solver, {}, overwrite, progress)
+    return carry_out(prepare(store, options, world=world), run_dir, solve, {}, overwrite, progress)
 
 
 def plan(store: Store | str | Path, *, world_size: int = 1, rates: Rates = STATED, **options: Any) -> Plan:
@@ -186,11 +179,11 @@ def _run(
         projections = ProjectionStore(stream.first_row, stream.n_rows, spill)
         stack.callback(projections.close)
 
-        def begun(*arguments: Any) -> Solved:
+        def begun(stages: Stages) -> Solved:
             if checkpoint.resumed and manifest["resumptions"] == earlier.get("resumptions", 0):
                 manifest["resumptions"] += 1
                 record(status=manifests.RUNNING)
-            return solver(*arguments)
+            return solver(stages)
 
         try:
             solved, plan, shortages = within_memory(job, stream, begun, projections, log, progress, checkpoint)

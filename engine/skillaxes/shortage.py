@@ -16,9 +16,10 @@ from skillaxes.planning import Plan, smaller
 from skillaxes.progress import Progress
 from skillaxes.solve import Solved
 from skillaxes.stage_log import StageLog
+from skillaxes.stages import Stages
 from skillaxes.stream.panels import PanelStream
 
-Solver = Callable[[PanelStream, Plan, ProjectionStore, StageLog, Checkpoint], Solved]
+Solver = Callable[[Stages], Solved]
 
 
 def within_memory(
@@ -49,7 +50,8 @@ def within_memory(
     while True:
         try:
             checkpoint.open(stream)
-            return solver(stream, plan, projections, log, checkpoint), plan, shortages
+            stages = Stages(job, stream, plan, projections, log, progress, checkpoint)
+            return solver(stages), plan, shortages
         except torch.OutOfMemoryError as error:
             if plan.gpu is None:
                 raise

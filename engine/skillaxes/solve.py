@@ -9,20 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skillaxes.checkpointing import Checkpoint
-from skillaxes.cluster.world import ALONE, World
-from skillaxes.config import DiscoverConfig
 from skillaxes.pca import krylov
 from skillaxes.pca.problem import PCAResult
-from skillaxes.pca.projections import ProjectionStore
 from skillaxes.pca.saving import own
 from skillaxes.pca.split_half import Stability, split_half
-from skillaxes.planning import RANDOM_DIRECTIONS, Plan
-from skillaxes.progress import Progress
+from skillaxes.planning import RANDOM_DIRECTIONS
 from skillaxes.ranking.rows import KeptRows, kept_rows
-from skillaxes.stage_log import StageLog
 from skillaxes.stages import Stages
-from skillaxes.stream.panels import PanelStream
 
 
 @dataclass(frozen=True)
@@ -45,29 +38,14 @@ class Solved:
     bad: np.ndarray
 
 
-def solve(
-    stream: PanelStream,
-    config: DiscoverConfig,
-    plan: Plan,
-    layers: tuple[slice, ...],
-    projections: ProjectionStore,
-    log: StageLog,
-    progress: Progress,
-    checkpoint: Checkpoint,
-    world: World = ALONE,
-) -> Solved:
-    """Run the solver of ``plan`` over ``stream``, from where the checkpoint is.
-
-    Parameters
-    ----------
-    layers : columns of each layer among those in use; empty where unknown
-    projections : where the kept projections go
+def solve(job: Stages) -> Solved:
+    """Run the solver of the job's plan over its stream, from where the checkpoint is.
 
     Raises
     ------
     StoppedEarly : the job was told to stop
     """
-    job = Stages(stream, config, plan, layers, projections, log, progress, checkpoint, world)
+    stream, config, plan, log, checkpoint = job.stream, job.config, job.plan, job.log, job.checkpoint
     scale = checkpoint.results.get("scale")
     scale = None if scale is None else scale.to(stream.device)
     start = job.start_found()
@@ -83,7 +61,7 @@ def solve(
             shift = job.warm_start(sample, 0, scale).shift
             first = job.covariance if plan.solver == "covariance" else job.incremental
             start = log.run(f"read 1 ({plan.solver})", stream, lambda: first(shift, scale))
-        world.broadcast_(start.shift)
+        job.world.broadcast_(start.shift)
         del sample  # what a read still needs of it, the stream holds
         job.after_start(start, scale, read=plan.solver != "krylov")
     state = job.krylov_at(start, scale)
@@ -92,7 +70,7 @@ def solve(
         state = log.run(f"read {number}", stream, partial(job.read, state, f"read {number}"))
         log.note(products=krylov.products_of_read(state, stream.n_rows))
         worst = float(krylov.relative_residuals(state).max())
-        progress.note(f"read {number}: largest residual {worst:.1e} (tolerance {config.tolerance:.0e})")
+        job.progress.note(f"read {number}: largest residual {worst:.1e} (tolerance {config.tolerance:.0e})")
         job.after_read(state, start, scale, last=state.done)
     return log.run("directions", stream, lambda: _finish(job, state, scale))
 

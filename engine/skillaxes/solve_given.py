@@ -9,39 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skillaxes.checkpointing import Checkpoint
-from skillaxes.cluster.world import ALONE, World
-from skillaxes.config import DiscoverConfig
 from skillaxes.pca import krylov
 from skillaxes.pca.problem import PCAResult
-from skillaxes.pca.projections import ProjectionStore
 from skillaxes.pca.split_half import Stability
 from skillaxes.pca.warm_start import WarmStart
-from skillaxes.planning import RANDOM_DIRECTIONS, Plan
-from skillaxes.progress import Progress
+from skillaxes.planning import RANDOM_DIRECTIONS
 from skillaxes.ranking.rows import kept_rows
 from skillaxes.solve import Solved
-from skillaxes.stage_log import StageLog
 from skillaxes.stages import Stages
-from skillaxes.stream.panels import PanelStream
 
 
-def solve_given(
-    stream: PanelStream,
-    config: DiscoverConfig,
-    plan: Plan,
-    layers: tuple[slice, ...],
-    projections: ProjectionStore,
-    log: StageLog,
-    progress: Progress,
-    checkpoint: Checkpoint,
-    components: Tensor,
-    *,
-    mean: Tensor | None,
-    scale: Tensor | None,
-    world: World = ALONE,
-) -> Solved:
-    """Rows against given directions: one read, or ``plan.reads``.
+def solve_given(job: Stages, components: Tensor, *, mean: Tensor | None, scale: Tensor | None) -> Solved:
+    """Rows against given directions: one read, or as many as are planned.
 
     Parameters
     ----------
@@ -49,7 +28,7 @@ def solve_given(
     mean : Tensor of shape (d,) that centred scores are relative to; None for the store's own
     scale : Tensor of shape (d,) that the columns are multiplied by, or None
     """
-    job = Stages(stream, config, plan, layers, projections, log, progress, checkpoint, world)
+    stream, log = job.stream, job.log
     lengths = torch.linalg.vector_norm(components.double(), dim=1, keepdim=True)
     unit = (components.double() / lengths).to(stream.device)
     start = job.start_found()
@@ -59,11 +38,11 @@ def solve_given(
         del sample
         job.after_start(start, None, read=False)
     state = job.krylov_at(start, scale)
-    while state.reads < plan.reads:
+    while state.reads < job.plan.reads:
         name = f"read {state.reads + 1}"
         begun = state if state.reads == 0 else replace(state, next_block=start.block[:, :0])
         state = log.run(name, stream, partial(job.read_once, begun, name))
-        job.after_read(state, start, None, last=state.reads >= plan.reads)
+        job.after_read(state, start, None, last=state.reads >= job.plan.reads)
     return log.run("directions", stream, lambda: _finish(job, state, unit, mean, scale))
 
 

@@ -12,8 +12,7 @@ from torch import Tensor
 from skillaxes.checkpoint_records import Accumulator
 from skillaxes.checkpointing import Checkpoint
 from skillaxes.cluster.shards import within
-from skillaxes.cluster.world import World
-from skillaxes.config import DiscoverConfig
+from skillaxes.job import Job
 from skillaxes.pca import covariance, incremental, krylov, saving
 from skillaxes.pca.centering import Centering
 from skillaxes.pca.moments import RowMoments
@@ -30,21 +29,29 @@ _CONSTANT = 1e-6  # spread over distance from the provisional mean, squared, of 
 
 
 class Stages:
-    """The stages that solvers are made of, and what they share."""
+    """The stages that solvers are made of, and what they share.
+
+    Parameters
+    ----------
+    job : on what, how and with whom
+    stream : the rows of this process
+    plan : the job's, or a smaller one where a GPU's memory has run out
+    projections : where the kept projections go
+    log, progress, checkpoint : where the stages are noted, shown and put on record
+    """
 
     def __init__(
         self,
+        job: Job,
         stream: PanelStream,
-        config: DiscoverConfig,
         plan: Plan,
-        layers: tuple[slice, ...],
         projections: ProjectionStore,
         log: StageLog,
         progress: Progress,
         checkpoint: Checkpoint,
-        world: World,
     ) -> None:
-        self.stream, self.config, self.plan, self.progress, self.world = stream, config, plan, progress, world
+        config = job.config
+        self.stream, self.config, self.plan, self.progress, self.world = stream, config, plan, progress, job.world
         self.projections, self.log, self.checkpoint = projections, log, checkpoint
         single = plan.solver != "krylov"
         self.problem = Problem(
@@ -59,7 +66,7 @@ class Stages:
             device=stream.device,
             panel_rows=plan.panel_rows,
             panel_dtype=stream.dtype,
-            layers=layers,
+            layers=job.layers,
             skip_bad_rows=config.bad_rows == "skip",
             exact_block=plan.solver == GIVEN,
         )
