@@ -16,7 +16,8 @@ from skillaxes.stream import device as devices
 from skillaxes.stream import device_gds as gds
 from skillaxes.stream.device_feed import LAG, DeviceFeed
 from skillaxes.stream.panel import Panel, gather
-from skillaxes.stream.reader import TORCH_DTYPES, Reader
+from skillaxes.stream.plain_files import TORCH_DTYPES
+from skillaxes.stream.reader import Reader
 from skillaxes.stream.units import unit_rows
 
 if TYPE_CHECKING:

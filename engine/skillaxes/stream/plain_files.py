@@ -16,6 +16,13 @@ from skillaxes.errors import StoreError
 
 Path = os.PathLike[str] | str
 
+TORCH_DTYPES = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
+
 # On others a page that fails to come is a SIGBUS instead of an error with a name, or each page is a request of its own.
 _LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "tmpfs", "overlay"})
 

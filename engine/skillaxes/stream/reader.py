@@ -13,26 +13,21 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from skillaxes.errors import StoreError
 from skillaxes.stream.chunk_checks import ChunkChecks
-from skillaxes.stream.plain_files import as_numpy, can_map, mapped, read_exactly, will_need
+from skillaxes.stream.plain_files import TORCH_DTYPES, as_numpy, can_map
+from skillaxes.stream.plain_rows import PlainRows
 from skillaxes.stream.units import can_share, unit_rows
 
 if TYPE_CHECKING:
     from skillaxes.store import Store
 
-TORCH_DTYPES = {
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float32": torch.float32,
-    "float64": torch.float64,
-}
 SLOTS = 3  # one in use, one ready, one being filled
 
 
@@ -68,7 +63,8 @@ class Reader:
     ) -> None:
         self._store = store
         self._first, self._last = first_row, last_row
-        self._plain = store.plain_chunks()
+        layout = store.plain_chunks()
+        self._plain = None if layout is None else PlainRows(store, layout)
         self._row_bytes = store.n_features * store.itemsize
         self._unit_rows = unit_rows(store)
         self.lag = lag
@@ -92,10 +88,10 @@ class Reader:
         """``plain files`` or the name of the codec pipeline."""
         return "plain files" if self._plain is not None else f"zarr ({self._store.pipeline})"
 
-    @property
+    @cached_property
     def lasting(self) -> bool:
-        """Whether units stay valid as long as someone holds them: no buffer is filled again."""
-        return self._maps and can_map(self._plain.locate(self._first // self._store.chunk_rows).path)  # type: ignore[union-attr]
+        """Whether units stay valid as long as someone holds them: mapped, so that no buffer is filled again."""
+        return self._maps and self._plain is not None and can_map(self._plain.locate(self._first)[0])
 
     def units(self, *, verify: bool, from_row: int | None = None) -> Iterator[tuple[int, Tensor]]:
         """Yield (first row, rows) for each unit in order; rows is of shape (n, n_features) in the store's dtype.
@@ -209,7 +205,8 @@ class Reader:
         if self._plain is None:
             self._fetch_zarr(start, start + length, target)
         else:
-            self._prefetch(start + length)
+            if start + length < self._last:
+                self._plain.prefetch(start + length, self._unit_bytes)
             self._fetch_unknown(start, start + length, target)
             if verify:
                 self._checks.verify(start, start + length, target)
@@ -248,18 +245,15 @@ class Reader:
 
     def _mapped(self, unit: int) -> list[tuple[int, Tensor]] | None:
         """A unit where it lies, but for the rows that are still in memory; None where it has to be copied."""
-        if not self._maps:
+        if not self.lasting or self._plain is None:
             return None
         start = self._start(unit)
         stop = start + self._unit_length(unit)
-        chunk, within = divmod(start, self._store.chunk_rows)
-        path, offset, *_ = self._plain.locate(chunk)  # type: ignore[union-attr]
-        at = offset + within * self._row_bytes
-        if at % self._store.itemsize or not can_map(path):
+        view = self._plain.mapped(start, stop)
+        if view is None:
             return None
-        self._prefetch(stop)
-        bytes_ = mapped(path, at, (stop - start) * self._row_bytes)
-        view = bytes_.view(TORCH_DTYPES[self._store.dtype]).view(stop - start, self._store.n_features)
+        if stop < self._last:
+            self._plain.prefetch(stop, self._unit_bytes)
         pieces, done = list[tuple[int, Tensor]](), start
         in_memory = [
             (max(known, start), rows[max(start - known, 0) : stop - known])
@@ -276,25 +270,10 @@ class Reader:
         return pieces
 
     def _fetch_plain(self, start: int, stop: int, target: Tensor) -> None:
-        at = start
-        buffer = as_numpy(target).reshape(-1).view(np.uint8).data
-        while at < stop:
-            chunk, within = divmod(at, self._store.chunk_rows)
-            end = min(stop, (chunk + 1) * self._store.chunk_rows)
-            path, offset, *_ = self._plain.locate(chunk)  # type: ignore[union-attr]
-            view = buffer[(at - start) * self._row_bytes : (end - start) * self._row_bytes]
-            read_exactly(path, offset + within * self._row_bytes, view)
-            with self._lock:
-                self.bytes_read += len(view)
-            at = end
-
-    def _prefetch(self, row: int) -> None:
-        """Ask the kernel to fetch the next unit while this one is copied."""
-        if row >= self._last:
-            return
-        chunk, within = divmod(row, self._store.chunk_rows)
-        path, offset, *_ = self._plain.locate(chunk)  # type: ignore[union-attr]
-        will_need(path, offset + within * self._row_bytes, self._unit_bytes)
+        assert self._plain is not None
+        self._plain.fetch(start, stop, target)
+        with self._lock:
+            self.bytes_read += (stop - start) * self._row_bytes
 
 
 def _pageable(shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
