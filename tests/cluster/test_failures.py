@@ -124,7 +124,7 @@ def test_what_no_process_can_do_is_refused_by_all(store: Path, tmp_path: Path) -
 def test_a_process_that_never_comes_is_named(store: Path, tmp_path: Path) -> None:
     """The wait has an end, and the message says for whom."""
     program = (
-        "import sys; from skillaxes.cluster import rendezvous as d; d.RENDEZVOUS = 3; "
+        "import sys; from skillaxes.cluster import rendezvous as d; d.RENDEZVOUS = 8; "
         "from skillaxes.cli import main; sys.exit(main())"
     )
     here = f"127.0.0.1:{free_port()}"
@@ -132,4 +132,4 @@ def test_a_process_that_never_comes_is_named(store: Path, tmp_path: Path) -> Non
     command = [sys.executable, "-c", program, *map(str, words)]
     ended = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     assert ended.returncode == 1
-    assert "process 0 of 2 waited 3 s for process 1" in ended.stderr
+    assert "process 0 of 2 waited 8 s for process 1" in ended.stderr
