@@ -6,10 +6,7 @@ the card (``test_gpu.py``); ``mutants.py`` plants errors and expects a law to br
 
     TRITON_INTERPRET=1 python tests/kernels/kernel_laws.py triton cpu      prints {law: null or message} as JSON
 
-Every panel lies inside a larger buffer of NaN, and fresh memory is filled with NaN, so that a wrong mask, a wrong
-stride or an unwritten result shows.
-
-Tolerance: at most twice the error, against the float64 definition, of naive torch in the same precision.
+The panels are those of ``kernel_cases.py``, the tolerance is that of ``kernel_checks.py``.
 """
 
 from __future__ import annotations
@@ -18,89 +15,16 @@ import json
 import mmap
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
-from torch import Tensor
+from kernel_cases import DTYPES, Case, Target, problem
+from kernel_checks import check_accumulate, check_project, compare_project, run
 
-from skillaxes_kernels import accumulate, make_scratch, project, reference, which
-from skillaxes_kernels.rounding import HALVES, rounded
-from skillaxes_kernels.types import MIN_SQ_NORM, Projection
+from skillaxes_kernels import accumulate, make_scratch, project, reference
 
-DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-_ULP = 2.0**-23
 _MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
-
-
-@dataclass(frozen=True)
-class Target:
-    """What is tested: a backend on a device; ``processors`` steers the tiling where there is no card."""
-
-    backend: str
-    device: str = "cpu"
-    processors: int | None = None
-
-
-@dataclass(frozen=True)
-class Case:
-    """One panel and its directions. ``mean`` is the size of the mean over that of the spread."""
-
-    dtype: torch.dtype
-    b: int
-    d: int
-    n: int
-    mean: float = 0.0
-    scaled: bool = False
-    round_first: bool = True
-    epilogue: str = "dots"
-    special: bool = False
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Problem:
-    panel: Tensor
-    directions: Tensor
-    shift: Tensor | None
-    scale: Tensor | None
-
-
-def problem(case: Case, device: str) -> Problem:
-    """The panel of a case, inside a buffer of NaN with a row stride of its own."""
-    g = torch.Generator().manual_seed(case.seed + 1000 * case.b + case.d)
-    rows = torch.randn(case.b, case.d, generator=g, dtype=torch.float64)
-    mean = case.mean * torch.randn(case.d, generator=g, dtype=torch.float64)
-    rows = rows + mean
-    if case.special:
-        rows = _with_special_rows(rows, case.dtype)
-    room = torch.full((case.b + 2, case.d + 7), torch.nan, dtype=case.dtype)
-    room[1 : case.b + 1, 3 : case.d + 3] = rows.to(case.dtype)
-    panel = room.to(device)[1 : case.b + 1, 3 : case.d + 3]
-    directions = (torch.randn(case.d, case.n, generator=g) / case.d**0.5).to(device)
-    scale = (torch.rand(case.d, generator=g) * 3 + 0.1).to(device) if case.scaled else None
-    shift = None
-    if case.mean:
-        shift = mean.float().to(device) * (1.0 if scale is None else scale)
-    if case.round_first and case.dtype in HALVES:
-        directions = rounded(directions, case.dtype, scale)
-    return Problem(panel, directions, shift, scale)
-
-
-def _with_special_rows(rows: Tensor, dtype: torch.dtype) -> Tensor:
-    largest = torch.finfo(dtype).max
-    rows[0] = 0.0
-    rows[2, -1] = torch.nan
-    rows[3, 0] = torch.inf
-    rows[5, rows.shape[1] // 2] = -torch.inf
-    rows[6, 0] = largest  # its square: finite in float16, beyond float32 in the others
-    rows[7] = 1e-21  # below the norm that counts as zero, in float32 and bfloat16
-    rows[9] = torch.nan
-    return rows
-
-
-# ---------------------------------------------------------------------------------------------------- the laws
 
 
 def definition(target: Target) -> None:
@@ -275,153 +199,6 @@ LAWS: dict[str, Callable[[Target], None]] = {
     )
 }
 CPU_MEMORY_ONLY = ("far_rows",)
-
-
-# ------------------------------------------------------------------------------------------------- the checking
-
-
-def run(target: Target, p: Problem, epilogue: str = "dots") -> Projection:
-    with poisoned_memory(), processors(target.processors):
-        return project(p.panel, p.directions, p.shift, scale=p.scale, epilogue=epilogue, backend=target.backend)
-
-
-def check_project(target: Target, case: Case) -> None:
-    p = problem(case, target.device)
-    seen = run(target, p, case.epilogue)
-    assert seen.backend == which(target.device, case.dtype, case.d, case.n, target.backend).name
-    compare_project(p, seen, case.epilogue, str(case))
-
-
-def compare_project(p: Problem, seen: Projection, epilogue: str, what: str) -> None:
-    """Against the definition, with the error of naive torch as the measure."""
-    true = reference.project(p.panel, p.directions, p.shift, scale=p.scale, epilogue=epilogue)
-    assert seen.bad.tolist() == true.bad.tolist(), f"{what}: bad rows"
-    assert seen.overflowed.tolist() == true.overflowed.tolist(), f"{what}: overflowed rows"
-    assert seen.dots.dtype == seen.sq_norms.dtype == torch.float32
-    good = ~true.bad
-    assert not bool(seen.dots[true.bad].any()) and not bool(seen.sq_norms[true.bad].any()), f"{what}: not zeroed"
-    naive_dots, naive_norms = naive_project(p, algebra=seen.backend == "triton" and p.panel.dtype in HALVES)
-    lengths = true.sq_norms[good].sqrt()
-    if epilogue == "cosines":
-        naive_dots = naive_dots / naive_norms.clamp(min=MIN_SQ_NORM).sqrt()[:, None]
-        naive_dots[naive_norms < MIN_SQ_NORM] = 0.0
-        lengths = torch.ones_like(lengths)
-    sizes = lengths[:, None] * p.directions.double().norm(dim=0) + 1e-300
-    moved = _moved_shift(p, true.sq_norms[good])
-    _within_twice(seen.dots[good] / sizes, naive_dots[good] / sizes, true.dots[good] / sizes, f"{what}: dots", moved)
-    norms = true.sq_norms[good].clamp(min=MIN_SQ_NORM)
-    # A norm that is rooted and squared again, which is the fast way on a CPU, rounds twice more.
-    _within_twice(
-        seen.sq_norms[good] / norms,
-        naive_norms[good] / norms,
-        true.sq_norms[good] / norms,
-        f"{what}: norms",
-        2 * _ULP + 2 * moved,
-    )
-
-
-def naive_project(p: Problem, algebra: bool) -> tuple[Tensor, Tensor]:
-    """float32 torch; ``algebra`` centres after the product, as whoever keeps the panel in half precision must."""
-    x = p.panel.float()
-    y = x if p.scale is None else x * p.scale
-    if p.shift is not None:
-        y = y - p.shift
-    dots = y @ p.directions
-    if algebra and p.shift is not None:
-        weights = p.directions if p.scale is None else p.directions * p.scale[:, None]
-        dots = x @ weights - p.shift @ p.directions
-    return dots, (y * y).sum(dim=1)
-
-
-def check_accumulate(target: Target, case: Case, cheap: bool = False, weight_size: float = 1.0) -> None:
-    p = problem(case, target.device)
-    g = torch.Generator().manual_seed(case.seed)
-    # Columns of a wider matrix of NaN: the row stride is not the number of columns.
-    room = torch.full((case.b, case.n + 3), torch.nan)
-    room[:, 1 : case.n + 1] = torch.randn(case.b, case.n, generator=g) * weight_size
-    weights = room.to(target.device)[:, 1 : case.n + 1]
-    before = torch.randn(case.d, case.n, generator=g).to(target.device) * weight_size
-    projection, true = run(target, p), reference.project(p.panel, p.directions, p.shift, scale=p.scale)
-    z, exact = before.clone(), before.double()
-    with poisoned_memory(), processors(target.processors):
-        accumulate(z, projection, weights, cheap=cheap)
-    reference.accumulate(exact, true, weights)
-    algebra = projection.backend == "triton" and case.dtype in HALVES
-    naive = before + naive_accumulate(p, true.bad, weights, algebra, cheap, projection.backend)
-    size = (exact - before).abs().max() + 1e-300
-    allowance = 2.0**-15 if algebra and case.dtype == torch.bfloat16 else 0.0
-    if case.special:
-        # One row outweighs all others: whatever the order of the sum, later rows round at its size, and how well
-        # naive torch fares with its own order is luck. A random walk of b roundings is granted.
-        allowance += 2.0**-24 * case.b**0.5
-    allowance += _moved_shift(p, true.sq_norms[~true.bad])
-    _within_twice(z / size, naive / size, exact / size, f"{case}, cheap={cheap}: z", allowance)
-    if projection.backend == "cpu":
-        turned = before.T.contiguous().T
-        accumulate(turned, projection, weights, cheap=cheap)
-        _within_twice(turned / size, naive / size, exact / size, f"{case}, cheap={cheap}: z as a transpose", allowance)
-
-
-def _moved_shift(p: Problem, sq_norms: Tensor) -> float:
-    """What the rounding of shift / scale adds to a row at most, relative to the shortest one.
-
-    It moves the shift, by the same for all rows, and chance decides whether naive torch does better on few of them.
-    """
-    if p.scale is None or p.shift is None or not len(sq_norms):
-        return 0.0
-    return 2.0**-24 * float(p.shift.double().norm() / sq_norms.min().clamp(min=MIN_SQ_NORM).sqrt())
-
-
-def naive_accumulate(p: Problem, bad: Tensor, weights: Tensor, algebra: bool, cheap: bool, backend: str) -> Tensor:
-    x = torch.where(bad[:, None], 0.0, p.panel.float())
-    weights = torch.where(bad[:, None], 0.0, weights)
-    scale = torch.ones(x.shape[1], device=x.device) if p.scale is None else p.scale
-    shift = torch.zeros(x.shape[1], device=x.device) if p.shift is None else p.shift
-    if algebra:
-        weights = weights.to(p.panel.dtype).float() if cheap else weights
-        return scale[:, None] * (x.T @ weights) - shift[:, None] * weights.sum(dim=0)
-    y = torch.where(bad[:, None], 0.0, x * scale - shift)
-    if cheap and backend == "cpu":
-        y, weights = y.bfloat16().float(), weights.bfloat16().float()
-    elif cheap:
-        y, weights = truncated_to_tf32(y), truncated_to_tf32(weights)
-    return y.T @ weights
-
-
-def truncated_to_tf32(x: Tensor) -> Tensor:
-    """What TF32 units make of float32 operands: the lowest 13 bits are dropped."""
-    return (x.contiguous().view(torch.int32) & ~0x1FFF).view(torch.float32)
-
-
-def _within_twice(seen: Tensor, naive: Tensor, true: Tensor, what: str, allowance: float = 0.0) -> None:
-    if not true.numel():
-        return
-    assert bool(torch.isfinite(seen).all()), f"{what}: not finite"
-    error, bound = float((seen - true).abs().max()), float((naive - true).abs().max())
-    assert error <= 2 * bound + _ULP + allowance, f"{what}: error {error:.2e}, naive torch {bound:.2e}"
-
-
-@contextmanager
-def poisoned_memory() -> Iterator[None]:
-    """Fresh memory is NaN (floats) or the largest value (integers), so that a result nobody wrote shows."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-
-
-@contextmanager
-def processors(count: int | None) -> Iterator[None]:
-    from skillaxes_kernels import triton_launch
-
-    before = triton_launch._PROCESSORS_WITHOUT_CARD
-    triton_launch._PROCESSORS_WITHOUT_CARD = count or before
-    try:
-        yield
-    finally:
-        triton_launch._PROCESSORS_WITHOUT_CARD = before
 
 
 def teach_interpreter_bfloat16() -> None:

@@ -22,6 +22,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 import kernel_laws
+from kernel_cases import Target
 
 for loaded_before_the_fork in ("api", "eager", "triton_kernels", "triton_launch"):
     importlib.import_module(f"skillaxes_kernels.{loaded_before_the_fork}")
@@ -139,7 +140,7 @@ def law_that_breaks(mutant: Mutant) -> str | None:
     names = [mutant.law, *kernel_laws.LAWS] if mutant.law else list(kernel_laws.LAWS)
     for name in names:
         try:
-            kernel_laws.LAWS[name](kernel_laws.Target("triton"))
+            kernel_laws.LAWS[name](Target("triton"))
         except Exception:
             return name
     return None

@@ -9,7 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_laws import DTYPES, LAWS, Case, Target, check_accumulate, check_project
+from kernel_cases import DTYPES, Case, Target
+from kernel_checks import check_accumulate, check_project
+from kernel_laws import LAWS
 
 from skillaxes_kernels import accumulate, make_scratch, project, reference
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kernel_laws import CPU_MEMORY_ONLY, LAWS, Case, Target, problem
+from kernel_cases import Case, Target, problem
+from kernel_laws import CPU_MEMORY_ONLY, LAWS
 
 from skillaxes_kernels import TopK, project, which
 
