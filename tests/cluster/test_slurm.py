@@ -60,6 +60,12 @@ class Place:
         """Wait until every task has handed out some panels; their process ids."""
         return at_work(self.folder / "marks", panels, tasks, log=lambda: self.log, timeout=timeout)
 
+    def at_work_and_preemptible(self, panels: int) -> str:
+        """A job on two nodes that may be put back into the queue, once every task has handed out some panels."""
+        job = self.submit(*TWO_NODES, SCRIPTS / "preemptible.sh", PAUSE="0.5", EVERY="600")
+        self.at_work(panels)
+        return job
+
 
 @pytest.fixture
 def place(slurm: Slurm, sample: Path, tmp_path: Path) -> Callable[[str], Place]:
@@ -127,8 +133,7 @@ def test_told_to_stop_it_is_requeued_and_ends_with_the_same_bits(
     place: Callable[[str], Place], undisturbed: dict[int, Path]
 ) -> None:
     here = place("told")
-    job = here.submit(*TWO_NODES, SCRIPTS / "preemptible.sh", PAUSE="0.5", EVERY="600")
-    here.at_work(panels=3)
+    job = here.at_work_and_preemptible(panels=3)
     here.slurm.run("scancel", "--signal=USR1", job)
     found = here.ended(job)
     assert found["Restarts"] == "1", here.log
@@ -139,8 +144,7 @@ def test_preempted_by_a_more_urgent_job_it_ends_with_the_same_bits(
     place: Callable[[str], Place], undisturbed: dict[int, Path]
 ) -> None:
     here = place("preempted")
-    job = here.submit(*TWO_NODES, SCRIPTS / "preemptible.sh", PAUSE="0.5", EVERY="600")
-    here.at_work(panels=10)  # in the second read
+    job = here.at_work_and_preemptible(panels=10)  # in the second read
     urgent = here.slurm.submit("--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
     found = here.ended(job)
     assert here.slurm.wait(urgent)["JobState"] == "COMPLETED"
