@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import stat
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -70,6 +71,23 @@ def test_a_signal_stops_the_job_and_the_same_command_goes_on(
     assert ran.code == 0, ran.err
     assert manifest(run_dir)["status"] == "done" and manifest(run_dir)["resumptions"] == 1
     assert not (run_dir / CHECKPOINT).exists()
+
+
+def test_a_signal_while_torch_is_loaded_is_heard(store: Path, tmp_path: Path) -> None:
+    """The job stops at its first panel: the second that the import takes is no gap."""
+    program = (
+        "import builtins, os, signal, sys; load = builtins.__import__\n"
+        "def loading(name, *rest, **more):\n"
+        "    if name == 'torch' and not sys.modules.get('torch'):\n"
+        "        os.kill(os.getpid(), signal.SIGUSR1)\n"
+        "    return load(name, *rest, **more)\n"
+        "builtins.__import__ = loading\n"
+        "from skillaxes.cli import main; sys.exit(main())"
+    )
+    words = ["discover", str(store), str(tmp_path / "run"), "--top", "3", "--quiet"]
+    ended = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
+    assert ended.returncode == 75, ended.stderr
+    assert manifest(tmp_path / "run")["stopped"]["by"] == "SIGUSR1"
 
 
 def test_work_that_may_end_anywhere_ends_at_once() -> None:

@@ -34,9 +34,14 @@ STEP = {
     "SLURM_STEP_NUM_TASKS": "4",
     "SLURM_STEP_NUM_NODES": "2",
     "SLURM_STEP_NODELIST": "gpu[07-08]",
+    "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
+    "SLURM_NODEID": "1",
+    "SLURM_GTIDS": "2,3",
     "SLURM_PROCID": "3",
     "SLURM_LOCALID": "1",
 }
+# A batch job that was submitted by a task of a step: the step's variables, but its own number and those on its node.
+SUBMITTED = {**STEP, "SLURM_JOB_ID": "813", "SLURM_PROCID": "0", "SLURM_NODEID": "0", "SLURM_GTIDS": "0"}
 PORT = slurm_port("812", "3")
 
 
@@ -55,6 +60,8 @@ PORT = slurm_port("812", "3")
         (BATCH, {}, (0, 1, "alone", "127.0.0.1", None)),
         ({**STEP, "SLURM_STEP_ID": "4294967290"}, {}, (0, 1, "alone", "127.0.0.1", None)),  # salloc's shell
         ({**STEP, "SLURM_PROCID": "0"}, {"terminal": True}, (0, 1, "alone", "127.0.0.1", None)),  # srun --pty bash
+        (SUBMITTED, {}, (0, 1, "alone", "127.0.0.1", None)),
+        ({**STEP, "SLURM_STEP_TASKS_PER_NODE": "3,1", "SLURM_GTIDS": "3"}, {}, (3, 4, "slurm step", "gpu07", 1)),
         ({"RANK": "1", "WORLD_SIZE": "2"}, {}, (0, 1, "alone", "127.0.0.1", None)),  # no place to meet: not torchrun
     ],
 )
@@ -85,7 +92,9 @@ def test_every_process_of_a_step_finds_the_same_place() -> None:
         for rank in range(4)
         for found in [find_process({**STEP, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank % 2)})]
     }
-    assert places == {("gpu07", PORT, "812.3")}
+    assert places == {("gpu07", PORT, "812.3.0")}
+    again = find_process({**STEP, "SLURM_RESTART_COUNT": "1"})  # a requeued job counts its steps from 0 again
+    assert again.attempt not in {attempt for _, _, attempt in places}
     assert len({slurm_port(str(job), str(step)) for job in range(500, 520) for step in range(10)}) == 200
 
 

@@ -77,20 +77,23 @@ def joined(process: Process, requeue: bool) -> Iterator[World]:
     if process.size > 1:  # before torch is loaded: what goes wrong between processes is told by us, once and in words
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from skillaxes.cluster import preemption
-    from skillaxes.cluster.distributed import connect
 
     if process.remark is not None:
         typer.echo(process.remark, err=True)
     try:
-        with stoppable(), connect(process, preemption.asked) as world:
-            try:
-                yield world
-            except StoppedEarly:
-                # srun --kill-on-bad-exit and torchrun end all processes with the first one: it waits for what is told.
-                if requeue and process.index == 0:
-                    typer.echo(f"skillaxes: {preemption.requeue()}", err=True)
-                world.settle("the end")
-                raise
+        with stoppable():
+            from skillaxes.cluster.distributed import connect  # loads torch, for a second in which a signal may come
+
+            with connect(process, preemption.asked) as world:
+                try:
+                    yield world
+                except StoppedEarly:
+                    # srun --kill-on-bad-exit and torchrun end all processes with the first one: it waits for what is
+                    # told.
+                    if requeue and process.index == 0:
+                        typer.echo(f"skillaxes: {preemption.requeue()}", err=True)
+                    world.settle("the end")
+                    raise
     except StoppedEarly:
         if process.size > 1:  # they do so by SIGTERM, and every exit code is to be 75
             signal.signal(signal.SIGTERM, signal.SIG_IGN)

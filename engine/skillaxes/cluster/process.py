@@ -113,7 +113,8 @@ def _by_slurm(environ: Mapping[str, str], given: tuple[str, int] | None, termina
     step = environ.get("SLURM_STEP_ID", environ.get("SLURM_STEPID", "0"))
     # A batch script has SLURM_PROCID too, and a shell inside an allocation may have inherited a step's variables.
     special = step.isdigit() and int(step) >= _LEAST_SPECIAL_STEP
-    if terminal or special or "SLURM_STEP_NUM_TASKS" not in environ or "SLURM_PROCID" not in environ:
+    foreign = "SLURM_STEP_NUM_TASKS" not in environ or "SLURM_PROCID" not in environ or _is_inherited(environ)
+    if terminal or special or foreign:
         what = "a shell" if terminal else "the batch script"
         return Process(
             remark=f"{what} inside Slurm job {job} is no step: one process; `srun skillaxes ...` starts one a task"
@@ -131,7 +132,23 @@ def _by_slurm(environ: Mapping[str, str], given: tuple[str, int] | None, termina
             raise UsageError("SLURM_STEP_NODELIST is not set: type --rendezvous HOST:PORT")
         one = environ.get("SLURM_STEP_NUM_NODES", str(len(hosts))) == "1"
         given = ("127.0.0.1" if one else hosts[0], slurm_port(job, step))
-    return Process(index, size, SLURM, *given, local_index=local, attempt=f"{job}.{step}")
+    attempt = f"{job}.{step}.{environ.get('SLURM_RESTART_COUNT', '0')}"  # steps of a requeued job count from 0 again
+    return Process(index, size, SLURM, *given, local_index=local, attempt=attempt)
+
+
+def _is_inherited(environ: Mapping[str, str]) -> bool:
+    """Whether the step is another one: a batch job that was submitted from inside a step gets its variables, but the
+    global numbers of the tasks on this node (SLURM_GTIDS) are its own, a single 0.
+    """
+    per_node = [
+        int(count)
+        for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
+        for _ in range(int(times or 1))
+    ]
+    node, here = environ.get("SLURM_NODEID", ""), environ.get("SLURM_GTIDS", "")
+    if not here or not node.isdigit() or int(node) >= len(per_node):
+        return False
+    return len(here.split(",")) != per_node[int(node)]
 
 
 def slurm_port(job: str, step: str) -> int:
