@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         n_columns=given.columns,
         itemsize=given.itemsize,
         chunk_rows=max(1, CHUNK_BYTES // (given.columns * given.itemsize)),
-        block_size=block_size(given.components, given.columns, UTILITY),
+        block_size=block_size(given.components, given.columns, UTILITY, storage_bound=given.gpu),
         reads=given.reads,
         n_layers=given.layers,
         on_gpu=given.gpu,

@@ -109,7 +109,7 @@ def make_plan(
     """
     rows = own_rows(store, world.rank, world.size)
     choice = rule.choose_solver(store.n_rows, n_columns, config.components, config.solver)
-    width = rule.block_size(config.components, n_columns, krylov.UTILITY)
+    width = rule.block_size(config.components, n_columns, krylov.UTILITY, storage_bound=seam is not None)
     if given is not None:
         choice = rule.SolverChoice(GIVEN, (f"{config.components} directions from {given}",))
         width = _widened(config.components + RANDOM_DIRECTIONS, config.components + RANDOM_DIRECTIONS)

@@ -33,6 +33,8 @@ def test_block_size() -> None:
         for d in (1, 5, 50, 5000):
             size = block_size(k, d, 2)
             assert size % 16 == 0 and size >= min(k + 32, d) + 2
+            assert block_size(k, d, 2, storage_bound=True) >= size
+    assert (block_size(10, 5000, 2), block_size(10, 5000, 2, storage_bound=True)) == (48, 96)
 
 
 def test_panels_fit_the_cache_and_are_powers_of_two() -> None:

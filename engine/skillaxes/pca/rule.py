@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 COVARIANCE_COLUMNS = 1024  # up to here the eigenproblem costs less than a further read of most stores
-OVERSAMPLING = 32  # columns of a block beyond k, before rounding up
+# Columns of a block beyond k, before rounding up. A CPU is bound by its products: 3 reads with 48 columns (k = 10) cost
+# it 144 columns of products, 2 reads with 96 cost 192 and leave residuals ten times larger. A GPU multiplies 96 columns
+# while it waits for the next rows, so what counts there are reads: 96 columns are within the default tolerance after
+# two reads of real activations (residual 3e-4), 48 after three (3e-5).
+OVERSAMPLING = 32
+OVERSAMPLING_STORAGE_BOUND = 80
 MULTIPLE = 16  # matrix products like a multiple of it
 
 
@@ -37,9 +42,14 @@ def choose_solver(n_rows: int, n_columns: int, n_components: int, requested: str
     )
 
 
-def block_size(n_components: int, n_columns: int, utility: int) -> int:
-    """Columns of one block of the Krylov basis: k, oversampling and the utility columns, rounded up to a multiple of
+def block_size(n_components: int, n_columns: int, utility: int, *, storage_bound: bool = False) -> int:
+    """Columns of one block of the Krylov basis, l: k, oversampling and the utility columns, rounded up to a multiple of
     16.
+
+    Parameters
+    ----------
+    storage_bound : rows arrive slower than they are multiplied, as on a GPU: more columns, fewer reads
     """
-    wanted = min(n_components + OVERSAMPLING, n_columns) + utility
+    oversampling = OVERSAMPLING_STORAGE_BOUND if storage_bound else OVERSAMPLING
+    wanted = min(n_components + oversampling, n_columns) + utility
     return -(-wanted // MULTIPLE) * MULTIPLE
