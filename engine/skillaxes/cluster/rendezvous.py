@@ -21,18 +21,10 @@ _ANSWER = 20  # seconds that the store may take to answer
 
 def serve(process: Process) -> Any:
     """The store, where this process is the one that holds it."""
-    import torch.distributed as dist
-
     if process.served or process.index != 0:
         return None
     try:
-        return dist.TCPStore(
-            process.host,
-            process.port,
-            is_master=True,
-            wait_for_workers=False,
-            timeout=timedelta(seconds=RENDEZVOUS),
-        )
+        return _store(process, holds=True)
     except RuntimeError as error:
         raise UsageError(
             f"process 0 cannot listen at {process.host}:{process.port} ({first_line(error)}): type another "
@@ -50,13 +42,7 @@ def client(place: Process, prefix: str) -> Store:
     import torch.distributed as dist
 
     try:
-        made = dist.TCPStore(
-            place.host,
-            place.port,
-            is_master=False,
-            wait_for_workers=False,
-            timeout=timedelta(seconds=RENDEZVOUS),
-        )
+        made = _store(place, holds=False)
     except RuntimeError as error:
         raise SkillaxesError(
             f"process {place.index} of {place.size} found nobody at {place.host}:{place.port} within {RENDEZVOUS} s "
@@ -64,6 +50,13 @@ def client(place: Process, prefix: str) -> Store:
         ) from None
     made.set_timeout(timedelta(seconds=_ANSWER))
     return dist.PrefixStore(prefix, made)
+
+
+def _store(place: Process, *, holds: bool) -> Store:
+    import torch.distributed as dist
+
+    waiting = timedelta(seconds=RENDEZVOUS)
+    return dist.TCPStore(place.host, place.port, is_master=holds, wait_for_workers=False, timeout=waiting)
 
 
 def agreed(place: Process, prefix: str) -> str:
