@@ -26,8 +26,10 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --constr
 help:
 	@grep -E '^#   make' Makefile | sed 's/^#   //'
 
+NATIVE := hatch_build.py $(wildcard kernels/skillaxes_kernels/csrc/*)
+
 # pip with pinned versions: an open range of torch would pull the newest build, several gigabytes, on every machine.
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "skillaxes needs Python 3.11 or newer, and $(PYTHON) is older or missing: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; \
 	  exit 1; }

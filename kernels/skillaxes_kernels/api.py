@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from skillaxes_kernels import eager, reference
+from skillaxes_kernels import eager, native, reference
 from skillaxes_kernels.dispatch import which
 from skillaxes_kernels.types import Projection, Scratch
 
@@ -19,10 +19,10 @@ def make_scratch(
 ) -> Scratch:
     """The buffers for panels of up to ``panel_rows`` rows, and a place for prepared directions.
 
-    4 bytes an element, 12 for float64 panels; none where the fused kernel runs.
+    4 bytes an element, 12 for float64 panels; none where a fused kernel runs.
     """
     device = torch.device(device)
-    if which(device, panel_dtype, n_features, 1, backend).name in ("triton", "reference"):
+    if which(device, panel_dtype, n_features, 1, backend).name not in ("cpu", "torch"):
         return Scratch(None, None)
     rows = torch.empty((panel_rows, n_features), dtype=torch.float32, device=device)
     wide = torch.empty_like(rows, dtype=torch.float64) if panel_dtype == torch.float64 else None
@@ -45,6 +45,9 @@ def project(
     With ``y = panel * scale - shift``, bad rows (see :class:`Projection`) zeroed: ``y @ directions`` and
     ``|y|^2``, summed in float32. A row's result depends on that row and on the panel's shape alone.
 
+    On a CPU the compiled products take panels as they are stored and centre them in float32 on the way to the
+    processor's units, entry by entry; plain torch, where they decline, converts into a scratch first.
+
     On CUDA half-precision panels go to the tensor cores as they are, with directions split into as many
     half-precision terms as hold them (one for a block from :func:`round_directions`). float32 panels keep float32's
     exactness: no TF32, so their products run outside the tensor cores and, on paper, a float32 store in the card's
@@ -66,7 +69,7 @@ def project(
     backend : see :func:`which`
     scratch : from :func:`make_scratch`, reused from call to call; allocated here when None
     bad : bool Tensor of shape (b,), where an earlier pass has told which rows are bad: with ``epilogue="dots"`` norms
-        may then be left out (``sq_norms`` holds NaN), which saves a CPU a pass over the panel
+        may then be left out (``sq_norms`` holds NaN), which saves plain torch a pass over the panel
 
     Raises
     ------
@@ -87,6 +90,10 @@ def project(
     if bad is not None and (bad.dtype != torch.bool or tuple(bad.shape) != (b,)):
         raise ValueError(f"bad is a bool tensor of shape ({b},), got {bad.dtype} of shape {tuple(bad.shape)}")
     choice = which(pieces[0].device, pieces[0].dtype, d, directions.shape[1], backend)
+    if choice.name in native.LEVELS:
+        scratch = scratch or Scratch(None, None)
+        known = bad if epilogue == "dots" else None
+        return native.project(choice.name, pieces, directions, shift, scale, epilogue, scratch, known)
     if choice.name == "cpu":
         scratch = scratch or make_scratch("cpu", b, d, pieces[0].dtype, choice.name)
         _require_room(scratch, pieces[0].dtype, b, d)
@@ -111,13 +118,13 @@ def accumulate(z: Tensor, projection: Projection, weights: Tensor, *, cheap: boo
     z : float32 Tensor of shape (d, l'); on a CPU best the transpose of a contiguous one
     projection : from :func:`project`, before its scratch is used again
     weights : float32 Tensor of shape (b, l'), zero on rows that do not count
-    cheap : operands may be rounded to 8 bits (bfloat16) or 11 (TF32); sums stay float32
+    cheap : operands may be rounded to 8 bits (bfloat16), 11 (TF32) or 16 (AMX); sums stay float32
 
     Raises
     ------
     ValueError : shapes or dtypes that do not belong together
     """
-    b, d = projection.rows.shape
+    b, d = projection.shape
     if z.dtype != torch.float32 or weights.dtype != torch.float32:
         raise ValueError(f"z and weights are float32, got {z.dtype} and {weights.dtype}")
     if weights.ndim != 2 or len(weights) != b or tuple(z.shape) != (d, weights.shape[1]):
@@ -131,8 +138,38 @@ def accumulate(z: Tensor, projection: Projection, weights: Tensor, *, cheap: boo
         from skillaxes_kernels import triton_launch
 
         triton_launch.accumulate(z, projection, weights, cheap)
+    elif projection.backend in native.LEVELS:
+        native.accumulate(z, projection, weights, cheap)
     else:
         eager.accumulate(z, projection.rows, weights, cheap)
+
+
+def group_sq_norms(projection: Projection, groups: Sequence[slice]) -> Tensor:
+    """``|y|^2`` by groups of columns, of shape (b, n_groups), float64; 0 in bad rows.
+
+    Parameters
+    ----------
+    projection : from :func:`project`, before its scratch is used again
+    groups : slices that follow each other and cover all columns
+
+    Raises
+    ------
+    ValueError : groups that leave columns out
+    """
+    d = projection.shape[1]
+    ends = [group.stop for group in groups]
+    if [group.start for group in groups] != [0, *ends[:-1]] or not ends or ends[-1] != d:
+        raise ValueError(f"groups follow each other from column 0 to column {d}, got {list(groups)}")
+    if projection.backend in native.LEVELS:
+        squares = native.group_sq_norms(projection, ends)
+    else:
+        rows = projection.rows
+        if projection.shift is not None:  # the kernel left the rows as they were
+            rows = rows.float() if projection.scale is None else rows.float() * projection.scale
+            rows = rows - projection.shift.float()
+        norms = [torch.linalg.vector_norm(rows[:, group], dim=1).double() for group in groups]
+        squares = torch.stack(norms, dim=1).square_()
+    return squares.masked_fill_(projection.bad[:, None], 0.0)
 
 
 def _require_room(scratch: Scratch, dtype: torch.dtype, b: int, d: int) -> None:

@@ -11,7 +11,9 @@ from functools import cache
 
 import torch
 
-BACKENDS = ("auto", "cpu", "torch", "triton", "reference")
+from skillaxes_kernels import native
+
+BACKENDS = ("auto", "amx", "avx512", "cpu", "torch", "triton", "reference")
 MIN_CAPABILITY = (8, 0)
 _warned: set[str] = set()
 
@@ -22,7 +24,9 @@ class BackendError(ValueError):
 
 @dataclass(frozen=True)
 class Choice:
-    """``name`` is "cpu", "torch" (plain torch on a GPU), "triton" (the fused kernel) or "reference"."""
+    """``name`` is "amx" or "avx512" (compiled for CPUs), "cpu" (plain torch there), "torch" (plain torch on a GPU),
+    "triton" (the fused kernel) or "reference".
+    """
 
     name: str
     reasons: tuple[str, ...]
@@ -56,7 +60,13 @@ def _warn_once(message: str) -> None:
 
 def _automatic(device: torch.device, dtype: torch.dtype, n_features: int, n_directions: int) -> Choice:
     if device.type == "cpu":
-        return Choice("cpu", ("the panels are on the CPU",))
+        declined = {}
+        for name in ("amx", "avx512"):
+            reason = native.declines(name, dtype)
+            if reason is None:
+                return Choice(name, ("the panels are on the CPU", *(f"{n} declines: {why}" for n, why in declined.items())))
+            declined[name] = reason
+        return Choice("cpu", ("the panels are on the CPU", *dict.fromkeys(f"compiled products decline: {why}" for why in declined.values())))
     reason = _decline("triton", device, dtype, n_features, n_directions)
     if reason is None:
         return Choice("triton", (f"the panels are on {device.type} and the fused kernel takes {dtype}",))
@@ -66,6 +76,9 @@ def _automatic(device: torch.device, dtype: torch.dtype, n_features: int, n_dire
 
 
 def _decline(backend: str, device: torch.device, dtype: torch.dtype, n_features: int, n_directions: int) -> str | None:
+    if backend in native.LEVELS:
+        moved = None if device.type == "cpu" else f"the panels are on {device.type}; move them to the CPU"
+        return moved or native.declines(backend, dtype)
     if backend == "cpu":
         return None if device.type == "cpu" else f"the panels are on {device.type}; move them to the CPU"
     if backend == "torch":

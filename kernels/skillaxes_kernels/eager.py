@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skillaxes_kernels.types import MIN_SQ_NORM, Projection, Scratch
+from skillaxes_kernels.types import Projection, Scratch, cosines, require_finite
 
 
 def project(
@@ -40,14 +40,14 @@ def project(
     suspects = bad.nonzero().squeeze(1)
     if len(suspects):
         overflowed[suspects] = torch.isfinite(torch.cat(tuple(pieces))[suspects]).all(dim=1)
-        _require_finite(shift=shift, scale=scale)
+        require_finite(shift=shift, scale=scale)
         y.index_fill_(0, suspects, 0.0)
         sq_norms.index_fill_(0, suspects, 0.0)
     with matmul_precision(y.device, "ieee"):
         dots = torch.mm(y, directions)  # (b, l)
     if epilogue == "cosines":
         dots = cosines(dots, sq_norms)
-    return Projection(dots, sq_norms, bad, overflowed, y, None, None, "cpu" if y.device.type == "cpu" else "torch")
+    return Projection(dots, sq_norms, bad, overflowed, (y,), None, None, "cpu" if y.device.type == "cpu" else "torch")
 
 
 def accumulate(z: Tensor, rows: Tensor, weights: Tensor, cheap: bool) -> None:
@@ -63,12 +63,6 @@ def accumulate(z: Tensor, rows: Tensor, weights: Tensor, cheap: bool) -> None:
             z.T.addmm_(weights.T, rows)
         else:
             z.addmm_(rows.T, weights)
-
-
-def cosines(dots: Tensor, sq_norms: Tensor) -> Tensor:
-    """``dots / |y|``, in place; 0 for rows of zeros."""
-    inverse = torch.where(sq_norms < MIN_SQ_NORM, 0.0, sq_norms.clamp(min=MIN_SQ_NORM).rsqrt())
-    return dots.mul_(inverse[:, None])
 
 
 @contextmanager
@@ -110,9 +104,3 @@ def _unscaled(shift: Tensor, scale: Tensor) -> Tensor:
     """shift / scale in float64, of shape (d,); 0 where the scale is 0."""
     factor = scale.double()
     return torch.where(factor == 0, 0.0, shift.double() / torch.where(factor == 0, 1.0, factor))
-
-
-def _require_finite(**vectors: Tensor | None) -> None:
-    for name, vector in vectors.items():
-        if vector is not None and not bool(torch.isfinite(vector).all()):
-            raise ValueError(f"{name} holds NaN or infinity; finite entries are needed")

@@ -30,7 +30,7 @@ def project(
     if epilogue == "cosines":
         lengths = sq_norms.clamp(min=MIN_SQ_NORM).sqrt()
         dots = torch.where((sq_norms < MIN_SQ_NORM)[:, None], 0.0, dots / lengths[:, None])
-    return Projection(dots, sq_norms, bad, overflowed, y, None, None, "reference")
+    return Projection(dots, sq_norms, bad, overflowed, (y,), None, None, "reference")
 
 
 def accumulate(z: Tensor, projection: Projection, weights: Tensor) -> None:

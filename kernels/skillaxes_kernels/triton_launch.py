@@ -71,7 +71,7 @@ def project(
         _project_group(panel, group, prepared.shift, prepared.scale, epilogue, block, sq_norms, flags)
         first += group.n_directions
     bad, overflowed = flags.view(torch.bool)
-    return Projection(dots, sq_norms, bad, overflowed, panel, prepared.shift, prepared.scale, "triton")
+    return Projection(dots, sq_norms, bad, overflowed, (panel,), prepared.shift, prepared.scale, "triton")
 
 
 def accumulate(z: Tensor, projection: Projection, weights: Tensor, cheap: bool) -> None:

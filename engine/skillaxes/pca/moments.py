@@ -95,7 +95,7 @@ class RowMoments:
         squares = squares.masked_fill_(bad, 0).float()
         outbox.send(partial(self._note, panel.start), norm, squares, bad, projection.overflowed[:count])
         if self.problem.layers:
-            self._add_layers(projection, count, shift, scale, outbox)
+            self.layer_squares += kernels.group_sq_norms(projection, self.problem.layers)[:count].sum(dim=0)
 
     def _note(self, start: int, norm: Tensor, squares: Tensor, bad: Tensor, overflowed: Tensor) -> None:
         place = slice(start - self.first_row, start - self.first_row + len(norm))
@@ -159,16 +159,3 @@ class RowMoments:
                 f"{what} in row {named}{more}: {remedy}, or leave such rows out with --bad-rows skip",
                 tuple(int(row) for row in rows),
             )
-
-    def _add_layers(
-        self, projection: kernels.Projection, count: int, shift: Tensor, scale: Tensor | None, outbox: Outbox
-    ) -> None:
-        rows = projection.rows[:count]
-        if projection.shift is not None:  # the kernel left the rows as they were
-            rows = rows.float() if scale is None else rows.float() * scale
-            rows = rows - shift.float()
-        good = ~projection.bad[:count]
-        for number, part in enumerate(self.problem.layers):
-            norms = torch.linalg.vector_norm(rows[:, part], dim=1).double()
-            norms = norms.masked_fill(~good, 0) if outbox.deferred else norms[good]
-            self.layer_squares[number] += norms.square().sum()
