@@ -110,7 +110,7 @@ def project(
     return eager.project((panel,), directions, shift, scale, epilogue, scratch, bad if epilogue == "dots" else None)
 
 
-def accumulate(z: Tensor, projection: Projection, weights: Tensor, *, cheap: bool = False) -> None:
+def accumulate(z: Tensor, projection: Projection, weights: Tensor, *, bits: int = 24) -> None:
     """``z += y^T @ weights`` for the rows of ``projection``, in place.
 
     Parameters
@@ -118,13 +118,17 @@ def accumulate(z: Tensor, projection: Projection, weights: Tensor, *, cheap: boo
     z : float32 Tensor of shape (d, l'); on a CPU best the transpose of a contiguous one
     projection : from :func:`project`, before its scratch is used again
     weights : float32 Tensor of shape (b, l'), zero on rows that do not count
-    cheap : operands may be rounded to 8 bits (bfloat16), 11 (TF32) or 16 (AMX); sums stay float32
+    bits : how many bits of the operands have to count: 24 (float32), 16 or 8; more of them may, sums stay float32.
+        What is made of it: AMX 24, 16 or 8; plain torch on a CPU 8 (bfloat16) or 24, on a GPU 11 (TF32) or 24; the fused
+        kernel on a GPU one half-precision term for 8, two for more.
 
     Raises
     ------
     ValueError : shapes or dtypes that do not belong together
     """
     b, d = projection.shape
+    if bits not in (8, 16, 24):
+        raise ValueError(f"bits is 8, 16 or 24, got {bits}")
     if z.dtype != torch.float32 or weights.dtype != torch.float32:
         raise ValueError(f"z and weights are float32, got {z.dtype} and {weights.dtype}")
     if weights.ndim != 2 or len(weights) != b or tuple(z.shape) != (d, weights.shape[1]):
@@ -137,11 +141,11 @@ def accumulate(z: Tensor, projection: Projection, weights: Tensor, *, cheap: boo
     elif projection.backend == "triton":
         from skillaxes_kernels import triton_launch
 
-        triton_launch.accumulate(z, projection, weights, cheap)
+        triton_launch.accumulate(z, projection, weights, cheap=bits == 8)
     elif projection.backend in native.LEVELS:
-        native.accumulate(z, projection, weights, cheap)
+        native.accumulate(z, projection, weights, bits)
     else:
-        eager.accumulate(z, projection.rows, weights, cheap)
+        eager.accumulate(z, projection.rows, weights, cheap=bits == 8)
 
 
 def group_sq_norms(projection: Projection, groups: Sequence[slice]) -> Tensor:

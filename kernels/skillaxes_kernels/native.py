@@ -48,10 +48,10 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "skx_level": (_INT, ()),
     "skx_packed_directions_bytes": (_LONG, (_INT, _LONG, _LONG, _LONG)),
     "skx_pack_directions": (None, (_INT, _POINTER, _LONG, _LONG, _LONG, _LONG, _POINTER)),
-    "skx_packed_weights_bytes": (_LONG, (_INT, _LONG, _LONG)),
-    "skx_pack_weights": (None, (_INT, _POINTER, _LONG, _LONG, _LONG, _LONG, _POINTER)),
+    "skx_packed_weights_bytes": (_LONG, (_INT, _LONG, _LONG, _LONG)),
+    "skx_pack_weights": (None, (_INT, _POINTER, _LONG, _LONG, _LONG, _LONG, _LONG, _POINTER)),
     "skx_project": (None, (_INT, _POINTER, _POINTER, _LONG, _LONG, _POINTER, _POINTER, _POINTER)),
-    "skx_accumulate": (None, (_INT, _POINTER, _POINTER, _LONG, _LONG, _INT, _POINTER, _LONG, _POINTER)),
+    "skx_accumulate": (None, (_INT, _POINTER, _POINTER, _LONG, _LONG, _LONG, _POINTER, _LONG, _POINTER)),
     "skx_sq_norms": (None, (_POINTER, _POINTER, _LONG, _POINTER, _POINTER)),
 }
 
@@ -174,8 +174,9 @@ def project(
     return Projection(dots, sq_norms, bad, overflowed, tuple(pieces), kept_shift, scale, backend, rows)
 
 
-def accumulate(z: Tensor, projection: Projection, weights: Tensor, cheap: bool) -> None:
-    """``z += y^T @ weights``; ``cheap`` leaves terms of the operands beyond 16 bits away."""
+def accumulate(z: Tensor, projection: Projection, weights: Tensor, bits: int) -> None:
+    """``z += y^T @ weights``. With ``amx`` as many 8-bit terms of both operands count as ``bits`` asks for."""
+    terms = -(-bits // 8)
     library, rows, level = _library(), projection.native, LEVELS[projection.backend]
     b, d, n_directions = rows.panel.b, rows.panel.d, weights.shape[1]
     if b == 0 or n_directions == 0:
@@ -185,14 +186,14 @@ def accumulate(z: Tensor, projection: Projection, weights: Tensor, cheap: bool) 
     if weights.stride(1) != 1:
         weights = weights.contiguous()
     padded = n_directions + -n_directions % 16
-    packed = _aligned(library.skx_packed_weights_bytes(level, b, padded))
+    packed = _aligned(library.skx_packed_weights_bytes(level, b, padded, terms))
     library.skx_pack_weights(
-        level, weights.data_ptr(), weights.stride(0), b, n_directions, padded, packed.data_ptr()
+        level, weights.data_ptr(), weights.stride(0), b, n_directions, padded, terms, packed.data_ptr()
     )  # fmt: skip
     turned = z.T if z.stride(0) == 1 else torch.zeros((n_directions, d), dtype=torch.float32)
     _run(
         "skx_accumulate", b * d, level, ctypes.addressof(rows.panel), packed.data_ptr(), n_directions, padded,
-        int(cheap), turned.data_ptr(), turned.stride(0),
+        terms, turned.data_ptr(), turned.stride(0),
     )  # fmt: skip
     if z.stride(0) != 1:
         z += turned.T
@@ -211,10 +212,9 @@ def group_sq_norms(projection: Projection, ends: Sequence[int]) -> Tensor:
 
 
 def round_to_terms(directions: Tensor) -> Tensor:
-    """float32 ``directions`` rounded to the 16 bits that two bfloat16 terms hold, to nearest."""
+    """Finite float32 ``directions`` rounded to the 16 bits that two bfloat16 terms hold, to nearest."""
     half = 1 << 7  # the lower 8 of float32's 24 bits go
-    rounded = ((directions.contiguous().view(torch.int32) + half) & ~(2 * half - 1)).view(torch.float32)
-    return torch.where(torch.isfinite(rounded), rounded, directions)
+    return directions.contiguous().view(torch.int32).add(half).bitwise_and_(~(2 * half - 1)).view(torch.float32)
 
 
 def _rows(pieces: Sequence[Tensor], shift: Tensor | None, scale: Tensor | None) -> _Rows:
@@ -259,7 +259,8 @@ def _packed(backend: str, directions: Tensor, scratch: Scratch) -> _Packed:
     for first in range(0, directions.shape[1], MOST_DIRECTIONS):
         group = directions[:, first : first + MOST_DIRECTIONS].contiguous()
         n = group.shape[1]
-        padded, terms = n + -n % 16, 2 if bool((group == round_to_terms(group)).all()) else 3
+        beyond = bool((group.view(torch.int32) & 0xFF).any())  # bits that two terms do not hold
+        padded, terms = n + -n % 16, 3 if beyond else 2
         packed = _aligned(library.skx_packed_directions_bytes(level, d, padded, terms))
         library.skx_pack_directions(level, group.data_ptr(), d, n, padded, terms, packed.data_ptr())
         groups.append((n, terms, packed))

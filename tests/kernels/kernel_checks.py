@@ -14,6 +14,7 @@ from kernel_cases import Case, Problem, Target, problem
 from torch import Tensor
 
 from skillaxes_kernels import accumulate, project, reference, which
+from skillaxes_kernels.native import round_to_terms
 from skillaxes_kernels.rounding import HALVES
 from skillaxes_kernels.types import MIN_SQ_NORM, Projection
 
@@ -73,7 +74,7 @@ def naive_project(p: Problem, algebra: bool) -> tuple[Tensor, Tensor]:
     return dots, (y * y).sum(dim=1)
 
 
-def check_accumulate(target: Target, case: Case, cheap: bool = False, weight_size: float = 1.0) -> None:
+def check_accumulate(target: Target, case: Case, bits: int = 24, weight_size: float = 1.0) -> None:
     p = problem(case, target.device)
     g = torch.Generator().manual_seed(case.seed)
     # Columns of a wider matrix of NaN: the row stride is not the number of columns.
@@ -84,10 +85,10 @@ def check_accumulate(target: Target, case: Case, cheap: bool = False, weight_siz
     projection, true = run(target, p), reference.project(p.panel, p.directions, p.shift, scale=p.scale)
     z, exact = before.clone(), before.double()
     with poisoned_memory(), processors(target.processors):
-        accumulate(z, projection, weights, cheap=cheap)
+        accumulate(z, projection, weights, bits=bits)
     reference.accumulate(exact, true, weights)
     algebra = projection.backend == "triton" and case.dtype in HALVES
-    naive = before + naive_accumulate(p, true.bad, weights, algebra, cheap, projection.backend)
+    naive = before + naive_accumulate(p, true.bad, weights, algebra, bits, projection.backend)
     size = (exact - before).abs().max() + 1e-300
     allowance = 2.0**-15 if algebra and case.dtype == torch.bfloat16 else 0.0
     if case.special:
@@ -95,11 +96,11 @@ def check_accumulate(target: Target, case: Case, cheap: bool = False, weight_siz
         # naive torch fares with its own order is luck. A random walk of b roundings is granted.
         allowance += 2.0**-24 * case.b**0.5
     allowance += _moved_shift(p, true.sq_norms[~true.bad])
-    _within_twice(z / size, naive / size, exact / size, f"{case}, cheap={cheap}: z", allowance)
-    if projection.backend == "cpu":
+    _within_twice(z / size, naive / size, exact / size, f"{case}, {bits} bits: z", allowance)
+    if target.device == "cpu" and projection.backend != "triton":
         turned = before.T.contiguous().T
-        accumulate(turned, projection, weights, cheap=cheap)
-        _within_twice(turned / size, naive / size, exact / size, f"{case}, cheap={cheap}: z as a transpose", allowance)
+        accumulate(turned, projection, weights, bits=bits)
+        _within_twice(turned / size, naive / size, exact / size, f"{case}, {bits} bits: z as a transpose", allowance)
 
 
 def _moved_shift(p: Problem, sq_norms: Tensor) -> float:
@@ -112,18 +113,20 @@ def _moved_shift(p: Problem, sq_norms: Tensor) -> float:
     return 2.0**-24 * float(p.shift.double().norm() / sq_norms.min().clamp(min=MIN_SQ_NORM).sqrt())
 
 
-def naive_accumulate(p: Problem, bad: Tensor, weights: Tensor, algebra: bool, cheap: bool, backend: str) -> Tensor:
+def naive_accumulate(p: Problem, bad: Tensor, weights: Tensor, algebra: bool, bits: int, backend: str) -> Tensor:
     x = torch.where(bad[:, None], 0.0, p.panel.float())
     weights = torch.where(bad[:, None], 0.0, weights)
     scale = torch.ones(x.shape[1], device=x.device) if p.scale is None else p.scale
     shift = torch.zeros(x.shape[1], device=x.device) if p.shift is None else p.shift
     if algebra:
-        weights = weights.to(p.panel.dtype).float() if cheap else weights
+        weights = weights.to(p.panel.dtype).float() if bits == 8 else weights
         return scale[:, None] * (x.T @ weights) - shift[:, None] * weights.sum(dim=0)
     y = torch.where(bad[:, None], 0.0, x * scale - shift)
-    if cheap and backend == "cpu":
+    if bits == 16 and backend == "amx":
+        y, weights = round_to_terms(y), round_to_terms(weights)
+    elif bits == 8 and backend in ("cpu", "amx"):
         y, weights = y.bfloat16().float(), weights.bfloat16().float()
-    elif cheap:
+    elif bits == 8 and backend == "triton":
         y, weights = truncated_to_tf32(y), truncated_to_tf32(weights)
     return y.T @ weights
 

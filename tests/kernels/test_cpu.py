@@ -105,7 +105,7 @@ def test_precision_set_for_the_process_changes_nothing(setting: str) -> None:
     try:
         seen, z = project(panel, directions), torch.zeros((512, 32))
         accumulate(z, seen, seen.dots)
-        accumulate(torch.zeros((512, 32)), seen, seen.dots, cheap=True)
+        accumulate(torch.zeros((512, 32)), seen, seen.dots, bits=8)
         assert torch.get_float32_matmul_precision() == setting
     finally:
         torch.set_float32_matmul_precision(before)

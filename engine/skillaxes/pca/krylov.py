@@ -42,6 +42,7 @@ from skillaxes.stream.device_outbox import Outbox
 from skillaxes.stream.panels import Panel
 
 UTILITY = 2  # columns of a block that carry the mean (first read) or its correction (second), as high and low part
+Z_BITS = 16  # of the operands of Z: with fewer the residuals say less, with more nothing changes (bench/NOTES.md)
 FLUSH = 16  # panels whose products are summed in float32 before they join the float64 sum
 
 
@@ -120,7 +121,7 @@ def update(state: KrylovState, panel: Panel) -> KrylovState:
     weights[:, -UTILITY + 1] = 0
     weights[count:] = 0
     weights[:count].masked_fill_(bad, 0)
-    kernels.accumulate(state.partial, projection, weights, cheap=state.cheap)
+    kernels.accumulate(state.partial, projection, weights, bits=8 if state.cheap else Z_BITS)
     if state.pending + 1 < FLUSH:
         return replace(state, pending=state.pending + 1)
     state.total.add_(state.partial)

@@ -116,6 +116,6 @@ class _Sample:
         for rows in self._panels(self._sample):
             good = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
             projection = kernels.project(rows, directions, shift, scale=self._scale, scratch=scratch, bad=good)
-            kernels.accumulate(total, projection, projection.dots, cheap=True)
+            kernels.accumulate(total, projection, projection.dots, bits=8)
         self._world.sum_(total)
         return total[:, : block.shape[1]]

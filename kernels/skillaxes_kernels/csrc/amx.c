@@ -1,9 +1,9 @@
 /* Products on the matrix tiles of AMX, which multiply bfloat16 and sum in float32.
 
-   A float32 number is the exact sum of three bfloat16 numbers (8 + 8 + 8 bits): top, middle, bottom, each what
-   truncation leaves of the rest. Products of such terms are exact, so y @ w summed over the pairs of terms whose size
+   A float32 number is the exact sum of three bfloat16 numbers (8 + 8 + 8 bits): top, middle, bottom. Products of such terms are exact, so y @ w summed over the pairs of terms whose size
    is above 2^-24 is float32's product: Henry, Tang & Heinecke 2019, "Leveraging the bfloat16 artificial intelligence
-   datatype for higher-precision computations" (there rounded, here truncated, which needs no conversion instructions).
+   datatype for higher-precision computations"; here the terms of rows are
+   cut off, where that is exact, which needs no conversion instructions.
    Directions that have 16 bits (two terms) need five tile products instead of six and lose nothing. */
 
 #include <string.h>
@@ -21,7 +21,7 @@
 #define CHUNK 128    /* rows that meet LONG columns of directions while these lie in the second cache */
 #define TALL 64      /* rows of a block in accumulate */
 #define NARROW 32    /* columns of a block in accumulate */
-#define WIDE 256     /* columns that are summed up over all rows before others are taken */
+#define WIDE 512     /* columns that are summed up over all rows before others are taken */
 #define FAR 256      /* columns ahead of those that are converted, which are fetched from memory in project */
 #define MANY 1024    /* directions at most */
 #define MOST 6       /* tiles of directions whose sums are kept at once in accumulate */
@@ -60,13 +60,14 @@ INLINE __m512i in_order(__m512 a, __m512 b, __m512i odd) {
 }
 
 static inline uint32_t bits_of(float x) { uint32_t u; memcpy(&u, &x, 4); return u; }
-static inline float truncated(float x) { uint32_t u = bits_of(x) & 0xffff0000u; float t; memcpy(&t, &u, 4); return t; }
 
-static void terms_of(float x, uint16_t out[TERMS]) {
-    for (int t = 0; t < TERMS; t++) {
-        float head = truncated(x);
-        out[t] = (uint16_t)(bits_of(head) >> 16);
-        x -= head;
+static void terms_of(float x, int64_t terms, uint16_t out[TERMS]) {
+    for (int t = 0; t < terms; t++) {
+        uint32_t head = (bits_of(x) + 0x8000u) & 0xffff0000u;
+        float value;
+        memcpy(&value, &head, 4);
+        out[t] = (uint16_t)(head >> 16);
+        x -= value;
     }
 }
 
@@ -83,7 +84,7 @@ static void pack_directions(const float *directions, int64_t d, int64_t l, int64
     for (int64_t k = 0; k < d; k++)
         for (int64_t j = 0; j < l; j++) {
             uint16_t term[TERMS];
-            terms_of(directions[k * l + j], term);
+            terms_of(directions[k * l + j], terms, term);
             for (int64_t t = 0; t < terms; t++) {
                 int64_t tile = ((k / STEP) * terms + t) * tiles + j / 16;
                 out[tile * TILE + ((k % STEP) / 2) * 32 + (j % 16) * 2 + k % 2] = term[t];
@@ -93,20 +94,21 @@ static void pack_directions(const float *directions, int64_t d, int64_t l, int64
 
 /* ---- weights: [step of b][term][tile of l] tiles of 16 directions x 32 rows ---- */
 
-static int64_t packed_weights_bytes(int64_t b, int64_t l_padded) {
-    return blocks(b, STEP) * TERMS * (l_padded / 16) * TILE * 2;
+static int64_t packed_weights_bytes(int64_t b, int64_t l_padded, int64_t terms) {
+    return blocks(b, STEP) * terms * (l_padded / 16) * TILE * 2;
 }
 
-static void pack_weights(const float *weights, int64_t stride, int64_t b, int64_t l, int64_t l_padded, void *packed) {
+static void pack_weights(const float *weights, int64_t stride, int64_t b, int64_t l, int64_t l_padded, int64_t terms,
+                         void *packed) {
     uint16_t *out = packed;
     int64_t tiles = l_padded / 16;
-    memset(packed, 0, (size_t)packed_weights_bytes(b, l_padded));
+    memset(packed, 0, (size_t)packed_weights_bytes(b, l_padded, terms));
     for (int64_t r = 0; r < b; r++)
         for (int64_t j = 0; j < l; j++) {
             uint16_t term[TERMS];
-            terms_of(weights[r * stride + j], term);
-            for (int t = 0; t < TERMS; t++) {
-                int64_t tile = ((r / STEP) * TERMS + t) * tiles + j / 16;
+            terms_of(weights[r * stride + j], terms, term);
+            for (int t = 0; t < terms; t++) {
+                int64_t tile = ((r / STEP) * terms + t) * tiles + j / 16;
                 out[tile * TILE + (j % 16) * 32 + r % STEP] = term[t];
             }
         }
@@ -352,41 +354,55 @@ INLINE sum_block_t after_sum_block(const panel_t *p, sum_block_t at, int64_t til
     return at.j < tiles ? at : first_sum_block(p, counter);
 }
 
-/* Terms of 32 columns of a pair of rows; ``far`` is fetched. */
+#define SUM_TURNS (TALL / 2)
+#define PER_BLOCK (TALL / (WIDE / NARROW)) /* rows whose WIDE columns a block fetches, of those that come next */
+#define PER_ROW (SUM_TURNS / PER_BLOCK)    /* turns for one such row */
+
+/* Terms of 32 columns of a pair of rows; ``far`` is fetched. Two terms or one are rounded each: what is left out has any
+   sign, where truncation would leave out a little of the same sign in every product. */
 typedef void pairs_converter_t(const panel_t *p, const void *one, const void *two, int64_t c, uint16_t *out, const void *far);
 
-INLINE void convert_pair(const panel_t *p, int dtype, int scaled, const void *one, const void *two, int64_t c,
+/* To nearest, where it is cut off next. */
+INLINE __m512 rounded(__m512 y) {
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(y), _mm512_set1_epi32(0x8000)));
+}
+
+INLINE void convert_pair(const panel_t *p, int dtype, int scaled, int terms, const void *one, const void *two, int64_t c,
                          __mmask32 mask, uint16_t *out) {
     for (int h = 0; h < 2; h++) {
         __m512 x = centred16(p, dtype, scaled, one, c + 16 * h, (__mmask16)(mask >> 16 * h));
         __m512 y = centred16(p, dtype, scaled, two, c + 16 * h, (__mmask16)(mask >> 16 * h));
-        for (int t = 0; t < TERMS; t++) {
-            _mm512_store_si512(out + (h * TERMS + t) * 16 * LINE, paired(x, y));
-            x = _mm512_sub_ps(x, top(x));
-            y = _mm512_sub_ps(y, top(y));
+        for (int t = 0; t < terms; t++) {
+            __m512 a = terms < TERMS ? rounded(x) : x, b = terms < TERMS ? rounded(y) : y;
+            _mm512_store_si512(out + (h * TERMS + t) * 16 * LINE, paired(a, b));
+            x = _mm512_sub_ps(x, top(a));
+            y = _mm512_sub_ps(y, top(b));
         }
     }
 }
 
-#define CONVERT(NAME, DTYPE, SCALED)                                                                                   \
-    static __attribute__((noinline)) void NAME(const panel_t *p, const void *one, const void *two, int64_t c,          \
-                                               uint16_t *out, const void *far) {                                       \
-        fetch(DTYPE, far, 0, 64);                                                                                      \
-        convert_pair(p, DTYPE, SCALED, one, two, c, 0xffffffff, out);                                                  \
+#define CONVERT(NAME, DTYPE, SCALED, N)                                                                                \
+    static __attribute__((noinline)) void NAME##N(const panel_t *p, const void *one, const void *two, int64_t c,       \
+                                                  uint16_t *out, const void *far) {                                    \
+        fetch(DTYPE, far, 0, WIDE / PER_ROW);                                                                          \
+        convert_pair(p, DTYPE, SCALED, N, one, two, c, 0xffffffff, out);                                               \
     }
-CONVERT(pairs_float32, FLOAT32, 0)
-CONVERT(pairs_float16, FLOAT16, 0)
-CONVERT(pairs_bfloat16, BFLOAT16, 0)
-CONVERT(pairs_float32_scaled, FLOAT32, 1)
-CONVERT(pairs_float16_scaled, FLOAT16, 1)
-CONVERT(pairs_bfloat16_scaled, BFLOAT16, 1)
+#define CONVERTERS(N)                                                                                                  \
+    CONVERT(pairs_float32_, FLOAT32, 0, N)                                                                             \
+    CONVERT(pairs_float16_, FLOAT16, 0, N)                                                                             \
+    CONVERT(pairs_bfloat16_, BFLOAT16, 0, N)                                                                           \
+    CONVERT(pairs_float32_scaled_, FLOAT32, 1, N)                                                                      \
+    CONVERT(pairs_float16_scaled_, FLOAT16, 1, N)                                                                      \
+    CONVERT(pairs_bfloat16_scaled_, BFLOAT16, 1, N)                                                                    \
+    static pairs_converter_t *const pairs_converters_##N[2][3] = {                                                     \
+        {pairs_float32_##N, pairs_float16_##N, pairs_bfloat16_##N},                                                    \
+        {pairs_float32_scaled_##N, pairs_float16_scaled_##N, pairs_bfloat16_scaled_##N}};
+CONVERTERS(1)
+CONVERTERS(2)
+CONVERTERS(3)
+#undef CONVERTERS
 #undef CONVERT
-static pairs_converter_t *const pairs_converters[2][3] = {
-    {pairs_float32, pairs_float16, pairs_bfloat16}, {pairs_float32_scaled, pairs_float16_scaled, pairs_bfloat16_scaled}};
 
-#define SUM_TURNS (TALL / 2)
-#define PER_BLOCK (TALL / (WIDE / NARROW)) /* rows whose WIDE columns a block fetches, of those that come next */
-#define PER_ROW (SUM_TURNS / PER_BLOCK)    /* turns for one such row */
 
 typedef struct {
     const panel_t *p;
@@ -404,11 +420,11 @@ INLINE void turn_pairs(beside_sums_t *b, int turn) {
 }
 
 /* A block that the columns end in, at once. */
-static __attribute__((noinline)) void convert_sum_edge(beside_sums_t *b, int64_t left) {
+static __attribute__((noinline)) void convert_sum_edge(beside_sums_t *b, int terms, int64_t left) {
     __mmask32 mask = left >= 32 ? 0xffffffff : (1u << left) - 1;
     for (int turn = 0; turn < SUM_TURNS; turn++) {
 #define BODY(DTYPE, SCALED)                                                                                            \
-    convert_pair(b->p, DTYPE, SCALED, b->rows[2 * turn], b->rows[2 * turn + 1], b->c, mask, place_of_pair(b->y, turn))
+    convert_pair(b->p, DTYPE, SCALED, terms, b->rows[2 * turn], b->rows[2 * turn + 1], b->c, mask, place_of_pair(b->y, turn))
         FOR_EACH_KIND(b->p, BODY);
 #undef BODY
     }
@@ -424,35 +440,40 @@ INLINE void point_sums_at(beside_sums_t *b, sum_block_t next, uint16_t *y) {
     b->c = next.c, b->y = y;
 }
 
-#define SUM(Y)                                                                                                         \
+#define SUM(Y, MANY_TURNS)                                                                                             \
     do {                                                                                                               \
         _tile_dpbf16ps(0, 4, Y);                                                                                       \
         if (n > 1) _tile_dpbf16ps(1, 5, Y);                                                                            \
         if (n > 2) _tile_dpbf16ps(2, 6, Y);                                                                            \
-        for (int i_ = 0; i_ < 2 && turn < turns; i_++) turn_pairs(beside, turn++);                                     \
+        for (int i_ = 0; i_ < (MANY_TURNS) && turn < turns; i_++) turn_pairs(beside, turn++);                          \
     } while (0)
 
 /* n tiles of sums, of 16 columns, over one block. Returns how many turns of the next block's were done. */
 INLINE int sum_up(beside_sums_t *beside, int turn, int turns, const uint16_t *y, const uint16_t *w, int64_t steps,
-                  int64_t tiles, int rough, int n, float *sums) {
+                  int64_t tiles, int terms, int n, float *sums) {
     WRITTEN();
     EACH(_tile_stream_loadd, 0, 1, 2, sums, 64);
-    for (int64_t s = 0; s < steps; s++, w += TERMS * tiles * TILE, y += 2 * TERMS * 16 * LINE) {
+    for (int64_t s = 0; s < steps; s++, w += terms * tiles * TILE, y += 2 * TERMS * 16 * LINE) {
         _tile_loadd(7, y, LINE * 2);
-        _tile_loadd(3, y + 16 * LINE, LINE * 2);
-        if (!rough) {
-            EACH(_tile_stream_loadd, 4, 5, 6, w + 2 * tiles * TILE, 64);
-            SUM(7);
-        }
-        EACH(_tile_stream_loadd, 4, 5, 6, w + tiles * TILE, 64);
-        SUM(7);
-        if (!rough) SUM(3);
-        EACH(_tile_stream_loadd, 4, 5, 6, w, 64);
-        SUM(3);
-        SUM(7);
-        if (!rough) {
-            _tile_loadd(3, y + 2 * 16 * LINE, LINE * 2);
-            SUM(3);
+        if (terms == 1) {
+            EACH(_tile_loadd, 4, 5, 6, w, 64);
+            SUM(7, 8);
+        } else {
+            _tile_loadd(3, y + 16 * LINE, LINE * 2);
+            if (terms > 2) {
+                EACH(_tile_loadd, 4, 5, 6, w + 2 * tiles * TILE, 64);
+                SUM(7, 2);
+            }
+            EACH(_tile_loadd, 4, 5, 6, w + tiles * TILE, 64);
+            SUM(7, 3);
+            if (terms > 2) SUM(3, 2);
+            EACH(_tile_loadd, 4, 5, 6, w, 64);
+            SUM(3, 3);
+            SUM(7, 3);
+            if (terms > 2) {
+                _tile_loadd(3, y + 2 * 16 * LINE, LINE * 2);
+                SUM(3, 2);
+            }
         }
     }
     EACH(_tile_stored, 0, 1, 2, sums, 64);
@@ -472,8 +493,8 @@ INLINE void add_sums(float (*sums)[MOST][SUMS], sum_block_t at, int64_t some, in
     memset(sums, 0, sizeof *sums * (WIDE / 16));
 }
 
-static void accumulate(const panel_t *p, const void *packed, int64_t l, int64_t l_padded, int rough, float *z, int64_t ldz,
-                       int64_t *counter) {
+INLINE void accumulate_terms(const panel_t *p, const uint16_t *packed, int64_t l, int64_t l_padded, int terms, float *z,
+                             int64_t ldz, int64_t *counter, pairs_converter_t *const converters[2][3]) {
     uint16_t room[TALL / STEP * 2 * TERMS * 16 * LINE] __attribute__((aligned(128)));
     float sums[WIDE / 16][MOST][SUMS] __attribute__((aligned(64)));
     int64_t tiles = l_padded / 16, all_steps = blocks(p->b, STEP);
@@ -481,27 +502,27 @@ static void accumulate(const panel_t *p, const void *packed, int64_t l, int64_t 
     if (now.c0 >= p->d || !p->b) return;
     configure();
     memset(sums, 0, sizeof sums);
-    beside_sums_t beside = {.p = p, .convert = pairs_converters[p->scale != 0][p->dtype], .size = size_of((int)p->dtype)};
+    beside_sums_t beside = {.p = p, .convert = converters[p->scale != 0][p->dtype], .size = size_of((int)p->dtype)};
     point_sums_at(&beside, now, room);
-    convert_sum_edge(&beside, p->d - now.c);
+    convert_sum_edge(&beside, terms, p->d - now.c);
     for (int which = 0; now.c0 < p->d; which ^= 1, now = next) {
         next = after_sum_block(p, now, tiles, counter);
         int turn = SUM_TURNS;
         if (next.c0 < p->d) {
             point_sums_at(&beside, next, room + (which ^ 1) * STEP);
             if (next.c + NARROW <= p->d) turn = 0;
-            else convert_sum_edge(&beside, p->d - next.c);
+            else convert_sum_edge(&beside, terms, p->d - next.c);
         }
         int64_t some = least(MOST, tiles - now.j), steps = least(TALL / STEP, all_steps - now.r / STEP);
         float(*into)[MOST][SUMS] = sums + (now.c - now.c0) / 16;
         for (int64_t j = 0; j < some; j += GROUP) {
-            const uint16_t *at = (const uint16_t *)packed + ((now.r / STEP) * TERMS * tiles + now.j + j) * TILE, *y = room + which * STEP;
+            const uint16_t *at = packed + ((now.r / STEP) * terms * tiles + now.j + j) * TILE, *y = room + which * STEP;
             int64_t n = least(GROUP, some - j);
             for (int h = 0; h < 2; h++, y += TERMS * 16 * LINE) {
                 float *sum = into[h][j];
-                if (n == 3) turn = sum_up(&beside, turn, SUM_TURNS, y, at, steps, tiles, rough, 3, sum);
-                else if (n == 2) turn = sum_up(&beside, turn, SUM_TURNS, y, at, steps, tiles, rough, 2, sum);
-                else turn = sum_up(&beside, turn, SUM_TURNS, y, at, steps, tiles, rough, 1, sum);
+                if (n == 3) turn = sum_up(&beside, turn, SUM_TURNS, y, at, steps, tiles, terms, 3, sum);
+                else if (n == 2) turn = sum_up(&beside, turn, SUM_TURNS, y, at, steps, tiles, terms, 2, sum);
+                else turn = sum_up(&beside, turn, SUM_TURNS, y, at, steps, tiles, terms, 1, sum);
             }
         }
         if (next.c0 != now.c0 || next.j != now.j) add_sums(sums, now, some, l, z, ldz);
@@ -509,6 +530,13 @@ static void accumulate(const panel_t *p, const void *packed, int64_t l, int64_t 
     }
     _tile_release();
     _mm256_zeroupper();
+}
+
+static void accumulate(const panel_t *p, const void *packed, int64_t l, int64_t l_padded, int64_t terms, float *z, int64_t ldz,
+                       int64_t *counter) {
+    if (terms == 1) accumulate_terms(p, packed, l, l_padded, 1, z, ldz, counter, pairs_converters_1);
+    else if (terms == 2) accumulate_terms(p, packed, l, l_padded, 2, z, ldz, counter, pairs_converters_2);
+    else accumulate_terms(p, packed, l, l_padded, 3, z, ldz, counter, pairs_converters_3);
 }
 
 const products_t products_amx = {packed_directions_bytes, pack_directions, packed_weights_bytes, pack_weights, project,

@@ -27,10 +27,15 @@ static void pack_directions(const float *directions, int64_t d, int64_t l, int64
     }
 }
 
-static int64_t packed_weights_bytes(int64_t b, int64_t l_padded) { return b * l_padded * 4; }
+static int64_t packed_weights_bytes(int64_t b, int64_t l_padded, int64_t terms) {
+    (void)terms;
+    return b * l_padded * 4;
+}
 
-static void pack_weights(const float *weights, int64_t stride, int64_t b, int64_t l, int64_t l_padded, void *packed) {
+static void pack_weights(const float *weights, int64_t stride, int64_t b, int64_t l, int64_t l_padded, int64_t terms,
+                         void *packed) {
     float *out = packed;
+    (void)terms;
     for (int64_t r = 0; r < b; r++) {
         memcpy(out + r * l_padded, weights + r * stride, (size_t)l * 4);
         memset(out + r * l_padded + l, 0, (size_t)(l_padded - l) * 4);
@@ -177,11 +182,11 @@ INLINE void accumulate_kind(const panel_t *p, int dtype, int scaled, const float
     }
 }
 
-static void accumulate(const panel_t *p, const void *w, int64_t l, int64_t l_padded, int rough, float *z, int64_t ldz,
+static void accumulate(const panel_t *p, const void *w, int64_t l, int64_t l_padded, int64_t terms, float *z, int64_t ldz,
                        int64_t *counter) {
     float y[STRIPS][TALL][STRIP] __attribute__((aligned(64)));
     float sums[STRIPS][MOST][STRIP] __attribute__((aligned(64)));
-    (void)rough;
+    (void)terms;
 #define BODY(DTYPE, SCALED) accumulate_kind(p, DTYPE, SCALED, w, l, l_padded, z, ldz, counter, y, sums)
     FOR_EACH_KIND(p, BODY);
 #undef BODY

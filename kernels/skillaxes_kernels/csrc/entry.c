@@ -44,13 +44,13 @@ EXPORT void skx_pack_directions(int level, const float *directions, int64_t d, i
     at(level)->pack_directions(directions, d, l, l_padded, terms, packed);
 }
 
-EXPORT int64_t skx_packed_weights_bytes(int level, int64_t b, int64_t l_padded) {
-    return at(level)->packed_weights_bytes(b, l_padded);
+EXPORT int64_t skx_packed_weights_bytes(int level, int64_t b, int64_t l_padded, int64_t terms) {
+    return at(level)->packed_weights_bytes(b, l_padded, terms);
 }
 
 EXPORT void skx_pack_weights(int level, const float *weights, int64_t stride, int64_t b, int64_t l, int64_t l_padded,
-                             void *packed) {
-    at(level)->pack_weights(weights, stride, b, l, l_padded, packed);
+                             int64_t terms, void *packed) {
+    at(level)->pack_weights(weights, stride, b, l, l_padded, terms, packed);
 }
 
 EXPORT void skx_project(int level, const panel_t *panel, const void *packed, int64_t l_padded, int64_t terms, float *dots,
@@ -58,9 +58,9 @@ EXPORT void skx_project(int level, const panel_t *panel, const void *packed, int
     at(level)->project(panel, packed, l_padded, terms, dots, sq_norms, counter);
 }
 
-EXPORT void skx_accumulate(int level, const panel_t *panel, const void *packed, int64_t l, int64_t l_padded, int rough,
+EXPORT void skx_accumulate(int level, const panel_t *panel, const void *packed, int64_t l, int64_t l_padded, int64_t terms,
                            float *z, int64_t ldz, int64_t *counter) {
-    at(level)->accumulate(panel, packed, l, l_padded, rough, z, ldz, counter);
+    at(level)->accumulate(panel, packed, l, l_padded, terms, z, ldz, counter);
 }
 
 EXPORT void skx_sq_norms(const panel_t *panel, const int64_t *ends, int64_t n_groups, double *sq_norms, int64_t *counter) {
