@@ -62,6 +62,7 @@ class Demand:
     n_columns, width : columns in use, and of a block of the basis
     panel_rows, sample_rows : rows of a panel and of the warm start
     on_gpu : the arithmetic is done on a GPU
+    converts : panels are written out in float32
     n_rows : rows of this process; all of the store where it is alone
     size, here : processes of the job, and of those on this host
     """
@@ -77,6 +78,7 @@ class Demand:
     n_rows: int
     size: int = 1
     here: int = 1
+    converts: bool = True
 
     @property
     def budget(self) -> int:
@@ -157,7 +159,7 @@ class Demand:
 
     def _parts(self) -> dict[str, int]:
         store, config, d = self.store, self.config, self.n_columns
-        buffers, panel = SLOTS * self.unit_bytes, self.panel_rows * d * (4 + self._wide + store.itemsize)
+        buffers, panel = SLOTS * self.unit_bytes, self.panel_rows * d * (4 * self.converts + self._wide + store.itemsize)
         basis = self._basis()
         if self.on_gpu:
             # torch takes page-locked memory in powers of two. What comes back in the end are the directions.

@@ -1,7 +1,7 @@
 """What a job will do and hold, before it does anything: solver, block size, reads, memory. ``--dry-run`` prints it.
 
-Everything here follows from shape, dtype, options, budget and kind of device (of a CPU the size of its outer cache);
-nothing from timings.
+Everything here follows from shape, dtype, options, budget and kind of device (of a CPU the size of its outer cache and
+whether the compiled products serve it); nothing from timings.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from skillaxes.store import Store
     from skillaxes.stream.device import Seam
 
-PANEL_BYTES = 16 << 20  # of a float32 panel on a CPU: with its products it stays in the outer cache
+PANEL_BYTES = 16 << 20  # of a panel on a CPU as its products read it: with them it stays in the outer cache
 _ROOMY_CACHE = 64 << 20  # an outer cache in which twice as large a panel stays, at fewer passes over the basis
 SAMPLE_ROWS = 1536  # rows of the warm start
 _LEAST_SAMPLE = 256
@@ -119,13 +119,17 @@ def make_plan(
         width = _widened(incremental.capacity(n_columns, config.components), n_columns)
     reads = {"krylov": min(RESERVED_READS, config.max_reads), GIVEN: 1}.get(choice.name, 2) + (config.scale != "none")
     row_bytes = n_columns * store.itemsize
+    # Solvers that need the rows themselves have them in float32, and so has plain torch.
+    converts = choice.name in ("covariance", "incremental") or not _compiled(store.dtype, n_columns, width)
+    panel_row = n_columns * (4 if converts else store.itemsize)
     demand = Demand(
         store=store,
         config=config,
         solver=choice.name,
         n_columns=n_columns,
         width=width,
-        panel_rows=panel_rows_for(n_columns) if seam is None else device_panel_rows(row_bytes, seam.l2_bytes()),
+        panel_rows=panel_rows_for(panel_row) if seam is None else device_panel_rows(row_bytes, seam.l2_bytes()),
+        converts=converts,
         sample_rows=min(SAMPLE_ROWS, store.n_rows),
         on_gpu=seam is not None,
         n_rows=rows[1] - rows[0],
@@ -133,7 +137,7 @@ def make_plan(
         here=world.here,
     )
     if seam is None and not demand.fits():
-        demand = replace(demand, panel_rows=panel_rows_for(n_columns, roomy=False))
+        demand = replace(demand, panel_rows=panel_rows_for(panel_row, roomy=False))
     while demand.sample_rows > _LEAST_SAMPLE and not demand.fits():
         demand = replace(demand, sample_rows=max(_LEAST_SAMPLE, demand.sample_rows // 2))
     if world.size > 1:
@@ -185,10 +189,18 @@ def smaller(plan: Plan, row_bytes: int) -> Plan | None:
     return replace(plan, panel_rows=rows, gpu=gpu)
 
 
-def panel_rows_for(n_columns: int, *, roomy: bool = True) -> int:
+def _compiled(dtype: str, n_columns: int, width: int) -> bool:
+    """Whether the compiled products serve this CPU: they take panels as they are stored."""
+    from skillaxes.stream.plain_files import TORCH_DTYPES
+    from skillaxes_kernels import which
+
+    return which("cpu", TORCH_DTYPES[dtype], n_columns, width).name in ("amx", "avx512")
+
+
+def panel_rows_for(row_bytes: int, *, roomy: bool = True) -> int:
     """Rows a panel: a power of two between 64 and 4,096 that fills PANEL_BYTES, or twice that in a large cache."""
     rows, room = 64, PANEL_BYTES * (2 if roomy and _outer_cache() >= _ROOMY_CACHE else 1)
-    while rows < 4096 and 2 * rows * n_columns * 4 <= room:
+    while rows < 4096 and 2 * rows * row_bytes <= room:
         rows *= 2
     return rows
 

@@ -45,9 +45,9 @@ def test_panels_fit_the_cache_and_are_powers_of_two() -> None:
 
 
 def test_panels_are_larger_in_a_large_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert panel_rows_for(30_720) == 128
+    assert panel_rows_for(4 * 30_720) == 128
     monkeypatch.setattr(planning, "_outer_cache", lambda: 480 << 20)
-    assert panel_rows_for(30_720) == 256 and panel_rows_for(100) == 4096
+    assert panel_rows_for(4 * 30_720) == 256 and panel_rows_for(400) == 4096
 
 
 def test_a_plan_is_what_is_done(tmp_path: Path) -> None:

@@ -28,7 +28,10 @@ class Centering:
         self._subtrahend = self._shift if problem.panel_dtype == torch.float64 else self._shift.float()
         self._scale = scale
         self._outbox = Outbox(devices.open_seam(problem.device))
-        self._scratch = kernels.make_scratch(problem.device, problem.panel_rows, problem.n_columns, problem.panel_dtype)
+        self._backend = "cpu" if problem.device.type == "cpu" else "auto"  # the one there that leaves centred rows
+        self._scratch = kernels.make_scratch(
+            problem.device, problem.panel_rows, problem.n_columns, problem.panel_dtype, self._backend
+        )
         carried = torch.zeros((problem.n_columns, 16), dtype=torch.float64, device=problem.device)
         carried[:, 0] = self._shift
         high = kernels.round_directions(carried.float(), problem.panel_dtype, problem.device, scale)
@@ -39,7 +42,12 @@ class Centering:
     def rows(self, panel: Panel, moments: RowMoments) -> Tensor:
         """Centred rows that count, of shape (n, d), float32; noted in ``moments``. Valid until the next call."""
         projection = kernels.project(
-            panel.pieces, self._carried, self._subtrahend, scale=self._scale, scratch=self._scratch
+            panel.pieces,
+            self._carried,
+            self._subtrahend,
+            scale=self._scale,
+            scratch=self._scratch,
+            backend=self._backend,
         )
         carried = projection.dots[: panel.count, :2].sum(dim=1)
         moments.add(panel, projection, carried, self._shift, self._scale, self._outbox)

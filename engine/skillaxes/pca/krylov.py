@@ -75,13 +75,10 @@ def begin_read(state: KrylovState) -> KrylovState:
     problem = state.problem
     width = problem.block_size
     carried = state.shift if state.moments.delta is None else state.moments.delta
-    block = torch.zeros((problem.n_columns, width), dtype=torch.float64, device=problem.device)
-    block[:, : state.next_block.shape[1]] = state.next_block
-    directions = _round(state, block)
-    high = _round(state, _one_column(carried, width))[:, -UTILITY].double()
-    pair = torch.zeros_like(block)
-    pair[:, -UTILITY], pair[:, -UTILITY + 1] = high, carried - high
-    directions[:, -UTILITY:] = _round(state, pair)[:, -UTILITY:]
+    directions = torch.zeros((problem.n_columns, width), dtype=torch.float32, device=problem.device)
+    directions[:, : state.next_block.shape[1]] = _round(state, state.next_block)
+    high = _round(state, carried[:, None])
+    directions[:, -UTILITY:] = torch.cat([high, _round(state, carried[:, None] - high.double())], dim=1)
     state.world.broadcast_(directions)  # first: where processors differ, so do their last digits
     basis = directions.clone()
     basis[:, -UTILITY:] = 0
@@ -194,8 +191,8 @@ def close_read(state: KrylovState) -> KrylovState:
         moments = moments.complete(total[:, -UTILITY].clone(), state.world)
     assert moments.delta is not None
     total[:, -UTILITY:] = 0
-    total -= moments.n_samples * torch.outer(moments.delta, state.blocks[-1].double().T @ moments.delta)
-    total /= moments.degrees
+    means = gram(moments.delta[:, None], state.blocks[-1])[0]  # of the kept projections
+    total.addr_(moments.delta, means, alpha=-moments.n_samples).div_(moments.degrees)
     return replace(
         state,
         moments=moments,
@@ -269,9 +266,3 @@ def _sums(problem: Problem, dtype: torch.dtype) -> Tensor:
     if problem.device.type == "cpu":
         return torch.zeros((width, d), dtype=dtype).T
     return torch.zeros((d, width), dtype=dtype, device=problem.device)
-
-
-def _one_column(values: Tensor, width: int) -> Tensor:
-    block = torch.zeros((len(values), width), dtype=torch.float64, device=values.device)
-    block[:, -UTILITY] = values
-    return block

@@ -30,9 +30,11 @@ def orthonormalize(block: Tensor, against: Sequence[Tensor] = ()) -> Tensor:
     orthonormal to the precision of their own rounding only.
     """
     block = _unit_columns(block)
+    # (BᵀB)⁺, for a basis that rounding may have made a little oblique, zero columns included
+    inverses = [torch.linalg.pinv(gram(other, other), rtol=1e-12, hermitian=True) for other in against]
     for _ in range(2):
-        for other in against:
-            block = block - (_solve(other, gram(other, block)).T @ other.double().T).T
+        for other, inverse in zip(against, inverses, strict=True):
+            _subtract(block, other, inverse @ gram(other, block))
         block = _unit_columns(block, shortest=ROUNDING)
         if block.shape[1] == 0:
             return block
@@ -57,7 +59,7 @@ def _unit_columns(block: Tensor, shortest: float = 0.0) -> Tensor:
     keep = lengths > shortest
     if not bool(keep.all()):
         block, lengths = block.T[keep].T, lengths[keep]
-    return block / lengths
+    return block / lengths  # always a tensor of its own
 
 
 def _symmetric(block: Tensor, threshold: float) -> Tensor:
@@ -66,6 +68,7 @@ def _symmetric(block: Tensor, threshold: float) -> Tensor:
     return ((vectors[:, keep] / lengths[keep].sqrt()).flip(1).T @ block.T).T
 
 
-def _solve(basis: Tensor, projections: Tensor) -> Tensor:
-    """(BᵀB)⁺ projections, for a basis that rounding may have made a little oblique, zero columns included."""
-    return torch.linalg.pinv(gram(basis, basis), rtol=1e-12, hermitian=True) @ projections
+def _subtract(block: Tensor, other: Tensor, weights: Tensor) -> None:
+    """block (d, b) -= other (d, a) @ weights (a, b), in place."""
+    for at in range(0, block.shape[0], _ROWS):
+        block[at : at + _ROWS] -= other[at : at + _ROWS].double() @ weights

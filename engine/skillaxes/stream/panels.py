@@ -7,6 +7,7 @@ that every row meets the same matrix product however the store is chunked.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +23,9 @@ from skillaxes.stream.units import unit_rows
 
 if TYPE_CHECKING:
     from skillaxes.store import Store
+
+
+_SAMPLERS = 4  # threads that fetch the sample of plain files: a slow disk answers several at once
 
 
 class PanelStream:
@@ -137,8 +141,7 @@ class PanelStream:
 
     def _read_here(self, start: int) -> Iterator[Panel]:
         size, filled, pieces = self.panel_rows, 0, list[Tensor]()
-        # A panel holds the units that it begins and ends in, not more: that much memory is planned for.
-        in_place = self.reader.lasting and size <= unit_rows(self.store)
+        in_place = self.reader.lasting
         for first, block in self.reader.units(verify=not self._verified, from_row=self._begin(start)):
             at = max(start - first, 0)
             while at < len(block):
@@ -171,23 +174,28 @@ class PanelStream:
 
     def sample(self, segments: Sequence[tuple[int, int]]) -> Tensor:
         """The rows of some (start, stop) segments, of shape (n, n_columns), on the host, in the store's dtype."""
-        total = sum(stop - start for start, stop in segments)
-        rows = torch.empty((total, self.n_columns), dtype=self.dtype)
-        whole = self.n_columns == self.store.n_features
-        at = 0
-        for start, stop in segments:
-            target = rows[at : at + stop - start]
-            kept = None if self._feed is None else self._feed.rows(start, stop)
-            if kept is not None:
-                target.copy_(kept)
-            elif whole:
-                self.reader.rows(start, stop, target)
-            else:
-                full = torch.empty((stop - start, self.store.n_features), dtype=self.dtype)
-                self.reader.rows(start, stop, full)
-                gather(full, self.columns, target)
-            at += stop - start
+        lengths = [stop - start for start, stop in segments]
+        rows = torch.empty((sum(lengths), self.n_columns), dtype=self.dtype)
+        targets = rows.split(lengths)
+        if self._feed is None and self.store.plain_chunks() is not None:
+            with ThreadPoolExecutor(_SAMPLERS, "skillaxes-sample") as pool:
+                list(pool.map(self._rows, segments, targets))
+        else:
+            for segment, target in zip(segments, targets, strict=True):
+                self._rows(segment, target)
         return rows
+
+    def _rows(self, segment: tuple[int, int], target: Tensor) -> None:
+        start, stop = segment
+        kept = None if self._feed is None else self._feed.rows(start, stop)
+        if kept is not None:
+            target.copy_(kept)
+        elif self.n_columns == self.store.n_features:
+            self.reader.rows(start, stop, target)
+        else:
+            full = torch.empty((stop - start, self.store.n_features), dtype=self.dtype)
+            self.reader.rows(start, stop, full)
+            gather(full, self.columns, target)
 
     def shrink(self, panel_rows: int, keep_bytes: int) -> None:
         """Begin anew with smaller panels on the device; what was read and counted stays counted."""

@@ -104,6 +104,7 @@ class Reader:
         StoreError : a chunk is missing, too short or fails its checksum
         """
         self.check_stored()
+        self._known.sort(key=lambda known: known[0])
         if not self._slots:
             shape = (self._unit_rows, self._store.n_features)
             # Of mapped units a panel may hold one more, for which there is no buffer to wait.
@@ -156,7 +157,8 @@ class Reader:
                 pool.shutdown(cancel_futures=True)
 
     def rows(self, start: int, stop: int, out: Tensor) -> None:
-        """Copy rows start to stop into ``out`` of shape (stop - start, n_features), outside the order of units.
+        """Copy rows start to stop into ``out`` of shape (stop - start, n_features), outside the order of units; of plain
+        files several threads may do so at once.
 
         Plain rows are remembered as long as the next read lasts, which takes them from ``out`` instead of the store.
         """
@@ -176,7 +178,6 @@ class Reader:
                 self._fetch_zarr(at, end, target)
                 self.rows_read_twice += end - at
             at = end
-        self._known.sort(key=lambda known: known[0])
 
     def _indices(self, from_row: int | None) -> range:
         first = self._first if from_row is None else from_row

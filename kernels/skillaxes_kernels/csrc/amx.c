@@ -335,13 +335,13 @@ static void project(const panel_t *p, const void *packed, int64_t l_padded, int6
 
 typedef struct {
     int64_t c0, width; /* columns that are summed up; no more of them where c0 is beyond the last */
+    int64_t after;     /* where those begin that come after them */
     int64_t j;         /* the first tile of directions */
     int64_t r, c;      /* the block */
 } sum_block_t;
 
-INLINE sum_block_t first_sum_block(const panel_t *p, int64_t *counter) {
-    int64_t c0 = take(counter) * WIDE;
-    return (sum_block_t){c0, least(WIDE, p->d - c0), 0, 0, c0};
+INLINE sum_block_t sum_block_at(const panel_t *p, int64_t c0, int64_t *counter) {
+    return (sum_block_t){c0, least(WIDE, p->d - c0), c0 < p->d ? take(counter) * WIDE : c0, 0, 0, c0};
 }
 
 INLINE sum_block_t after_sum_block(const panel_t *p, sum_block_t at, int64_t tiles, int64_t *counter) {
@@ -351,7 +351,7 @@ INLINE sum_block_t after_sum_block(const panel_t *p, sum_block_t at, int64_t til
     at.c = at.c0, at.r += TALL;
     if (at.r < p->b) return at;
     at.r = 0, at.j += MOST;
-    return at.j < tiles ? at : first_sum_block(p, counter);
+    return at.j < tiles ? at : sum_block_at(p, at.after, counter);
 }
 
 #define SUM_TURNS (TALL / 2)
@@ -435,8 +435,10 @@ static __attribute__((noinline)) void convert_sum_edge(beside_sums_t *b, int ter
 INLINE void point_sums_at(beside_sums_t *b, sum_block_t next, uint16_t *y) {
     const panel_t *p = b->p;
     for (int r = 0; r < TALL; r++) b->rows[r] = p->rows[least(next.r + r, p->b - 1)];
-    int64_t far = next.r + TALL + (next.c - next.c0) / NARROW * PER_BLOCK;
-    for (int r = 0; r < PER_BLOCK; r++) b->far[r] = (const char *)p->rows[least(far + r, p->b - 1)] + next.c0 * b->size;
+    int64_t far = (next.c - next.c0) / NARROW * PER_BLOCK, from = next.c0;
+    if (next.r + TALL < p->b) far += next.r + TALL;
+    else from = least(next.after, p->d - 1);
+    for (int r = 0; r < PER_BLOCK; r++) b->far[r] = (const char *)p->rows[least(far + r, p->b - 1)] + from * b->size;
     b->c = next.c, b->y = y;
 }
 
@@ -498,7 +500,7 @@ INLINE void accumulate_terms(const panel_t *p, const uint16_t *packed, int64_t l
     uint16_t room[TALL / STEP * 2 * TERMS * 16 * LINE] __attribute__((aligned(128)));
     float sums[WIDE / 16][MOST][SUMS] __attribute__((aligned(64)));
     int64_t tiles = l_padded / 16, all_steps = blocks(p->b, STEP);
-    sum_block_t now = first_sum_block(p, counter), next;
+    sum_block_t now = sum_block_at(p, take(counter) * WIDE, counter), next;
     if (now.c0 >= p->d || !p->b) return;
     configure();
     memset(sums, 0, sizeof sums);
