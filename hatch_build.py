@@ -1,8 +1,8 @@
-"""Builds the compiled products for CPUs when skillaxes is installed: ``kernels/skillaxes_kernels/csrc`` -> ``_native.so``.
+"""Builds the compiled products for CPUs, ``kernels/skillaxes_kernels/csrc``, when skillaxes is installed.
 
 They need a C compiler for x86-64 Linux: $CC, cc, gcc or clang, and where there is none the one inside the PyPI package
-ziglang, which is fetched for the time of the build. On other processors, or if the compiler fails, skillaxes is installed without
-them and computes on CPUs with plain torch; ``skillaxes doctor`` tells which it is.
+ziglang, which is fetched for the time of the build. On other processors, or if the compiler fails, skillaxes is
+installed without them and computes on CPUs with plain torch; ``skillaxes doctor`` tells which it is.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mf16
 FLAGS: dict[str, tuple[str, ...]] = {
     "entry.c": (),
     "avx512.c": AVX512,
-    # Conversions are called between tile products, where clearing upper halves after each call costs a third of the speed.
+    # Conversions are called between tile products: clearing upper halves after each call costs a third of the speed.
     "amx.c": (*AVX512, "-mamx-tile", "-mamx-bf16", "-mno-vzeroupper"),
 }
 COMMON = ("-O3", "-std=gnu11", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra")
@@ -77,7 +77,7 @@ class NativeBuildHook(BuildHookInterface):  # type: ignore[type-arg]
             build(LIBRARY, compile_with)
         except (OSError, subprocess.CalledProcessError) as error:
             said = getattr(error, "stderr", None) or str(error)
-            self.app.display_warning(f"products for CPUs were not compiled, plain torch takes their place: {said[:2000]}")
+            self.app.display_warning(f"products for CPUs were not compiled, plain torch serves instead: {said[:999]}")
             LIBRARY.unlink(missing_ok=True)
             return
         # Plain C, called through ctypes: it fits every Python, but one kind of processor.

@@ -128,6 +128,7 @@ def _zarr() -> Finding:
 def _roads() -> Iterator[Finding]:
     from skillaxes.devices import missing_for_cuda
 
+    yield _compiled_products()
     missing = "no usable GPU, see above" if missing_for_cuda() else None
     yield _fused_kernel(missing)
     yield from _straight(missing)
@@ -153,6 +154,18 @@ def _straight(missing: str | None) -> Iterator[Finding]:
     direct = missing or device_gds.missing()
     which = "taken for uncompressed chunks without checksums in local files; --no-gds forbids it"
     yield Finding(ROAD, "GPUDirect", direct is None, direct or which)
+
+
+def _compiled_products() -> Finding:
+    import torch
+
+    from skillaxes_kernels import which
+
+    choice = which("cpu", torch.float16, n_features=4096, n_directions=16)
+    fast = choice.name in ("amx", "avx512")
+    said = "; ".join(choice.reasons[1:])
+    value = f"{choice.name} multiplies panels on the CPU" if fast else "plain torch multiplies panels on the CPU"
+    return Finding(ROAD, "compiled", fast, f"{value}; {said}" if said else value)
 
 
 def _fused_kernel(missing: str | None) -> Finding:

@@ -159,7 +159,8 @@ class Demand:
 
     def _parts(self) -> dict[str, int]:
         store, config, d = self.store, self.config, self.n_columns
-        buffers, panel = SLOTS * self.unit_bytes, self.panel_rows * d * (4 * self.converts + self._wide + store.itemsize)
+        entry = 4 * self.converts + self._wide + store.itemsize
+        buffers, panel = SLOTS * self.unit_bytes, self.panel_rows * d * entry
         basis = self._basis()
         if self.on_gpu:
             # torch takes page-locked memory in powers of two. What comes back in the end are the directions.

@@ -26,6 +26,7 @@ from skillaxes.stream.device_plan import panel_rows_for as device_panel_rows
 if TYPE_CHECKING:
     from skillaxes.store import Store
     from skillaxes.stream.device import Seam
+    from skillaxes_kernels import Choice
 
 PANEL_BYTES = 16 << 20  # of a panel on a CPU as its products read it: with them it stays in the outer cache
 _ROOMY_CACHE = 64 << 20  # an outer cache in which twice as large a panel stays, at fewer passes over the basis
@@ -42,6 +43,7 @@ class Plan:
     ----------
     solver, reasons : which solver, and why
     device, device_reason : where it computes, and why
+    products : what multiplies panels there, as ``skillaxes_kernels.which`` says, and why nothing faster does
     road : how rows come from the store
     n_rows, n_columns : the matrix in use
     block_size : columns of a block of the Krylov basis
@@ -62,6 +64,7 @@ class Plan:
     reasons: tuple[str, ...]
     device: str
     device_reason: str
+    products: str
     road: str
     n_rows: int
     n_columns: int
@@ -120,7 +123,8 @@ def make_plan(
     reads = {"krylov": min(RESERVED_READS, config.max_reads), GIVEN: 1}.get(choice.name, 2) + (config.scale != "none")
     row_bytes = n_columns * store.itemsize
     # Solvers that need the rows themselves have them in float32, and so has plain torch.
-    converts = choice.name in ("covariance", "incremental") or not _compiled(store.dtype, n_columns, width)
+    products = _products(device, store.dtype, n_columns, width)
+    converts = choice.name in ("covariance", "incremental") or products.name not in ("amx", "avx512")
     panel_row = n_columns * (4 if converts else store.itemsize)
     demand = Demand(
         store=store,
@@ -160,6 +164,7 @@ def make_plan(
         reasons=choice.reasons,
         device=device,
         device_reason=device_reason,
+        products="; ".join((products.name, *products.reasons[1:])),
         road=gds.ROAD if seam is not None and declined is None else _road(store),
         n_rows=store.n_rows,
         n_columns=n_columns,
@@ -189,12 +194,11 @@ def smaller(plan: Plan, row_bytes: int) -> Plan | None:
     return replace(plan, panel_rows=rows, gpu=gpu)
 
 
-def _compiled(dtype: str, n_columns: int, width: int) -> bool:
-    """Whether the compiled products serve this CPU: they take panels as they are stored."""
+def _products(device: str, dtype: str, n_columns: int, width: int) -> Choice:
     from skillaxes.stream.plain_files import TORCH_DTYPES
     from skillaxes_kernels import which
 
-    return which("cpu", TORCH_DTYPES[dtype], n_columns, width).name in ("amx", "avx512")
+    return which(device, TORCH_DTYPES[dtype], n_columns, width)
 
 
 def panel_rows_for(row_bytes: int, *, roomy: bool = True) -> int:

@@ -48,9 +48,7 @@ def ranked(job: Job, solved: Solved, stream: PanelStream, folder: Path | None) -
     depth = max(config.top, config.pool)
     kept = refined(solved.kept, stream, solved.result.mean, solved.scale)
     with _scores(job, folder) as write:
-        ranking = rank(
-            kept, k, top=config.top, depth=depth, rank_by=config.rank_by, on_block=write, world=job.world
-        )
+        ranking = rank(kept, k, top=config.top, depth=depth, rank_by=config.rank_by, on_block=write, world=job.world)
     _refuse_overlap(job, solved, ranking)
     pool = min(config.pool, ranking.n_ranked // 2)
     scored, listed = listed_rows(ranking, k, store.n_rows, config.top, pool, config.seed)

@@ -119,8 +119,8 @@ def accumulate(z: Tensor, projection: Projection, weights: Tensor, *, bits: int 
     projection : from :func:`project`, before its scratch is used again
     weights : float32 Tensor of shape (b, l'), zero on rows that do not count
     bits : how many bits of the operands have to count: 24 (float32), 16 or 8; more of them may, sums stay float32.
-        What is made of it: AMX 24, 16 or 8; plain torch on a CPU 8 (bfloat16) or 24, on a GPU 11 (TF32) or 24; the fused
-        kernel on a GPU one half-precision term for 8, two for more.
+        What is made of it: AMX 24, 16 or 8; AVX-512 24; plain torch on a CPU 8 (bfloat16) or 24, on a GPU 11 (TF32) or
+        24; the fused kernel on a GPU one half-precision term for 8, two for more.
 
     Raises
     ------

@@ -60,13 +60,13 @@ def _warn_once(message: str) -> None:
 
 def _automatic(device: torch.device, dtype: torch.dtype, n_features: int, n_directions: int) -> Choice:
     if device.type == "cpu":
-        declined = {}
+        reasons = ["the panels are on the CPU"]
         for name in ("amx", "avx512"):
-            reason = native.declines(name, dtype)
-            if reason is None:
-                return Choice(name, ("the panels are on the CPU", *(f"{n} declines: {why}" for n, why in declined.items())))
-            declined[name] = reason
-        return Choice("cpu", ("the panels are on the CPU", *dict.fromkeys(f"compiled products decline: {why}" for why in declined.values())))
+            declined = native.declines(name, dtype)
+            if declined is None:
+                return Choice(name, tuple(reasons))
+            reasons.append(f"{name} declines: {declined}")
+        return Choice("cpu", tuple(reasons))
     reason = _decline("triton", device, dtype, n_features, n_directions)
     if reason is None:
         return Choice("triton", (f"the panels are on {device.type} and the fused kernel takes {dtype}",))

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from skillaxes_kernels import native
-from skillaxes_kernels.dispatch import which
 
 HALVES = (torch.float16, torch.bfloat16)
 _TOP_EXPONENT = 12
@@ -35,16 +34,15 @@ def round_directions(
 
     Returns
     -------
-    float32 Tensor of shape (d, l). On a CPU with AMX rounded to 16 bits, for every panel but float64; on other CPUs, and
-    for float32 and float64 panels on a GPU, plain float32. On CUDA with
+    float32 Tensor of shape (d, l). On a CPU with AMX rounded to 16 bits, for every panel but float64; on other CPUs,
+    and for float32 and float64 panels on a GPU, plain float32. On CUDA with
     half-precision panels ``scale * result`` is ``scale * directions`` rounded to the panel's dtype (to float32's
     rounding of the division by ``scale``; 0 where ``scale`` is 0). Rounding twice changes nothing.
     """
     directions = directions.float()
     device = torch.device(device)
     if device.type == "cpu":
-        one_product = which(device, panel_dtype, directions.shape[0], directions.shape[1]).name == "amx"
-        return native.round_to_terms(directions) if one_product else directions
+        return native.round_to_terms(directions) if native.declines("amx", panel_dtype) is None else directions
     if panel_dtype not in HALVES:
         return directions
     return rounded(directions, panel_dtype, scale)

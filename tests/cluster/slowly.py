@@ -44,7 +44,7 @@ def _slow_read(self: PanelStream, from_row: int | None = None) -> Generator[Pane
             time.sleep(float(pauses[int(rank) % len(pauses)]))
 
 
-planning.panel_rows_for = lambda n_columns: PANEL_ROWS
+planning.panel_rows_for = lambda row_bytes, roomy=True: PANEL_ROWS
 PanelStream.read = _slow_read  # type: ignore[method-assign]
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def small_panels() -> Any:
     from skillaxes.pca import krylov
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planning, "PANEL_BYTES", PANEL * D * 4)
+        patch.setattr(planning, "panel_rows_for", lambda row_bytes, roomy=True: PANEL)
         patch.setattr(krylov, "FLUSH", 3)
         yield
 

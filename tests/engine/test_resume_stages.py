@@ -34,7 +34,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_panels(monkeypatch: pytest.MonkeyPatch) -> None:
     from skillaxes import planning
 
-    monkeypatch.setattr(planning, "PANEL_BYTES", 256 * D * 4)
+    monkeypatch.setattr(planning, "panel_rows_for", lambda row_bytes, roomy=True: 256)
 
 
 def stopped_after_stage(monkeypatch: pytest.MonkeyPatch, job: Any, store: Path, run_dir: Path, stage: int) -> str:

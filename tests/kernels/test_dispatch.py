@@ -33,7 +33,7 @@ def card(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_choice_and_its_reasons(card: pytest.MonkeyPatch) -> None:
-    assert which("cpu", torch.float16, 100, 10).name == "cpu"
+    assert which("cpu", torch.float64, 100, 10).name == "cpu"
     choice = which("cuda:0", torch.float16, 100, 10)
     assert choice.name == "triton" and "fused kernel takes torch.float16" in choice.reasons[0]
     choice = which("cuda:0", torch.float64, 100, 10)
@@ -88,7 +88,7 @@ def test_a_named_backend_is_never_replaced(monkeypatch: pytest.MonkeyPatch) -> N
         project(panel, directions, backend="torch")
     with pytest.raises(BackendError, match="'cpu' declines"):
         which("cuda", torch.float16, 3, 1, "cpu")
-    with pytest.raises(BackendError, match="'tpu' is unknown; use one of auto, cpu"):
+    with pytest.raises(BackendError, match="'tpu' is unknown; use one of auto, amx, avx512, cpu"):
         project(panel, directions, backend="tpu")
     assert project(panel, directions, backend="reference").dots.dtype == torch.float64
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skillaxes_kernels import round_directions
+from skillaxes_kernels import native, round_directions
 from skillaxes_kernels.rounding import HALVES, n_terms_of, split
 
 
@@ -43,10 +43,21 @@ def test_terms_add_up(dtype: torch.dtype, size: float) -> None:
 
 def test_where_nothing_is_rounded() -> None:
     block = torch.full((3, 2), 1 / 3)
-    assert torch.equal(round_directions(block, torch.float16, "cpu"), block)
+    assert torch.equal(round_directions(block, torch.float64, "cpu"), block)
     assert torch.equal(round_directions(block, torch.float32, "cuda"), block)
     assert round_directions(block.double(), torch.float16, "cpu").dtype == torch.float32
     assert not torch.equal(round_directions(block, torch.float16, "cuda"), block)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_sixteen_bits_where_tiles_multiply(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    block = torch.randn(300, 7, generator=torch.Generator().manual_seed(0)) * torch.tensor(10.0) ** torch.arange(-3, 4)
+    monkeypatch.setattr(native, "declines", lambda backend, dtype: None)
+    once = round_directions(block, dtype, "cpu")
+    assert torch.equal(round_directions(once, dtype, "cpu"), once) and not bool((once.view(torch.int32) & 0xFF).any())
+    assert float(((once - block) / block).abs().max()) <= 2.0**-16
+    monkeypatch.setattr(native, "declines", lambda backend, dtype: "no tiles")
+    assert torch.equal(round_directions(block, dtype, "cpu"), block)
 
 
 def test_column_of_scale_zero_and_block_of_zeros() -> None:

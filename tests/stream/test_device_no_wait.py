@@ -84,4 +84,4 @@ def test_an_update_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_the_watch_sees_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU, where waiting costs nothing, an update does ask for values."""
     store = make_store(tmp_path, layered=True, hidden=50, layer_ids=(3, 7, 11, 15))
-    assert {"_local_scalar_dense", "index"} <= set(found_in_updates(store, monkeypatch, deferred=False))
+    assert "_local_scalar_dense" in found_in_updates(store, monkeypatch, deferred=False)

@@ -159,6 +159,7 @@ def plan_table(plan: Mapping[str, Any]) -> RenderableType:
             ("matrix", f"{plan['n_rows']:,} rows x {plan['n_columns']:,} columns, {plan['road']}"),
             ("solver", f"{plan['solver']}: {'; '.join(plan['reasons'])}"),
             ("device", f"{plan['device']} ({plan['device_reason']})"),
+            ("products", plan["products"]),
             ("reads", f"{reads:g} expected, {size(plan['bytes_to_read'])} from the store"),
             ("memory", f"{size(held['total'])} of {size(held['budget'])}{spilled}"),
             *((f"  {name}", size(value)) for name, value in parts),

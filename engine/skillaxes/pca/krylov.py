@@ -26,7 +26,7 @@ from skillaxes.pca.bounds import angle_bounds
 from skillaxes.pca.grams import GroupedGrams
 from skillaxes.pca.krylov_state import (
     KrylovState,
-    can_be_rough,
+    bits_of_products,
     converged,
     is_blurred,
     relative_residuals,
@@ -42,7 +42,6 @@ from skillaxes.stream.device_outbox import Outbox
 from skillaxes.stream.panels import Panel
 
 UTILITY = 2  # columns of a block that carry the mean (first read) or its correction (second), as high and low part
-Z_BITS = 16  # of the operands of Z: with fewer the residuals say less, with more nothing changes (bench/NOTES.md)
 FLUSH = 16  # panels whose products are summed in float32 before they join the float64 sum
 
 
@@ -91,7 +90,7 @@ def begin_read(state: KrylovState) -> KrylovState:
         partial=_sums(problem, torch.float32),
         total=_sums(problem, torch.float64),
         pending=0,
-        cheap=state.world.share(can_be_rough(state)),
+        bits=state.world.share(bits_of_products(state)),
     )
 
 
@@ -118,7 +117,7 @@ def update(state: KrylovState, panel: Panel) -> KrylovState:
     weights[:, -UTILITY + 1] = 0
     weights[count:] = 0
     weights[:count].masked_fill_(bad, 0)
-    kernels.accumulate(state.partial, projection, weights, bits=8 if state.cheap else Z_BITS)
+    kernels.accumulate(state.partial, projection, weights, bits=state.bits)
     if state.pending + 1 < FLUSH:
         return replace(state, pending=state.pending + 1)
     state.total.add_(state.partial)
@@ -209,7 +208,7 @@ def products_of_read(state: KrylovState, n_rows: int) -> list[dict[str, Any]]:
     the unit takes them, rows and columns.
     """
     project = str(state.problem.panel_dtype if state.outbox.deferred else torch.float32).removeprefix("torch.")
-    accumulate = "bfloat16" if state.cheap and not state.outbox.deferred else project
+    accumulate = "bfloat16" if state.bits == 8 and not state.outbox.deferred else project
     rows_columns = {"rows": n_rows, "columns": state.problem.block_size}
     return [
         {"kind": "project", "dtype": "float32" if project == "float64" else project, **rows_columns},

@@ -60,26 +60,28 @@ class KrylovState:
     ritz: RitzPairs | None = None
     residual_norms: Tensor | None = None
     done: bool = False
-    # of the read under way; cheap: half-precision operands will do for Z
+    # of the read under way; bits: of the operands of Z
     directions: Tensor | None = None
     partial: Tensor | None = None
     total: Tensor | None = None
     pending: int = 0
-    cheap: bool = False
+    bits: int = 24
     worst: tuple[float, ...] = ()
     scale: Tensor | None = None
     scratch: kernels.Scratch | None = None
 
 
-def can_be_rough(state: KrylovState) -> bool:
-    """Whether Z of the coming read may be rough.
+def bits_of_products(state: KrylovState) -> int:
+    """How many bits of the operands of Z have to count in the coming read.
 
-    The Z of the last read serves the residuals alone, in which its block has small weights. The first Z must be exact:
-    its weights are large, and a rough one would blur what is settled.
+    The first Z must be exact: the mean comes with it, its block has large weights in every Ritz vector, and a rough
+    one would blur what is settled. Later blocks are orthogonal to what was found: their products are short and their
+    weights small. The Z of the last read serves the residuals alone.
     """
     if state.problem.min_reads == 1 or not state.products:
-        return False
-    return state.reads + 1 >= state.problem.max_reads or is_last(state.worst, state.problem.tolerance)
+        return 24
+    last = state.reads + 1 >= state.problem.max_reads or is_last(state.worst, state.problem.tolerance)
+    return 8 if last else 16
 
 
 def within_tolerance(state: KrylovState) -> Tensor:

@@ -95,7 +95,7 @@ class RowMoments:
         squares = squares.masked_fill_(bad, 0).float()
         outbox.send(partial(self._note, panel.start), norm, squares, bad, projection.overflowed[:count])
         if self.problem.layers:
-            self.layer_squares += kernels.group_sq_norms(projection, self.problem.layers)[:count].sum(dim=0)
+            self.layer_squares.add_(kernels.group_sq_norms(projection, self.problem.layers)[:count].sum(dim=0))
 
     def _note(self, start: int, norm: Tensor, squares: Tensor, bad: Tensor, overflowed: Tensor) -> None:
         place = slice(start - self.first_row, start - self.first_row + len(norm))

@@ -141,7 +141,9 @@ class PanelStream:
 
     def _read_here(self, start: int) -> Iterator[Panel]:
         size, filled, pieces = self.panel_rows, 0, list[Tensor]()
-        in_place = self.reader.lasting
+        # Of rows that are used in part more is mapped than a panel holds: no more of them than were planned for.
+        whole = self.n_columns == self.store.n_features
+        in_place = self.reader.lasting and (whole or size <= unit_rows(self.store))
         for first, block in self.reader.units(verify=not self._verified, from_row=self._begin(start)):
             at = max(start - first, 0)
             while at < len(block):

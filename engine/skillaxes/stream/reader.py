@@ -157,8 +157,9 @@ class Reader:
                 pool.shutdown(cancel_futures=True)
 
     def rows(self, start: int, stop: int, out: Tensor) -> None:
-        """Copy rows start to stop into ``out`` of shape (stop - start, n_features), outside the order of units; of plain
-        files several threads may do so at once.
+        """Copy rows start to stop into ``out`` of shape (stop - start, n_features), outside the order of units.
+
+        Of plain files several threads may do so at once.
 
         Plain rows are remembered as long as the next read lasts, which takes them from ``out`` instead of the store.
         """

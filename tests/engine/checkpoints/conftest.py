@@ -36,7 +36,7 @@ def small_panels() -> Any:
     from skillaxes import planning
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planning, "PANEL_BYTES", 256 * D * 4)
+        patch.setattr(planning, "panel_rows_for", lambda row_bytes, roomy=True: 256)
         yield
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpointed import D, K, again
+from checkpointed import K, again
 from matrices import write_store
 from stopping import differing
 
@@ -72,7 +72,7 @@ def test_another_number_of_processes_goes_on_from_the_last_read(
 def test_other_panels_go_on_from_the_last_read(
     store: Path, run_dir: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skillaxes.planning.PANEL_BYTES", 128 * D * 4)
+    monkeypatch.setattr("skillaxes.planning.panel_rows_for", lambda row_bytes, roomy=True: 128)
     progress = again(store, run_dir)
     assert progress.seen[0] == "read 2" and not any("at row" in note for note in progress.notes)
     found = skillaxes.load(run_dir)
