@@ -47,7 +47,7 @@ _INT, _LONG, _POINTER = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
 _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "skx_level": (_INT, ()),
     "skx_packed_directions_bytes": (_LONG, (_INT, _LONG, _LONG, _LONG)),
-    "skx_pack_directions": (None, (_INT, _POINTER, _LONG, _LONG, _LONG, _LONG, _POINTER)),
+    "skx_pack_directions": (None, (_INT, _POINTER, _LONG, _LONG, _LONG, _LONG, _POINTER, _POINTER)),
     "skx_packed_weights_bytes": (_LONG, (_INT, _LONG, _LONG, _LONG)),
     "skx_pack_weights": (None, (_INT, _POINTER, _LONG, _LONG, _LONG, _LONG, _LONG, _POINTER)),
     "skx_project": (None, (_INT, _POINTER, _POINTER, _LONG, _LONG, _POINTER, _POINTER, _POINTER)),
@@ -262,7 +262,7 @@ def _packed(backend: str, directions: Tensor, scratch: Scratch) -> _Packed:
         beyond = bool((group.view(torch.int32) & 0xFF).any())  # bits that two terms do not hold
         padded, terms = n + -n % 16, 3 if beyond else 2
         packed = _aligned(library.skx_packed_directions_bytes(level, d, padded, terms))
-        library.skx_pack_directions(level, group.data_ptr(), d, n, padded, terms, packed.data_ptr())
+        _run("skx_pack_directions", d * padded, level, group.data_ptr(), d, n, padded, terms, packed.data_ptr())
         groups.append((n, terms, packed))
     made = _Packed(directions, directions._version, backend, tuple(groups))
     scratch.prepared[torch.float32] = made

@@ -4,6 +4,7 @@ the chunks are; so every row meets the same matrix product.
 
 from __future__ import annotations
 
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from matrices import power_law, rounded, write_store
 
 from skillaxes.store import open_store
 from skillaxes.stream.panels import PanelStream
+from skillaxes.stream.plain_rows import PlainRows
 from skillaxes.stream.sample import SEGMENT, sample_segments
 
 N, D = 1100, 24
@@ -55,6 +57,29 @@ def test_panels(
         assert at == last
     assert stream.reads == 2
     assert stream.bytes_read == 2 * (last - first) * D * 2
+
+
+def test_panels_of_several_units_some_of_which_cannot_be_mapped(
+    tmp_path: Path, rows: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a panel holds stays as it is while later units are fetched, mapped or not."""
+    store = open_store(write_store(tmp_path / "store", rows, "bfloat16", chunk_rows=50))
+    taken: list[bool] = []
+    mapped = PlainRows.mapped
+
+    def every_other(self: PlainRows, start: int, stop: int) -> torch.Tensor | None:
+        taken.append(start // 50 % 2 == 0)
+        return mapped(self, start, stop) if taken[-1] else None
+
+    monkeypatch.setattr("skillaxes.stream.reader.can_map", lambda path: True)
+    monkeypatch.setattr(PlainRows, "mapped", every_other)
+    stream = PanelStream(store, panel_rows=256, device=CPU)
+    for panel in stream.read():
+        time.sleep(0.02)  # the thread that reads ahead gets as far as it may
+        seen = panel.rows[: panel.count].double().numpy()
+        np.testing.assert_array_equal(seen, rows[panel.start : panel.start + panel.count])
+        assert len(panel.pieces) > 1
+    assert True in taken and False in taken
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])

@@ -9,6 +9,7 @@ from torch import Tensor
 
 DEPENDENT = 1e-10  # squared length, relative to 1, under which what is left of a column is rounding
 ROUNDING = 1e-6  # of a unit column: less than that left over from a float32 product is its rounding
+_WHOLE = 1e-4  # of a unit column that is left over, above which what it is owes nothing to rounding
 _ROUGHLY_DEPENDENT = 1e-6
 _ROWS = 8192  # rows of a tall block that are held in float64 at once
 
@@ -25,20 +26,23 @@ def orthonormalize(block: Tensor, against: Sequence[Tensor] = ()) -> Tensor:
     """An orthonormal basis of what ``block`` (d, b), float64, adds to the span of ``against``, of shape (d, b') with
     b' <= b.
 
-    Symmetric orthonormalisation through the Gram matrix of the scaled columns, twice ("twice is enough", Giraud et al.
-    2005), so that nearly dependent columns are found by their eigenvalue and dropped. The blocks of ``against`` may be
-    orthonormal to the precision of their own rounding only.
+    Symmetric orthonormalisation through the Gram matrix of the scaled columns, so that nearly dependent columns are
+    found by their eigenvalue and dropped; once where little cancels and no block gives back what another one took,
+    twice otherwise ("twice is enough", Giraud et al. 2005). The blocks of ``against`` may be orthonormal to the
+    precision of their own rounding only.
     """
-    block = _unit_columns(block)
+    block, _ = _unit_columns(block)
     # (BᵀB)⁺, for a basis that rounding may have made a little oblique, zero columns included
     inverses = [torch.linalg.pinv(gram(other, other), rtol=1e-12, hermitian=True) for other in against]
     for _ in range(2):
         for other, inverse in zip(against, inverses, strict=True):
             _subtract(block, other, inverse @ gram(other, block))
-        block = _unit_columns(block, shortest=ROUNDING)
+        block, shortest = _unit_columns(block, shortest=ROUNDING)
         if block.shape[1] == 0:
             return block
-        block = _symmetric(block, DEPENDENT)
+        block, least = _symmetric(block, DEPENDENT)
+        if len(against) < 2 and shortest > _WHOLE and least > _WHOLE**2:  # float64 has left errors of 1e-12 at most
+            return block
     return block
 
 
@@ -53,19 +57,21 @@ def rough_orthonormal(block: Tensor) -> Tensor:
     return block @ (vectors[:, keep] / values[keep].sqrt()).flip(1).float()
 
 
-def _unit_columns(block: Tensor, shortest: float = 0.0) -> Tensor:
+def _unit_columns(block: Tensor, shortest: float = 0.0) -> tuple[Tensor, float]:
+    """The columns longer than ``shortest``, of length 1, in a tensor of their own, and the least length among them."""
     block = block.T.contiguous().T  # columns side by side: their lengths are found ten times faster
     lengths = torch.linalg.vector_norm(block, dim=0)
     keep = lengths > shortest
     if not bool(keep.all()):
         block, lengths = block.T[keep].T, lengths[keep]
-    return block / lengths  # always a tensor of its own
+    return block / lengths, float(lengths.min()) if len(lengths) else 0.0
 
 
-def _symmetric(block: Tensor, threshold: float) -> Tensor:
+def _symmetric(block: Tensor, threshold: float) -> tuple[Tensor, float]:
+    """An orthonormal basis of the span, and the least eigenvalue of the Gram matrix, relative to 1."""
     lengths, vectors = torch.linalg.eigh(gram(block, block))
     keep = lengths > threshold
-    return ((vectors[:, keep] / lengths[keep].sqrt()).flip(1).T @ block.T).T
+    return ((vectors[:, keep] / lengths[keep].sqrt()).flip(1).T @ block.T).T, float(lengths[0])
 
 
 def _subtract(block: Tensor, other: Tensor, weights: Tensor) -> None:

@@ -17,7 +17,7 @@ from skillaxes.ranking.lists import Ranking, scores_as_cosines
 from skillaxes.ranking.lookup import Lookup
 from skillaxes.ranking.settled import settled_members
 from skillaxes.run_folder import formats
-from skillaxes.run_folder.columns import booleans, numbers, texts
+from skillaxes.run_folder.columns import booleans, numbers, repeated_texts, texts
 from skillaxes.run_folder.formats import SELECTION_SCHEMA, SIDES, TOPK_SCHEMA
 
 SAMPLE_ROWS = 20_000  # rows of the `sample` role; a smaller store is sampled whole
@@ -167,4 +167,4 @@ def _each(parts: list[_Part], values: list[int]) -> pa.Array:
 
 
 def _each_text(parts: list[_Part], values: Sequence[str | None]) -> pa.Array:
-    return texts(values, np.repeat(np.arange(len(parts)), [len(part.rows) for part in parts]))
+    return repeated_texts(values, [len(part.rows) for part in parts])

@@ -35,9 +35,20 @@ def texts(values: Sequence[str | None], places: np.ndarray | None = None) -> pa.
     if offsets[-1] >= 1 << 31:
         raise ValueError(f"{offsets[-1]:,} bytes of text do not fit one column")
     missing = np.array([value is None for value in values], bool)[places]
-    data = b"".join([encoded[place] for place in places.tolist()])
+    data = b"".join([encoded[place] for place in places.tolist()]) if offsets[-1] else b""
     buffers = [_validity(missing), pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(data)]
     return pa.Array.from_buffers(pa.string(), len(places), buffers)
+
+
+def repeated_texts(values: Sequence[str | None], counts: Sequence[int]) -> pa.Array:
+    """A column of strings, None for null: each of ``values`` as often as its one of ``counts`` says."""
+    encoded = [b"" if value is None else value.encode() for value in values]
+    offsets = np.zeros(sum(counts) + 1, np.int32)
+    np.cumsum(np.repeat([len(value) for value in encoded], counts), out=offsets[1:])
+    missing = np.repeat([value is None for value in values], counts)
+    data = b"".join([value * count for value, count in zip(encoded, counts, strict=True)])
+    buffers = [_validity(missing), pa.py_buffer(offsets), pa.py_buffer(data)]
+    return pa.Array.from_buffers(pa.string(), len(offsets) - 1, buffers)
 
 
 def _validity(missing: np.ndarray | None) -> pa.Buffer | None:

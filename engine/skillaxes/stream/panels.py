@@ -71,7 +71,8 @@ class PanelStream:
         self._feed: DeviceFeed | None = None
         self._direct: gds.DirectReader | None = None
         if self._seam is None:
-            self.reader = Reader(store, self.first_row, self.last_row, cache_bytes=cache_bytes)
+            beyond = -(-panel_rows // unit_rows(store)) - 1 if self._whole else 0
+            self.reader = Reader(store, self.first_row, self.last_row, cache_bytes=cache_bytes, beyond=beyond)
             return
         self.reader = Reader(
             store,
@@ -90,6 +91,11 @@ class PanelStream:
     @property
     def n_rows(self) -> int:
         return self.last_row - self.first_row
+
+    @property
+    def _whole(self) -> bool:
+        """Whether all columns are in use."""
+        return self.n_columns == self.store.n_features
 
     @property
     def bytes_read(self) -> int:
@@ -142,8 +148,7 @@ class PanelStream:
     def _read_here(self, start: int) -> Iterator[Panel]:
         size, filled, pieces = self.panel_rows, 0, list[Tensor]()
         # Of rows that are used in part more is mapped than a panel holds: no more of them than were planned for.
-        whole = self.n_columns == self.store.n_features
-        in_place = self.reader.lasting and (whole or size <= unit_rows(self.store))
+        in_place = self.reader.lasting and (self._whole or size <= unit_rows(self.store))
         for first, block in self.reader.units(verify=not self._verified, from_row=self._begin(start)):
             at = max(start - first, 0)
             while at < len(block):
@@ -192,7 +197,7 @@ class PanelStream:
         kept = None if self._feed is None else self._feed.rows(start, stop)
         if kept is not None:
             target.copy_(kept)
-        elif self.n_columns == self.store.n_features:
+        elif self._whole:
             self.reader.rows(start, stop, target)
         else:
             full = torch.empty((stop - start, self.store.n_features), dtype=self.dtype)

@@ -43,6 +43,7 @@ class Reader:
     first_row, last_row : the part, last_row excluded
     cache_bytes : decoded units are kept up to this many bytes, the first ones from ``cached_from`` on first
     lag : units that stay valid behind the one yielded last; a buffer each
+    beyond : further units that are mapped ahead, where a panel takes several
     workers : threads that fetch and check a plain chunk each at the same time; a buffer more for each after the first
     empty : allocates a buffer of a shape and dtype; page-locked where copies to a GPU run from it; None where plain
         files may be mapped instead
@@ -58,6 +59,7 @@ class Reader:
         *,
         cache_bytes: int = 0,
         lag: int = 0,
+        beyond: int = 0,
         workers: int = 1,
         empty: Callable[[tuple[int, int], torch.dtype], Tensor] | None = None,
     ) -> None:
@@ -68,6 +70,7 @@ class Reader:
         self._row_bytes = store.n_features * store.itemsize
         self._unit_rows = unit_rows(store)
         self.lag = lag
+        self._beyond = beyond
         self.cached_from = first_row
         self._empty = _pageable if empty is None else empty
         self._maps = empty is None and self._plain is not None
@@ -107,8 +110,9 @@ class Reader:
         self._known.sort(key=lambda known: known[0])
         if not self._slots:
             shape = (self._unit_rows, self._store.n_features)
-            # Of mapped units a panel may hold one more, for which there is no buffer to wait.
-            n_slots = SLOTS - self.lasting + self.lag + self._workers - 1
+            # Of mapped units a panel may hold one more, for which there is no buffer to wait. They fill no buffer: what
+            # they wait for is only that not too many are mapped.
+            n_slots = SLOTS + (self._beyond - 1 if self.lasting else 0) + self.lag + self._workers - 1
             self._slots = [self._empty(shape, TORCH_DTYPES[self._store.dtype]) for _ in range(n_slots)]
         free: queue.SimpleQueue[Tensor] = queue.SimpleQueue()
         ready: queue.SimpleQueue[_Ready | BaseException | None] = queue.SimpleQueue()
@@ -129,7 +133,9 @@ class Reader:
                                 self._checks.verify(start, start + len(piece), piece)
                             ready.put((start, piece, slot if start == pieces[-1][0] else None))
                         continue
-                    work = (unit, slot, verify)
+                    # Where units last, panels keep what they are given.
+                    target = torch.empty_like(slot) if self.lasting and slot is not None else slot
+                    work = (unit, target, verify)
                     rows = self._unit(*work) if pool is None else pool.submit(self._unit, *work)
                     ready.put((self._start(unit), rows, slot))
                 ready.put(None)

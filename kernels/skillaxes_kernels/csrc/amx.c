@@ -77,19 +77,20 @@ static int64_t packed_directions_bytes(int64_t d, int64_t l_padded, int64_t term
     return blocks(d, STEP) * terms * (l_padded / 16) * TILE * 2;
 }
 
-static void pack_directions(const float *directions, int64_t d, int64_t l, int64_t l_padded, int64_t terms, void *packed) {
-    uint16_t *out = packed;
+static void pack_directions(const float *directions, int64_t d, int64_t l, int64_t l_padded, int64_t terms, void *packed,
+                            int64_t *counter) {
     int64_t tiles = l_padded / 16;
-    memset(packed, 0, (size_t)packed_directions_bytes(d, l_padded, terms));
-    for (int64_t k = 0; k < d; k++)
-        for (int64_t j = 0; j < l; j++) {
-            uint16_t term[TERMS];
-            terms_of(directions[k * l + j], terms, term);
-            for (int64_t t = 0; t < terms; t++) {
-                int64_t tile = ((k / STEP) * terms + t) * tiles + j / 16;
-                out[tile * TILE + ((k % STEP) / 2) * 32 + (j % 16) * 2 + k % 2] = term[t];
+    for (int64_t step; (step = take(counter)) < blocks(d, STEP);) {
+        uint16_t *out = (uint16_t *)packed + step * terms * tiles * TILE;
+        memset(out, 0, (size_t)(terms * tiles * TILE * 2));
+        for (int64_t k = step * STEP; k < least((step + 1) * STEP, d); k++)
+            for (int64_t j = 0; j < l; j++) {
+                uint16_t term[TERMS];
+                terms_of(directions[k * l + j], terms, term);
+                for (int64_t t = 0; t < terms; t++)
+                    out[(t * tiles + j / 16) * TILE + ((k % STEP) / 2) * 32 + (j % 16) * 2 + k % 2] = term[t];
             }
-        }
+    }
 }
 
 /* ---- weights: [step of b][term][tile of l] tiles of 16 directions x 32 rows ---- */

@@ -18,13 +18,15 @@ static int64_t packed_directions_bytes(int64_t d, int64_t l_padded, int64_t term
     return d * l_padded * 4;
 }
 
-static void pack_directions(const float *directions, int64_t d, int64_t l, int64_t l_padded, int64_t terms, void *packed) {
+static void pack_directions(const float *directions, int64_t d, int64_t l, int64_t l_padded, int64_t terms, void *packed,
+                            int64_t *counter) {
     float *out = packed;
     (void)terms;
-    for (int64_t k = 0; k < d; k++) {
-        memcpy(out + k * l_padded, directions + k * l, (size_t)l * 4);
-        memset(out + k * l_padded + l, 0, (size_t)(l_padded - l) * 4);
-    }
+    for (int64_t k0; (k0 = take(counter) * DEEP) < d;)
+        for (int64_t k = k0; k < least(k0 + DEEP, d); k++) {
+            memcpy(out + k * l_padded, directions + k * l, (size_t)l * 4);
+            memset(out + k * l_padded + l, 0, (size_t)(l_padded - l) * 4);
+        }
 }
 
 static int64_t packed_weights_bytes(int64_t b, int64_t l_padded, int64_t terms) {

@@ -40,8 +40,8 @@ EXPORT int64_t skx_packed_directions_bytes(int level, int64_t d, int64_t l_padde
 }
 
 EXPORT void skx_pack_directions(int level, const float *directions, int64_t d, int64_t l, int64_t l_padded, int64_t terms,
-                                void *packed) {
-    at(level)->pack_directions(directions, d, l, l_padded, terms, packed);
+                                void *packed, int64_t *counter) {
+    at(level)->pack_directions(directions, d, l, l_padded, terms, packed, counter);
 }
 
 EXPORT int64_t skx_packed_weights_bytes(int level, int64_t b, int64_t l_padded, int64_t terms) {

@@ -29,7 +29,8 @@ typedef struct {
    sq_norms:   |y|^2 of column groups: (b, n_groups) double; ends (n_groups) says where each group ends */
 typedef struct {
     int64_t (*packed_directions_bytes)(int64_t d, int64_t l_padded, int64_t terms);
-    void (*pack_directions)(const float *directions, int64_t d, int64_t l, int64_t l_padded, int64_t terms, void *packed);
+    void (*pack_directions)(const float *directions, int64_t d, int64_t l, int64_t l_padded, int64_t terms, void *packed,
+                            int64_t *counter);
     int64_t (*packed_weights_bytes)(int64_t b, int64_t l_padded, int64_t terms);
     void (*pack_weights)(const float *weights, int64_t stride, int64_t b, int64_t l, int64_t l_padded, int64_t terms,
                          void *packed);
