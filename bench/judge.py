@@ -44,7 +44,14 @@ class Answer:
         from skillaxes.run_folder import formats
 
         directions = load_file(folder / formats.DIRECTIONS)["components"]
-        table = pq.read_table(folder / formats.TOPK).to_pydict()
+        return cls.from_lists(directions, pq.read_table(folder / formats.TOPK))
+
+    @classmethod
+    def from_lists(cls, directions: np.ndarray, topk: Any) -> Answer:
+        """From directions (k, d) and lists as ``topk.parquet`` has them."""
+        from skillaxes.run_folder import formats
+
+        table = topk.to_pydict()
         lists: dict[tuple[int, str], list[tuple[int, int]]] = {}
         for direction, side, position, row in zip(
             table["direction"], table["side"], table["position"], table["row"], strict=True

@@ -18,16 +18,15 @@ def _job(options: argparse.Namespace, clock: Clock):  # type: ignore[no-untyped-
     from skillaxes.memory import parse_size
 
     memory = extra(options).get("memory")
-    folder = options.out / "run"
-    skillaxes.discover(
+    found = skillaxes.discover(
         options.source,
-        folder,
+        options.out / "run",
         components=options.components,
         top=options.top,
         memory=None if memory in (None, "auto") else parse_size(memory),
     )
     clock.mark("discover")
-    return Answer.from_run_folder(folder)
+    return Answer.from_lists(found.directions.components, found.topk)
 
 
 if __name__ == "__main__":

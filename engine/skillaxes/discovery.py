@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from skillaxes import memory
 from skillaxes.checkpointing import Checkpoint
 from skillaxes.cluster import preemption
 from skillaxes.cluster.world import ALONE, World
@@ -131,7 +132,7 @@ def carry_out(
             progress.note(f"{folder}: done already, by the same job on the same store")
             return load(folder)
         _refuse_restart(folder, before, job.world)
-    with run_folder(folder, job.world):
+    with run_folder(folder, job.world), memory.freed_is_kept():
         found = _run(job, folder, solver, identity, before, progress)
     return replace(found, run_dir=folder)
 

@@ -5,14 +5,20 @@ All figures in bytes. A memory map counts as resident, so nothing here maps file
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from skillaxes.errors import UsageError
 
 LEAST = 512 << 20
 SHARE = 0.6  # of what is granted: the rest is for the page cache and for neighbours
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_MOST_MMAP_THRESHOLD = 32 << 20  # that glibc takes
 
 _UNITS = {
     "": 1,
@@ -118,3 +124,25 @@ def _status_field(name: str) -> int:
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return next((int(line.split()[1]) << 10 for line in lines if line.startswith(name + ":")), 0)
+
+
+@contextlib.contextmanager
+def freed_is_kept() -> Iterator[None]:
+    """Within it glibc keeps what is freed for what is allocated next.
+
+    Otherwise it gives megabytes back and faults them in again, page by page, a hundred times a job. The most that is
+    held at once stays what it was, and what is free in the end is given back.
+    """
+    try:
+        libc = ctypes.CDLL(None)
+        adjust, trim = libc.mallopt, libc.malloc_trim
+    except (OSError, AttributeError):  # another C library
+        yield
+        return
+    adjust(_M_MMAP_THRESHOLD, _MOST_MMAP_THRESHOLD)
+    adjust(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+    try:
+        yield
+    finally:
+        adjust(_M_TRIM_THRESHOLD, 2 * _MOST_MMAP_THRESHOLD)
+        trim(0)

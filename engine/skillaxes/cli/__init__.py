@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import os
 import sys
 import traceback
 from typing import NoReturn
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_MOST_MMAP_THRESHOLD = 32 << 20  # that glibc takes
 _NEW_OBJECTS = 100_000  # before the collector looks at them: importing torch makes far more, all of them to stay
 
 
@@ -29,7 +26,6 @@ def entry() -> NoReturn:
     file is closed and every thread of ours has ended.
     """
     gc.set_threshold(_NEW_OBJECTS)
-    _keep_memory()
     code = 1
     try:
         code = main()
@@ -42,13 +38,3 @@ def entry() -> NoReturn:
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
         os._exit(code)
-
-
-def _keep_memory() -> None:
-    """Have glibc keep what is freed for what is allocated next, where it would give megabytes back and fault them in
-    again, page by page, a hundred times a job. The most that is held at once stays what it was.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, _MOST_MMAP_THRESHOLD)
-        libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
