@@ -1,8 +1,8 @@
 """Builds the compiled products for CPUs, ``kernels/skillaxes_kernels/csrc``, when skillaxes is installed.
 
-They need a C compiler for x86-64 Linux: $CC, cc, gcc or clang, and where there is none the one inside the PyPI package
-ziglang, which is fetched for the time of the build. On other processors, or if the compiler fails, skillaxes is
-installed without them and computes on CPUs with plain torch; ``skillaxes doctor`` tells which it is.
+They need a C compiler for x86-64 Linux that knows AMX: $CC, cc, gcc or clang, and where none does the one inside the
+PyPI package ziglang, which is fetched for the time of the build. On other processors, or if the compiler fails,
+skillaxes is installed without them and computes on CPUs with plain torch; ``skillaxes doctor`` tells which it is.
 """
 
 from __future__ import annotations
@@ -39,12 +39,19 @@ def serves() -> bool:
 
 
 def compiler() -> list[str] | None:
-    """The C compiler of this machine, as the beginning of a command."""
+    """A C compiler of this machine that knows these instructions, as the beginning of a command."""
     named = os.environ.get("CC")
-    if named:
-        return named.split()
-    found = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
-    return [found] if found else None
+    found = [named.split()] if named else [[path] for path in map(shutil.which, ("cc", "gcc", "clang")) if path]
+    return next(filter(knows, found), None)
+
+
+def knows(compile_with: list[str]) -> bool:
+    """Whether a compiler takes the flags of the newest instructions."""
+    command = [*compile_with, *COMMON, *FLAGS["amx.c"], "-x", "c", "-fsyntax-only", os.devnull]
+    try:
+        return subprocess.run(command, check=False, capture_output=True).returncode == 0
+    except OSError:
+        return False
 
 
 def build(target: Path, compile_with: list[str]) -> None:

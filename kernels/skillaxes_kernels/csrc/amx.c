@@ -1,30 +1,35 @@
 /* Products on the matrix tiles of AMX, which multiply bfloat16 and sum in float32.
 
-   A float32 number is the exact sum of three bfloat16 numbers (8 + 8 + 8 bits): top, middle, bottom. Products of such terms are exact, so y @ w summed over the pairs of terms whose size
-   is above 2^-24 is float32's product: Henry, Tang & Heinecke 2019, "Leveraging the bfloat16 artificial intelligence
-   datatype for higher-precision computations"; here the terms of rows are
-   cut off, where that is exact, which needs no conversion instructions.
-   Directions that have 16 bits (two terms) need five tile products instead of six and lose nothing. */
+   A float32 number is the exact sum of three bfloat16 numbers (8 + 8 + 8 bits): top, middle, bottom. Products of such
+   terms are exact, so y @ w summed over the pairs of terms whose size is above 2^-24 is float32's product: Henry, Tang
+   & Heinecke 2019, "Leveraging the bfloat16 artificial intelligence datatype for higher-precision computations". Here
+   the terms of rows are cut off where that is exact, which needs no conversion instructions. Directions that have 16
+   bits (two terms) need five tile products instead of six and lose nothing.
+
+   Both products work in blocks that fit the innermost cache. While the tiles multiply one, the next is converted and
+   later ones are fetched from memory: parts of the core that would otherwise wait for each other. */
 
 #include <string.h>
 #include "centred.h"
 
-#define STEP 32      /* entries of the summed axis in a tile */
-#define TILE 512     /* bfloat16 numbers in a tile of 16 x 32 */
-#define SUMS 256     /* float32 numbers in a tile of 16 x 16 */
+#define STEP  32  /* entries of the summed axis in a tile */
+#define TILE  512 /* bfloat16 numbers in a tile of 16 x 32 */
+#define SUMS  256 /* float32 numbers in a tile of 16 x 16 */
 #define TERMS 3
-#define LINE 64      /* bfloat16 numbers from one row of a converted tile to the next; see below */
-#define GROUP 3      /* tiles of directions that are summed at once */
-#define ROWS 16      /* of a block in project */
-#define DEEP 64      /* columns of a block in project */
-#define LONG 1024    /* columns that are summed in the tiles before the sums join the dots */
-#define CHUNK 128    /* rows that meet LONG columns of directions while these lie in the second cache */
-#define TALL 64      /* rows of a block in accumulate */
-#define NARROW 32    /* columns of a block in accumulate */
-#define WIDE 512     /* columns that are summed up over all rows before others are taken */
-#define FAR 256      /* columns ahead of those that are converted, which are fetched from memory in project */
-#define MANY 1024    /* directions at most */
-#define MOST 6       /* tiles of directions whose sums are kept at once in accumulate */
+/* bfloat16 numbers from one row of a converted tile to the next: the block under way and the next one share the lines
+   between them, so that none stores where the other loads, modulo 4 KiB */
+#define LINE 64
+#define GROUP  3    /* tiles of directions that are summed at once */
+#define ROWS   16   /* of a block in project */
+#define DEEP   64   /* columns of a block in project */
+#define LONG   1024 /* columns that are summed in the tiles before the sums join the dots */
+#define CHUNK  128  /* rows that meet LONG columns of directions while these lie in the second cache */
+#define TALL   64   /* rows of a block in accumulate */
+#define NARROW 32   /* columns of a block in accumulate */
+#define WIDE   512  /* columns that are summed up over all rows before others are taken */
+#define FAR    256  /* columns ahead of those that are converted, which are fetched from memory in project */
+#define MANY   1024 /* directions at most, as native.py knows */
+#define MOST   6    /* tiles of directions whose sums are kept at once in accumulate */
 
 typedef struct {
     uint8_t palette, start_row, reserved[14];
@@ -51,7 +56,8 @@ INLINE __m512 top(__m512 y) {
 /* Two rows' terms side by side: low halves from a, high halves from b. */
 INLINE __m512i paired(__m512 a, __m512 b) {
     __m512i low = _mm512_srli_epi32(_mm512_castps_si512(a), 16);
-    return _mm512_ternarylogic_epi32(low, _mm512_castps_si512(b), _mm512_set1_epi32((int)0xffff0000), 0xf8 /* low | (b & mask) */);
+    return _mm512_ternarylogic_epi32(low, _mm512_castps_si512(b), _mm512_set1_epi32((int)0xffff0000),
+                                     0xf8 /* low | (b & mask) */);
 }
 
 /* 32 consecutive entries of one row: the upper halves of a, then those of b. */
@@ -59,7 +65,11 @@ INLINE __m512i in_order(__m512 a, __m512 b, __m512i odd) {
     return _mm512_permutex2var_epi16(_mm512_castps_si512(a), odd, _mm512_castps_si512(b));
 }
 
-static inline uint32_t bits_of(float x) { uint32_t u; memcpy(&u, &x, 4); return u; }
+static inline uint32_t bits_of(float x) {
+    uint32_t u;
+    memcpy(&u, &x, 4);
+    return u;
+}
 
 static void terms_of(float x, int64_t terms, uint16_t out[TERMS]) {
     for (int t = 0; t < terms; t++) {
@@ -77,8 +87,8 @@ static int64_t packed_directions_bytes(int64_t d, int64_t l_padded, int64_t term
     return blocks(d, STEP) * terms * (l_padded / 16) * TILE * 2;
 }
 
-static void pack_directions(const float *directions, int64_t d, int64_t l, int64_t l_padded, int64_t terms, void *packed,
-                            int64_t *counter) {
+static void pack_directions(const float *directions, int64_t d, int64_t l, int64_t l_padded, int64_t terms,
+                            void *packed, int64_t *counter) {
     int64_t tiles = l_padded / 16;
     for (int64_t step; (step = take(counter)) < blocks(d, STEP);) {
         uint16_t *out = (uint16_t *)packed + step * terms * tiles * TILE;
@@ -117,8 +127,7 @@ static void pack_weights(const float *weights, int64_t stride, int64_t b, int64_
 
 /* ---- project ----
 
-   Blocks of 16 rows x 64 columns. While the tiles multiply one, the next is converted and later ones are fetched from
-   memory: units of the core that would otherwise wait for each other. */
+   Blocks of 16 rows x 64 columns, LONG columns of CHUNK rows after one another. */
 
 typedef struct {
     int64_t first, last; /* the chunk of rows; no more blocks where first is beyond the panel's last row */
@@ -142,11 +151,12 @@ INLINE project_block_t after_project_block(const panel_t *p, project_block_t at,
 }
 
 /* Terms of 32 columns of two rows; squares (2) grow by theirs. */
-typedef void rows_converter_t(const panel_t *p, const void *one, const void *two, int64_t c, uint16_t *out, __m512 *squares);
+typedef void rows_converter_t(const panel_t *p, const void *one, const void *two, int64_t c, uint16_t *out,
+                              __m512 *squares);
 
 INLINE void convert_rows(const panel_t *p, int dtype, int scaled, const void *one, const void *two, int64_t c,
                          __mmask32 mask, uint16_t *out, __m512 *squares) {
-    static const uint16_t odd_[32] = {1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
+    static const uint16_t odd_[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
                                       33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
     const __m512i odd = _mm512_loadu_si512(odd_);
     for (int r = 0; r < 2; r++) {
@@ -175,8 +185,8 @@ CONVERT(rows_float32_scaled, FLOAT32, 1)
 CONVERT(rows_float16_scaled, FLOAT16, 1)
 CONVERT(rows_bfloat16_scaled, BFLOAT16, 1)
 #undef CONVERT
-static rows_converter_t *const rows_converters[2][3] = {{rows_float32, rows_float16, rows_bfloat16},
-                                                        {rows_float32_scaled, rows_float16_scaled, rows_bfloat16_scaled}};
+static rows_converter_t *const rows_converters[2][3] = {
+    {rows_float32, rows_float16, rows_bfloat16}, {rows_float32_scaled, rows_float16_scaled, rows_bfloat16_scaled}};
 
 #define TURNS (DEEP / STEP * ROWS / 2)
 
@@ -290,8 +300,8 @@ INLINE void add_dots(const float *sums, int64_t n, float *dots, int64_t l_padded
         }
 }
 
-static void project(const panel_t *p, const void *packed, int64_t l_padded, int64_t terms, float *dots, double *sq_norms,
-                    int64_t *counter) {
+static void project(const panel_t *p, const void *packed, int64_t l_padded, int64_t terms, float *dots,
+                    double *sq_norms, int64_t *counter) {
     uint16_t room[DEEP / STEP * TERMS * 16 * LINE] __attribute__((aligned(128)));
     float sums[MANY / 16 / GROUP + 1][GROUP * SUMS] __attribute__((aligned(64)));
     int64_t tiles = l_padded / 16;
@@ -313,11 +323,13 @@ static void project(const panel_t *p, const void *packed, int64_t l_padded, int6
         int64_t steps = least(DEEP / STEP, blocks(p->d - now.c, STEP));
         int begin = now.c == now.c0, end = now.c + DEEP >= least(now.c0 + LONG, p->d), resume = tiles > GROUP;
         for (int64_t j = 0; j < tiles; j += GROUP) {
-            const uint16_t *at = (const uint16_t *)packed + ((now.c / STEP) * terms * tiles + j) * TILE, *a = room + which * STEP;
+            const uint16_t *at = (const uint16_t *)packed + ((now.c / STEP) * terms * tiles + j) * TILE,
+                           *a = room + which * STEP;
             int64_t n = least(GROUP, tiles - j);
             float *into = sums[j / GROUP];
             if (n == 3) turn = multiply(&beside, turn, TURNS, a, steps, at, tiles, terms, 3, begin, resume, end, into);
-            else if (n == 2) turn = multiply(&beside, turn, TURNS, a, steps, at, tiles, terms, 2, begin, resume, end, into);
+            else if (n == 2)
+                turn = multiply(&beside, turn, TURNS, a, steps, at, tiles, terms, 2, begin, resume, end, into);
             else turn = multiply(&beside, turn, TURNS, a, steps, at, tiles, terms, 1, begin, resume, end, into);
             if (end) add_dots(into, n, dots + now.r * l_padded + j * 16, l_padded, !now.c0);
         }
@@ -330,9 +342,9 @@ static void project(const panel_t *p, const void *packed, int64_t l_padded, int6
 
 /* ---- accumulate ----
 
-   Blocks of 64 rows x 32 columns, in the same three steps. 256 columns are summed up over all rows of the panel before
-   the next ones are taken. Their sums have a place of their own and join z once a panel: rows of z lie a power of two
-   apart, in the same places of a cache. */
+   Blocks of 64 rows x 32 columns. WIDE columns are summed up over all rows of the panel before others are taken. Their
+   sums have a place of their own and join z once a panel: rows of z lie a power of two apart, in the same places of a
+   cache. */
 
 typedef struct {
     int64_t c0, width; /* columns that are summed up; no more of them where c0 is beyond the last */
@@ -357,19 +369,20 @@ INLINE sum_block_t after_sum_block(const panel_t *p, sum_block_t at, int64_t til
 
 #define SUM_TURNS (TALL / 2)
 #define PER_BLOCK (TALL / (WIDE / NARROW)) /* rows whose WIDE columns a block fetches, of those that come next */
-#define PER_ROW (SUM_TURNS / PER_BLOCK)    /* turns for one such row */
+#define PER_ROW   (SUM_TURNS / PER_BLOCK)  /* turns for one such row */
 
-/* Terms of 32 columns of a pair of rows; ``far`` is fetched. Two terms or one are rounded each: what is left out has any
-   sign, where truncation would leave out a little of the same sign in every product. */
-typedef void pairs_converter_t(const panel_t *p, const void *one, const void *two, int64_t c, uint16_t *out, const void *far);
+/* Terms of 32 columns of a pair of rows; ``far`` is fetched. Two terms or one are rounded each: what is left out has
+   any sign, where truncation would leave out a little of the same sign in every product. */
+typedef void pairs_converter_t(const panel_t *p, const void *one, const void *two, int64_t c, uint16_t *out,
+                               const void *far);
 
 /* To nearest, where it is cut off next. */
 INLINE __m512 rounded(__m512 y) {
     return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(y), _mm512_set1_epi32(0x8000)));
 }
 
-INLINE void convert_pair(const panel_t *p, int dtype, int scaled, int terms, const void *one, const void *two, int64_t c,
-                         __mmask32 mask, uint16_t *out) {
+INLINE void convert_pair(const panel_t *p, int dtype, int scaled, int terms, const void *one, const void *two,
+                         int64_t c, __mmask32 mask, uint16_t *out) {
     for (int h = 0; h < 2; h++) {
         __m512 x = centred16(p, dtype, scaled, one, c + 16 * h, (__mmask16)(mask >> 16 * h));
         __m512 y = centred16(p, dtype, scaled, two, c + 16 * h, (__mmask16)(mask >> 16 * h));
@@ -404,7 +417,6 @@ CONVERTERS(3)
 #undef CONVERTERS
 #undef CONVERT
 
-
 typedef struct {
     const panel_t *p;
     pairs_converter_t *convert;
@@ -413,7 +425,9 @@ typedef struct {
     uint16_t *y;
 } beside_sums_t;
 
-INLINE uint16_t *place_of_pair(uint16_t *y, int turn) { return y + turn / 16 * 2 * TERMS * 16 * LINE + turn % 16 * LINE; }
+INLINE uint16_t *place_of_pair(uint16_t *y, int turn) {
+    return y + turn / 16 * 2 * TERMS * 16 * LINE + turn % 16 * LINE;
+}
 
 INLINE void turn_pairs(beside_sums_t *b, int turn) {
     const char *far = (const char *)b->far[turn / PER_ROW] + turn % PER_ROW * (WIDE / PER_ROW) * b->size;
@@ -425,7 +439,8 @@ static __attribute__((noinline)) void convert_sum_edge(beside_sums_t *b, int ter
     __mmask32 mask = left >= 32 ? 0xffffffff : (1u << left) - 1;
     for (int turn = 0; turn < SUM_TURNS; turn++) {
 #define BODY(DTYPE, SCALED)                                                                                            \
-    convert_pair(b->p, DTYPE, SCALED, terms, b->rows[2 * turn], b->rows[2 * turn + 1], b->c, mask, place_of_pair(b->y, turn))
+    convert_pair(b->p, DTYPE, SCALED, terms, b->rows[2 * turn], b->rows[2 * turn + 1], b->c, mask,                     \
+                 place_of_pair(b->y, turn))
         FOR_EACH_KIND(b->p, BODY);
 #undef BODY
     }
@@ -517,7 +532,7 @@ INLINE void accumulate_terms(const panel_t *p, const uint16_t *packed, int64_t l
             else convert_sum_edge(&beside, terms, p->d - next.c);
         }
         int64_t some = least(MOST, tiles - now.j), steps = least(TALL / STEP, all_steps - now.r / STEP);
-        float(*into)[MOST][SUMS] = sums + (now.c - now.c0) / 16;
+        float (*into)[MOST][SUMS] = sums + (now.c - now.c0) / 16;
         for (int64_t j = 0; j < some; j += GROUP) {
             const uint16_t *at = packed + ((now.r / STEP) * terms * tiles + now.j + j) * TILE, *y = room + which * STEP;
             int64_t n = least(GROUP, some - j);
@@ -535,12 +550,12 @@ INLINE void accumulate_terms(const panel_t *p, const uint16_t *packed, int64_t l
     _mm256_zeroupper();
 }
 
-static void accumulate(const panel_t *p, const void *packed, int64_t l, int64_t l_padded, int64_t terms, float *z, int64_t ldz,
-                       int64_t *counter) {
+static void accumulate(const panel_t *p, const void *packed, int64_t l, int64_t l_padded, int64_t terms, float *z,
+                       int64_t ldz, int64_t *counter) {
     if (terms == 1) accumulate_terms(p, packed, l, l_padded, 1, z, ldz, counter, pairs_converters_1);
     else if (terms == 2) accumulate_terms(p, packed, l, l_padded, 2, z, ldz, counter, pairs_converters_2);
     else accumulate_terms(p, packed, l, l_padded, 3, z, ldz, counter, pairs_converters_3);
 }
 
-const products_t products_amx = {packed_directions_bytes, pack_directions, packed_weights_bytes, pack_weights, project,
-                                 accumulate};
+const products_t products_amx = {
+    packed_directions_bytes, pack_directions, packed_weights_bytes, pack_weights, project, accumulate};

@@ -3,23 +3,24 @@
 #include <string.h>
 #include "centred.h"
 
-#define ROWS 8       /* rows whose dots are summed at once */
-#define GROUP 3      /* vectors of 16 directions that are summed at once: 8 x 3 sums, 3 directions, 1 entry: 28 registers */
-#define DEEP 256     /* columns whose centred rows lie in the innermost cache at once, in project */
-#define CHUNK 128    /* rows that meet DEEP columns of directions while these lie in an inner cache */
-#define STRIP 48     /* columns that are summed at once, in accumulate: 8 directions x 3 vectors */
+#define ROWS  8 /* rows whose dots are summed at once */
+#define GROUP 3 /* vectors of 16 directions that are summed at once: 8 x 3 sums, 3 directions, 1 entry: 28 registers   \
+                 */
+#define DEEP   256 /* columns whose centred rows lie in the innermost cache at once, in project */
+#define CHUNK  128 /* rows that meet DEEP columns of directions while these lie in an inner cache */
+#define STRIP  48  /* columns that are summed at once, in accumulate: 8 directions x 3 vectors */
 #define STRIPS 4
-#define TALL 64      /* rows whose centred entries lie in the inner caches at once, in accumulate */
-#define LANES 8      /* directions that are summed at once, in accumulate */
-#define MOST 96      /* directions whose sums are kept at once, in accumulate */
+#define TALL   64 /* rows whose centred entries lie in the inner caches at once, in accumulate */
+#define LANES  8  /* directions that are summed at once, in accumulate */
+#define MOST   96 /* directions whose sums are kept at once, in accumulate */
 
 static int64_t packed_directions_bytes(int64_t d, int64_t l_padded, int64_t terms) {
     (void)terms;
     return d * l_padded * 4;
 }
 
-static void pack_directions(const float *directions, int64_t d, int64_t l, int64_t l_padded, int64_t terms, void *packed,
-                            int64_t *counter) {
+static void pack_directions(const float *directions, int64_t d, int64_t l, int64_t l_padded, int64_t terms,
+                            void *packed, int64_t *counter) {
     float *out = packed;
     (void)terms;
     for (int64_t k0; (k0 = take(counter) * DEEP) < d;)
@@ -45,8 +46,8 @@ static void pack_weights(const float *weights, int64_t stride, int64_t b, int64_
 }
 
 /* Centred entries of 8 rows, those beyond the panel's last repeating it; the next 8 rows' are fetched. */
-INLINE void convert_rows(const panel_t *p, int dtype, int scaled, int64_t r0, int64_t c0, int64_t width, float (*y)[DEEP],
-                         double *sums) {
+INLINE void convert_rows(const panel_t *p, int dtype, int scaled, int64_t r0, int64_t c0, int64_t width,
+                         float (*y)[DEEP], double *sums) {
     for (int r = 0; r < ROWS; r++) {
         const void *row = p->rows[least(r0 + r, p->b - 1)], *ahead = p->rows[least(r0 + r + ROWS, p->b - 1)];
         __m512 squares = _mm512_setzero_ps();
@@ -113,8 +114,8 @@ INLINE void project_kind(const panel_t *p, int dtype, int scaled, const float *p
     }
 }
 
-static void project(const panel_t *p, const void *packed, int64_t l_padded, int64_t terms, float *dots, double *sq_norms,
-                    int64_t *counter) {
+static void project(const panel_t *p, const void *packed, int64_t l_padded, int64_t terms, float *dots,
+                    double *sq_norms, int64_t *counter) {
     float y[ROWS][DEEP] __attribute__((aligned(64)));
     (void)terms;
 #define BODY(DTYPE, SCALED) project_kind(p, DTYPE, SCALED, packed, l_padded, dots, sq_norms, counter, y)
@@ -143,8 +144,8 @@ INLINE void sum_up(const float (*y)[STRIP], int64_t n_rows, const float *w, int6
 }
 
 /* Centred entries of some rows by strips of columns; the rows below are fetched. */
-INLINE void convert_strips(const panel_t *p, int dtype, int scaled, int64_t r0, int64_t n_rows, int64_t c0, int64_t width,
-                           float (*y)[TALL][STRIP]) {
+INLINE void convert_strips(const panel_t *p, int dtype, int scaled, int64_t r0, int64_t n_rows, int64_t c0,
+                           int64_t width, float (*y)[TALL][STRIP]) {
     for (int64_t r = 0; r < n_rows; r++) {
         const void *row = p->rows[r0 + r];
         fetch(dtype, p->rows[least(r0 + r + TALL, p->b - 1)], c0, width);
@@ -153,13 +154,16 @@ INLINE void convert_strips(const panel_t *p, int dtype, int scaled, int64_t r0, 
                 _mm512_store_ps(&y[c / STRIP][r][c % STRIP], centred16(p, dtype, scaled, row, c0 + c, 0xffff));
         else
             for (int64_t c = 0; c < STRIP * STRIPS; c += 16)
-                _mm512_store_ps(&y[c / STRIP][r][c % STRIP], centred16(p, dtype, scaled, row, c0 + c, mask_of(width - c)));
+                _mm512_store_ps(&y[c / STRIP][r][c % STRIP],
+                                centred16(p, dtype, scaled, row, c0 + c, mask_of(width - c)));
     }
 }
 
-/* Sums are built beside z and join it once a panel: rows of z lie a power of two apart, in the same places of a cache. */
-INLINE void accumulate_kind(const panel_t *p, int dtype, int scaled, const float *w, int64_t l, int64_t l_padded, float *z,
-                            int64_t ldz, int64_t *counter, float (*y)[TALL][STRIP], float (*sums)[MOST][STRIP]) {
+/* Sums are built beside z and join it once a panel: rows of z lie a power of two apart, in the same places of a cache.
+ */
+INLINE void accumulate_kind(const panel_t *p, int dtype, int scaled, const float *w, int64_t l, int64_t l_padded,
+                            float *z, int64_t ldz, int64_t *counter, float (*y)[TALL][STRIP],
+                            float (*sums)[MOST][STRIP]) {
     int64_t wide = STRIP * STRIPS;
     for (int64_t block; (block = take(counter)) < blocks(p->d, wide);) {
         int64_t c0 = block * wide, width = least(wide, p->d - c0);
@@ -184,8 +188,8 @@ INLINE void accumulate_kind(const panel_t *p, int dtype, int scaled, const float
     }
 }
 
-static void accumulate(const panel_t *p, const void *w, int64_t l, int64_t l_padded, int64_t terms, float *z, int64_t ldz,
-                       int64_t *counter) {
+static void accumulate(const panel_t *p, const void *w, int64_t l, int64_t l_padded, int64_t terms, float *z,
+                       int64_t ldz, int64_t *counter) {
     float y[STRIPS][TALL][STRIP] __attribute__((aligned(64)));
     float sums[STRIPS][MOST][STRIP] __attribute__((aligned(64)));
     (void)terms;
@@ -194,11 +198,11 @@ static void accumulate(const panel_t *p, const void *w, int64_t l, int64_t l_pad
 #undef BODY
 }
 
-const products_t products_avx512 = {packed_directions_bytes, pack_directions, packed_weights_bytes, pack_weights, project,
-                                    accumulate};
+const products_t products_avx512 = {
+    packed_directions_bytes, pack_directions, packed_weights_bytes, pack_weights, project, accumulate};
 
-INLINE void sq_norms_kind(const panel_t *p, int dtype, int scaled, const int64_t *ends, int64_t n_groups, double *sq_norms,
-                          int64_t *counter) {
+INLINE void sq_norms_kind(const panel_t *p, int dtype, int scaled, const int64_t *ends, int64_t n_groups,
+                          double *sq_norms, int64_t *counter) {
     for (int64_t r; (r = take(counter)) < p->b;) {
         int64_t c = 0;
         for (int64_t g = 0; g < n_groups; g++) {

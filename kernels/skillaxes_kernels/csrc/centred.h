@@ -42,11 +42,23 @@ INLINE __mmask16 mask_of(int64_t left) { return left >= 16 ? 0xffff : left <= 0 
     do {                                                                                                               \
         int scaled_ = (panel)->scale != 0;                                                                             \
         if ((panel)->dtype == FLOAT16) {                                                                               \
-            if (scaled_) { BODY(FLOAT16, 1); } else { BODY(FLOAT16, 0); }                                              \
+            if (scaled_) {                                                                                             \
+                BODY(FLOAT16, 1);                                                                                      \
+            } else {                                                                                                   \
+                BODY(FLOAT16, 0);                                                                                      \
+            }                                                                                                          \
         } else if ((panel)->dtype == BFLOAT16) {                                                                       \
-            if (scaled_) { BODY(BFLOAT16, 1); } else { BODY(BFLOAT16, 0); }                                            \
+            if (scaled_) {                                                                                             \
+                BODY(BFLOAT16, 1);                                                                                     \
+            } else {                                                                                                   \
+                BODY(BFLOAT16, 0);                                                                                     \
+            }                                                                                                          \
         } else {                                                                                                       \
-            if (scaled_) { BODY(FLOAT32, 1); } else { BODY(FLOAT32, 0); }                                              \
+            if (scaled_) {                                                                                             \
+                BODY(FLOAT32, 1);                                                                                      \
+            } else {                                                                                                   \
+                BODY(FLOAT32, 0);                                                                                      \
+            }                                                                                                          \
         }                                                                                                              \
     } while (0)
 

@@ -5,9 +5,9 @@
 #include <unistd.h>
 #include "panel.h"
 
-#define EXPORT __attribute__((visibility("default")))
+#define EXPORT             __attribute__((visibility("default")))
 #define REQUEST_PERMISSION 0x1023 /* arch_prctl: ARCH_REQ_XCOMP_PERM */
-#define TILE_DATA 18              /* the state that tiles are kept in */
+#define TILE_DATA          18     /* the state that tiles are kept in */
 
 enum level { NONE = 0, AVX512 = 1, AMX = 2 };
 
@@ -39,8 +39,8 @@ EXPORT int64_t skx_packed_directions_bytes(int level, int64_t d, int64_t l_padde
     return at(level)->packed_directions_bytes(d, l_padded, terms);
 }
 
-EXPORT void skx_pack_directions(int level, const float *directions, int64_t d, int64_t l, int64_t l_padded, int64_t terms,
-                                void *packed, int64_t *counter) {
+EXPORT void skx_pack_directions(int level, const float *directions, int64_t d, int64_t l, int64_t l_padded,
+                                int64_t terms, void *packed, int64_t *counter) {
     at(level)->pack_directions(directions, d, l, l_padded, terms, packed, counter);
 }
 
@@ -53,16 +53,17 @@ EXPORT void skx_pack_weights(int level, const float *weights, int64_t stride, in
     at(level)->pack_weights(weights, stride, b, l, l_padded, terms, packed);
 }
 
-EXPORT void skx_project(int level, const panel_t *panel, const void *packed, int64_t l_padded, int64_t terms, float *dots,
-                        double *sq_norms, int64_t *counter) {
+EXPORT void skx_project(int level, const panel_t *panel, const void *packed, int64_t l_padded, int64_t terms,
+                        float *dots, double *sq_norms, int64_t *counter) {
     at(level)->project(panel, packed, l_padded, terms, dots, sq_norms, counter);
 }
 
-EXPORT void skx_accumulate(int level, const panel_t *panel, const void *packed, int64_t l, int64_t l_padded, int64_t terms,
-                           float *z, int64_t ldz, int64_t *counter) {
+EXPORT void skx_accumulate(int level, const panel_t *panel, const void *packed, int64_t l, int64_t l_padded,
+                           int64_t terms, float *z, int64_t ldz, int64_t *counter) {
     at(level)->accumulate(panel, packed, l, l_padded, terms, z, ldz, counter);
 }
 
-EXPORT void skx_sq_norms(const panel_t *panel, const int64_t *ends, int64_t n_groups, double *sq_norms, int64_t *counter) {
+EXPORT void skx_sq_norms(const panel_t *panel, const int64_t *ends, int64_t n_groups, double *sq_norms,
+                         int64_t *counter) {
     sq_norms_avx512(panel, ends, n_groups, sq_norms, counter);
 }

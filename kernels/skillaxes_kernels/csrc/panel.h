@@ -25,12 +25,12 @@ typedef struct {
    is busy elsewhere does less of it; a piece's result does not depend on who computes it.
 
    project:    dots (b, l_padded) = y @ directions, and |y|^2 in double (b) unless sq_norms is NULL
-   accumulate: z (l, d), rows ldz apart, += weights^T @ y; terms: 1, 2 or 3 bfloat16 terms of the operands count, 8 bits each
-   sq_norms:   |y|^2 of column groups: (b, n_groups) double; ends (n_groups) says where each group ends */
+   accumulate: z (l, d), rows ldz apart, += weights^T @ y; terms: 1, 2 or 3 bfloat16 terms of the operands count, 8 bits
+   each sq_norms:   |y|^2 of column groups: (b, n_groups) double; ends (n_groups) says where each group ends */
 typedef struct {
     int64_t (*packed_directions_bytes)(int64_t d, int64_t l_padded, int64_t terms);
-    void (*pack_directions)(const float *directions, int64_t d, int64_t l, int64_t l_padded, int64_t terms, void *packed,
-                            int64_t *counter);
+    void (*pack_directions)(const float *directions, int64_t d, int64_t l, int64_t l_padded, int64_t terms,
+                            void *packed, int64_t *counter);
     int64_t (*packed_weights_bytes)(int64_t b, int64_t l_padded, int64_t terms);
     void (*pack_weights)(const float *weights, int64_t stride, int64_t b, int64_t l, int64_t l_padded, int64_t terms,
                          void *packed);
