@@ -75,10 +75,9 @@ def test_what_is_granted_is_the_tightest_limit(tmp_path: Path, monkeypatch: pyte
 
 def test_what_is_held() -> None:
     assert 0 < memory.resident() <= memory.peak()
-    before = memory.peak()
-    block = np.ones(1 << 26, np.uint8)
-    assert memory.peak() >= memory.resident() >= before // 2
-    assert memory.peak() >= block.nbytes
+    before = memory.resident()
+    block = np.ones(1 << 28, np.uint8)
+    assert memory.peak() >= memory.resident() >= before + block.nbytes // 2
 
 
 MEASURED = """
