@@ -28,6 +28,7 @@ T = TypeVar("T")
 COLLECTIVE = 300  # seconds that a collective may take once all are there
 LEAVING = 600  # seconds that the process which holds the store waits for the others' last writes
 _LONGEST_PAUSE = 0.05  # seconds between two looks at the store
+_LOOKS = 1000  # at it a second, of all processes: few of them may look more often
 _worlds = 0  # how many this interpreter has been part of
 
 
@@ -241,7 +242,7 @@ class TorchWorld(World):
         pause = 0.0005
         while (found := self._asked(where, look)) is None:
             time.sleep(pause)
-            pause = min(1.5 * pause, _LONGEST_PAUSE)
+            pause = min(1.5 * pause, _LONGEST_PAUSE, self.size / _LOOKS)
         return found
 
     def _asked(self, where: str, ask: Callable[[], T]) -> T:

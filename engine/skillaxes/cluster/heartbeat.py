@@ -111,7 +111,7 @@ class Heartbeat(threading.Thread):
         if self._host == self._rank:
             end = time.monotonic() + limit
             while len(self.gone) < len(self.names) - 1 and time.monotonic() < end:
-                time.sleep(0.05)
+                time.sleep(min(0.05, len(self.names) / 500))
                 with contextlib.suppress(RuntimeError):
                     self._silent(self._store.multi_get(self._keys))
         self._quiet.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 RENDEZVOUS = 300  # seconds until every process must have come: imports from a shared disk take minutes on many nodes
 _ANSWER = 20  # seconds that the store may take to answer
+_LONGEST_PAUSE = 0.1  # seconds between two tries to reach it
+_TRIES = 200  # at that a second, of all processes
 
 
 def serve(process: Process) -> Any:
@@ -41,6 +44,7 @@ def client(place: Process, prefix: str) -> Store:
     """
     import torch.distributed as dist
 
+    _await_listener(place)
     try:
         made = _store(place, holds=False)
     except RuntimeError as error:
@@ -50,6 +54,19 @@ def client(place: Process, prefix: str) -> Store:
         ) from None
     made.set_timeout(timedelta(seconds=_ANSWER))
     return dist.PrefixStore(prefix, made)
+
+
+def _await_listener(place: Process) -> None:
+    """Come back once somebody listens there, or time is up: torch's own store, turned away once, waits up to a second
+    before it tries again, which is a third of a small job.
+    """
+    end = time.monotonic() + RENDEZVOUS
+    while time.monotonic() < end:
+        try:
+            socket.create_connection((place.host, place.port), timeout=_ANSWER).close()
+            return
+        except OSError:
+            time.sleep(min(_LONGEST_PAUSE, place.size / _TRIES))
 
 
 def _store(place: Process, *, holds: bool) -> Store:
