@@ -23,11 +23,14 @@ SOURCES = HERE / "kernels" / "skillaxes_kernels" / "csrc"
 LIBRARY = HERE / "kernels" / "skillaxes_kernels" / "_native.so"
 # Each file for its own instructions; entry.c asks the processor which of them it has before it calls any.
 AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mf16c")
+# Conversions are called between tile products: clearing upper halves after each call costs a third of the speed.
+AMX = (*AVX512, "-mamx-tile", "-mamx-bf16", "-mno-vzeroupper")
 FLAGS: dict[str, tuple[str, ...]] = {
     "entry.c": (),
     "avx512.c": AVX512,
-    # Conversions are called between tile products: clearing upper halves after each call costs a third of the speed.
-    "amx.c": (*AVX512, "-mamx-tile", "-mamx-bf16", "-mno-vzeroupper"),
+    "amx.c": AMX,
+    "amx_project.c": AMX,
+    "amx_accumulate.c": AMX,
 }
 COMMON = ("-O3", "-std=gnu11", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra")
 ZIG = "ziglang>=0.13"
@@ -47,7 +50,7 @@ def compiler() -> list[str] | None:
 
 def knows(compile_with: list[str]) -> bool:
     """Whether a compiler takes the flags of the newest instructions."""
-    command = [*compile_with, *COMMON, *FLAGS["amx.c"], "-x", "c", "-fsyntax-only", os.devnull]
+    command = [*compile_with, *COMMON, *AMX, "-x", "c", "-fsyntax-only", os.devnull]
     try:
         return subprocess.run(command, check=False, capture_output=True).returncode == 0
     except OSError:

@@ -3,9 +3,10 @@
 #include <string.h>
 #include "centred.h"
 
-#define ROWS  8 /* rows whose dots are summed at once */
-#define GROUP 3 /* vectors of 16 directions that are summed at once: 8 x 3 sums, 3 directions, 1 entry: 28 registers   \
-                 */
+#define ROWS 8 /* rows whose dots are summed at once */
+#define GROUP                                                                                                          \
+    3 /* vectors of 16 directions that are summed at once: 8 x 3 sums, 3 directions, 1 entry: 28 registers             \
+       */
 #define DEEP   256 /* columns whose centred rows lie in the innermost cache at once, in project */
 #define CHUNK  128 /* rows that meet DEEP columns of directions while these lie in an inner cache */
 #define STRIP  48  /* columns that are summed at once, in accumulate: 8 directions x 3 vectors */
