@@ -23,8 +23,7 @@ SOURCES = HERE / "kernels" / "skillaxes_kernels" / "csrc"
 LIBRARY = HERE / "kernels" / "skillaxes_kernels" / "_native.so"
 # Each file for its own instructions; entry.c asks the processor which of them it has before it calls any.
 AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mf16c")
-# Conversions are called between tile products: clearing upper halves after each call costs a third of the speed.
-AMX = (*AVX512, "-mamx-tile", "-mamx-bf16", "-mno-vzeroupper")
+AMX = (*AVX512, "-mamx-tile", "-mamx-bf16")
 FLAGS: dict[str, tuple[str, ...]] = {
     "entry.c": (),
     "avx512.c": AVX512,
