@@ -101,8 +101,10 @@ class Stages:
                 stage.advance(row - stream.first_row)
             for panel in panels:
                 work(panel)
-                stage.advance(panel.count)
-                checkpoint.after_panel(panel.start + panel.count)
+                done, count = panel.start + panel.count, panel.count
+                del panel  # so that its rows are unmapped by the thread that reads, and not here
+                stage.advance(count)
+                checkpoint.after_panel(done)
         if not self.world.meet(name):
             checkpoint.stop()
 

@@ -27,6 +27,8 @@ LEVELS = {"avx512": 1, "amx": 2}  # as entry.c numbers them: each includes what 
 MOST_DIRECTIONS = 1024  # of one call; more are served in groups
 _DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _BLOCK = 32  # rows that the kernels may write beyond the panel's last, into room that is cut off again
+_ROOM = 64  # pointers to rows come in multiples of it, as panel.h says
+_LARGEST = 256  # rows of a piece of work, as panel.h says: directions come from memory once for these
 _ALONE = 1 << 18  # entries of a panel that one thread is done with before a second one has woken up
 _LINE = 64  # bytes of a cache line, to which packed operands are aligned
 
@@ -50,8 +52,9 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "skx_pack_directions": (None, (_INT, _POINTER, _LONG, _LONG, _LONG, _LONG, _POINTER, _POINTER)),
     "skx_packed_weights_bytes": (_LONG, (_INT, _LONG, _LONG, _LONG)),
     "skx_pack_weights": (None, (_INT, _POINTER, _LONG, _LONG, _LONG, _LONG, _LONG, _POINTER)),
-    "skx_project": (None, (_INT, _POINTER, _POINTER, _LONG, _LONG, _POINTER, _POINTER, _POINTER)),
+    "skx_project": (None, (_INT, _POINTER, _POINTER, _LONG, _LONG, _POINTER, _POINTER, _LONG, _POINTER)),
     "skx_accumulate": (None, (_INT, _POINTER, _POINTER, _LONG, _LONG, _LONG, _POINTER, _LONG, _POINTER)),
+    "skx_beyond_two_terms": (_INT, (_POINTER, _LONG)),
     "skx_sq_norms": (None, (_POINTER, _POINTER, _LONG, _POINTER, _POINTER)),
 }
 
@@ -102,7 +105,8 @@ class _Rows:
         """The same rows, with zeros in place of bad ones."""
         zeros = torch.zeros(self.panel.d, dtype=torch.float32)
         pointers = self.pointers.copy()
-        pointers[bad.numpy()] = zeros.data_ptr()
+        pointers[: len(bad)][bad.numpy()] = zeros.data_ptr()
+        pointers[len(bad) :] = pointers[len(bad) - 1]
         panel = _Panel.from_buffer_copy(self.panel)
         panel.rows = pointers.ctypes.data
         return _Rows(panel, (*self.kept, zeros), pointers)
@@ -144,9 +148,10 @@ def project(
     for n, terms, packed in _packed(backend, directions, scratch).groups:
         padded = n + -n % 16
         block = torch.empty((b + _BLOCK, padded), dtype=torch.float32)
+        piece = min(_LARGEST, max(16, -(-b // (2 * torch.get_num_threads())) + 15 & ~15))
         _run(
             "skx_project", b * d, LEVELS[backend], ctypes.addressof(rows.panel), packed.data_ptr(), padded, terms,
-            block.data_ptr(), None if norms is None or first else norms.data_ptr(),
+            block.data_ptr(), None if norms is None or first else norms.data_ptr(), piece,
         )  # fmt: skip
         if n == n_directions == padded:
             dots = block[:b]
@@ -225,6 +230,8 @@ def _rows(pieces: Sequence[Tensor], shift: Tensor | None, scale: Tensor | None) 
             for piece in pieces
         ]
     )
+    b = len(pointers)
+    pointers = np.pad(pointers, (0, -b % _ROOM), mode="edge") if b else pointers
     factor = None if scale is None else scale.float().contiguous()
     after: Tensor | None = None
     if shift is None:
@@ -239,7 +246,7 @@ def _rows(pieces: Sequence[Tensor], shift: Tensor | None, scale: Tensor | None) 
         after = left if bool(left.any()) else None
     panel = _Panel(
         pointers.ctypes.data,
-        len(pointers),
+        b,
         d,
         _DTYPES[pieces[0].dtype],
         subtrahend.data_ptr(),
@@ -259,7 +266,7 @@ def _packed(backend: str, directions: Tensor, scratch: Scratch) -> _Packed:
     for first in range(0, directions.shape[1], MOST_DIRECTIONS):
         group = directions[:, first : first + MOST_DIRECTIONS].contiguous()
         n = group.shape[1]
-        beyond = bool((group.view(torch.int32) & 0xFF).any())  # bits that two terms do not hold
+        beyond = library.skx_beyond_two_terms(group.data_ptr(), group.numel())
         padded, terms = n + -n % 16, 3 if beyond else 2
         packed = _aligned(library.skx_packed_directions_bytes(level, d, padded, terms))
         _run("skx_pack_directions", d * padded, level, group.data_ptr(), d, n, padded, terms, packed.data_ptr())

@@ -32,7 +32,7 @@ from skillaxes.pca.krylov_state import (
     relative_residuals,
 )
 from skillaxes.pca.moments import RowMoments
-from skillaxes.pca.orthonormal import gram, orthonormalize
+from skillaxes.pca.orthonormal import gram, orthonormalize, overlaps, pseudo_inverse
 from skillaxes.pca.problem import PCAResult, Problem, signs
 from skillaxes.pca.projections import Projections, ProjectionStore
 from skillaxes.pca.rayleigh_ritz import combine, rayleigh_ritz, residual_norms, whiten
@@ -134,20 +134,21 @@ def end_read(state: KrylovState) -> KrylovState:
     state = close_read(state)
     problem = state.problem
     new = state.blocks[-1]
-    cross = torch.cat([gram(block, new) for block in state.blocks], dim=0)  # (p l, l)
+    cross = overlaps(state.blocks, new)  # (p l, l)
     before = cross.shape[0] - cross.shape[1]
     above = torch.cat([state.basis_gram, cross[:before]], dim=1)
     basis_gram = torch.cat([above, torch.cat([cross[:before].T, cross[before:]], dim=1)])
     grams = state.grams.extend(state.tables, problem.block_size, state.world)
     whitening = whiten(basis_gram)
     ritz = rayleigh_ritz(grams.covariance(state.moments.n_samples).to(whitening.device), whitening)
-    norms = residual_norms(state.blocks, state.products, ritz, problem.n_components)
+    k = problem.n_components
+    norms = residual_norms(state.blocks, state.products, ritz.values[:k], ritz.weights[:, :k])
     state = replace(state, basis_gram=basis_gram, grams=grams, ritz=ritz, residual_norms=norms)
     state = replace(state, worst=(*state.worst, float(relative_residuals(state).max())))
     done = state.reads >= problem.min_reads and (converged(state) or state.reads >= problem.max_reads)
     if state.world.share(done):
         return replace(state, done=True)
-    block = orthonormalize(state.products[-1], state.blocks)
+    block = orthonormalize(state.products[-1], state.blocks, pseudo_inverse(basis_gram))
     block = block[:, : problem.block_size - UTILITY]
     if state.world.share(block.shape[1] == 0 or is_blurred(state)):
         return _restarted(state)
@@ -233,9 +234,10 @@ def finalize(state: KrylovState) -> tuple[PCAResult, Tensor]:
     factor = signs((components / lengths).T.float()).double() / lengths
     components = (components * factor).T
     weights = torch.cat([weights[:, :k] * factor, weights[:, k:]], dim=1)
-    bounds = angle_bounds(
-        ritz.values, state.residual_norms, k, moments.total_variance, state.problem.block_size, moments.n_samples
-    )
+    # of the other pairs, roughly: they only bound how the first ones can turn among them
+    others = residual_norms(state.blocks, state.products, ritz.values[k:], ritz.weights[:, k:].float())
+    norms = torch.cat([state.residual_norms, others])
+    bounds = angle_bounds(ritz.values, norms, k, moments.total_variance, state.problem.block_size, moments.n_samples)
     result = PCAResult(
         components=components.cpu(),
         mean=(state.shift + moments.delta).cpu(),

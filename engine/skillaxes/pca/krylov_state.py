@@ -37,7 +37,8 @@ class KrylovState:
     grams : SᵀS of the kept projections, by group of rows
     outbox : what the panels send back to the host
     reads : complete reads, those before a restart included
-    ritz, residual_norms : the last solution; None before the first read is complete
+    ritz, residual_norms : the last solution, and ||C v - theta v|| of its first k pairs, float64; None before the first
+        read is complete
     done : no further read is needed
     worst : the largest relative residual after each read
     """
@@ -88,13 +89,13 @@ def within_tolerance(state: KrylovState) -> Tensor:
     """Which wanted directions are within the tolerance, or as near as float32 products get, of shape (k,), bool."""
     assert state.ritz is not None and state.residual_norms is not None
     k = state.problem.n_components
-    values, norms = state.ritz.values, state.residual_norms[:k]
+    values, norms = state.ritz.values, state.residual_norms
     return norms <= torch.maximum(state.problem.tolerance * values[:k], precision(values)[:k])
 
 
 def is_blurred(state: KrylovState) -> bool:
     assert state.ritz is not None and state.residual_norms is not None
-    norms = state.residual_norms[: state.problem.n_components]
+    norms = state.residual_norms
     late = ~within_tolerance(state)
     return len(state.blocks) > 1 and bool((norms <= BLURRED * blur(state.products, state.ritz, len(norms)))[late].any())
 
@@ -111,6 +112,6 @@ def relative_residuals(state: KrylovState) -> Tensor:
     """
     assert state.ritz is not None and state.residual_norms is not None
     k = state.problem.n_components
-    values, norms = state.ritz.values[:k], state.residual_norms[:k]
+    values, norms = state.ritz.values[:k], state.residual_norms
     nothing = values <= ZERO * state.ritz.values[0]
     return torch.where(nothing, 0.0, norms / values.clamp(min=1e-300))

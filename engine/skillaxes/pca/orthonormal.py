@@ -2,79 +2,128 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 DEPENDENT = 1e-10  # squared length, relative to 1, under which what is left of a column is rounding
 ROUNDING = 1e-6  # of a unit column: less than that left over from a float32 product is its rounding
-_WHOLE = 1e-4  # of a unit column that is left over, above which what it is owes nothing to rounding
+_WELL_APART = 1e-8  # least eigenvalue of the scaled Gram matrix, relative to 1, above which once is enough
 _ROUGHLY_DEPENDENT = 1e-6
-_ROWS = 8192  # rows of a tall block that are held in float64 at once
+_ROWS = 4096  # rows of a tall block that are held in float64 at once: what the second cache holds
 
 
 def gram(left: Tensor, right: Tensor) -> Tensor:
     """leftᵀ @ right in float64, of shape (a, b), for tall blocks (d, a) and (d, b) of any float dtype."""
-    total = torch.zeros((left.shape[1], right.shape[1]), dtype=torch.float64, device=left.device)
-    for at in range(0, left.shape[0], _ROWS):
-        total += left[at : at + _ROWS].double().T @ right[at : at + _ROWS].double()
-    return total
+    return overlaps([left], right)
 
 
-def orthonormalize(block: Tensor, against: Sequence[Tensor] = ()) -> Tensor:
-    """An orthonormal basis of what ``block`` (d, b), float64, adds to the span of ``against``, of shape (d, b') with
-    b' <= b.
+def overlaps(blocks: Sequence[Tensor], right: Tensor) -> Tensor:
+    """Kᵀ @ right in float64, of shape (n_basis, b), for K = [blocks], (d, n_basis), and a tall block (d, b)."""
+    n_basis = sum(block.shape[1] for block in blocks)
+    total = torch.zeros((right.shape[1], n_basis), dtype=torch.float64, device=right.device)
+    for at in range(0, right.shape[0], _ROWS):
+        total.addmm_(right[at : at + _ROWS].double().T, part(blocks, at))
+    return total.T
 
-    Symmetric orthonormalisation through the Gram matrix of the scaled columns, so that nearly dependent columns are
-    found by their eigenvalue and dropped; once where little cancels and no block gives back what another one took,
-    twice otherwise ("twice is enough", Giraud et al. 2005). The blocks of ``against`` may be orthonormal to the
-    precision of their own rounding only.
+
+def parts(n_columns: int) -> Iterator[int]:
+    """Where the parts of tall blocks begin that are held in float64 at once."""
+    return iter(range(0, n_columns, _ROWS))
+
+
+def part(blocks: Sequence[Tensor], at: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """The part of K = [blocks] that begins at row ``at``, of shape (n, n_basis)."""
+    return torch.cat([block[at : at + _ROWS] for block in blocks], dim=1).to(dtype)
+
+
+def orthonormalize(block: Tensor, against: Sequence[Tensor] = (), inverse: Tensor | None = None) -> Tensor:
+    """An orthonormal basis of what ``block`` (d, b), float64, adds to the span of K = [against], (d, n_basis).
+
+    K is projected out twice ("twice is enough", Giraud et al. 2005), then symmetric orthonormalisation through the
+    Gram matrix of the scaled columns, so that nearly dependent columns are found by their eigenvalue and dropped; all
+    of it again where they were nearly dependent. K may be orthonormal to the precision of its own rounding only.
+
+    Parameters
+    ----------
+    inverse : Tensor of shape (n_basis, n_basis), float64: (KᵀK)⁺; None where it is not known yet
     """
-    block, _ = _unit_columns(block)
-    # (BᵀB)⁺, for a basis that rounding may have made a little oblique, zero columns included
-    inverses = [torch.linalg.pinv(gram(other, other), rtol=1e-12, hermitian=True) for other in against]
+    columns = _unit(block)  # (b, d): columns side by side
+    if against and inverse is None:
+        inverse = pseudo_inverse(torch.cat([overlaps(against, other) for other in against], dim=1))
     for _ in range(2):
-        for other, inverse in zip(against, inverses, strict=True):
-            _subtract(block, other, inverse @ gram(other, block))
-        block, shortest = _unit_columns(block, shortest=ROUNDING)
-        if block.shape[1] == 0:
-            return block
-        block, least = _symmetric(block, DEPENDENT)
-        if len(against) < 2 and shortest > _WHOLE and least > _WHOLE**2:  # float64 has left errors of 1e-12 at most
-            return block
-    return block
+        columns, least = _orthonormalized(columns, against, inverse)
+        if least > _WELL_APART:
+            break
+    return columns.T
+
+
+def pseudo_inverse(basis_gram: Tensor) -> Tensor:
+    """(KᵀK)⁺, for a basis that rounding may have made a little oblique, zero columns included."""
+    return torch.linalg.pinv(basis_gram, rtol=1e-12, hermitian=True)
 
 
 def rough_orthonormal(block: Tensor) -> Tensor:
     """About an orthonormal basis of ``block`` (d, b), float32, of shape (d, b') with b' <= b, between two steps of
     an iteration.
     """
-    lengths = torch.linalg.vector_norm(block, dim=0)
-    block = block[:, lengths > 0] / lengths[lengths > 0]
-    values, vectors = torch.linalg.eigh((block.T @ block).double())
-    keep = values > _ROUGHLY_DEPENDENT
-    return block @ (vectors[:, keep] / values[keep].sqrt()).flip(1).float()
+    block = block / block.abs().max().clamp(min=torch.finfo(block.dtype).tiny)  # squares stay within float32
+    transform, _ = _symmetric((block.T @ block).double(), 0.0, _ROUGHLY_DEPENDENT)
+    return (transform.T.float() @ block.T).T
 
 
-def _unit_columns(block: Tensor, shortest: float = 0.0) -> tuple[Tensor, float]:
-    """The columns longer than ``shortest``, of length 1, in a tensor of their own, and the least length among them."""
-    block = block.T.contiguous().T  # columns side by side: their lengths are found ten times faster
-    lengths = torch.linalg.vector_norm(block, dim=0)
-    keep = lengths > shortest
-    if not bool(keep.all()):
-        block, lengths = block.T[keep].T, lengths[keep]
-    return block / lengths, float(lengths.min()) if len(lengths) else 0.0
+def _unit(block: Tensor) -> Tensor:
+    """The columns of ``block`` that are not zero as rows of length 1."""
+    columns = block.T.contiguous()
+    lengths = torch.linalg.vector_norm(columns, dim=1)
+    if not bool((lengths > 0).all()):
+        columns, lengths = columns[lengths > 0], lengths[lengths > 0]
+    return columns / lengths[:, None]
 
 
-def _symmetric(block: Tensor, threshold: float) -> tuple[Tensor, float]:
-    """An orthonormal basis of the span, and the least eigenvalue of the Gram matrix, relative to 1."""
-    lengths, vectors = torch.linalg.eigh(gram(block, block))
-    keep = lengths > threshold
-    return ((vectors[:, keep] / lengths[keep].sqrt()).flip(1).T @ block.T).T, float(lengths[0])
+def _orthonormalized(columns: Tensor, against: Sequence[Tensor], inverse: Tensor | None) -> tuple[Tensor, float]:
+    """Orthonormal ``columns`` (b, d), those ``against`` projected out of them in place before, and the least eigenvalue
+    of their Gram matrix, relative to 1.
+    """
+    n, d = columns.shape
+    inner = torch.zeros((n, n), dtype=torch.float64, device=columns.device)
+    left = torch.zeros((n, 0), dtype=torch.float64, device=columns.device)
+    weights = left.T
+    if inverse is not None:
+        weights = inverse @ overlaps(against, columns.T)  # (n_basis, b)
+        left = torch.zeros_like(weights.T)
+    for at in parts(d):
+        some = columns[:, at : at + _ROWS]
+        if inverse is not None:
+            basis = part(against, at)
+            some.addmm_(weights.T, basis.T, alpha=-1)
+            left.addmm_(some, basis)
+        inner.addmm_(some, some.T)
+    if inverse is not None:  # what rounding has left along K goes with the transformation
+        weights = inverse @ left.T
+        inner -= left @ weights
+    transform, least = _symmetric(inner, ROUNDING, DEPENDENT)
+    out = torch.empty((transform.shape[1], d), dtype=torch.float64, device=columns.device)
+    for at in parts(d):
+        torch.mm(transform.T, columns[:, at : at + _ROWS], out=out[:, at : at + _ROWS])
+        if inverse is not None:
+            out[:, at : at + _ROWS].addmm_((weights @ transform).T, part(against, at).T, alpha=-1)
+    return out, least
 
 
-def _subtract(block: Tensor, other: Tensor, weights: Tensor) -> None:
-    """block (d, b) -= other (d, a) @ weights (a, b), in place."""
-    for at in range(0, block.shape[0], _ROWS):
-        block[at : at + _ROWS] -= other[at : at + _ROWS].double() @ weights
+def _symmetric(inner: Tensor, shortest: float, dependent: float) -> tuple[Tensor, float]:
+    """From the Gram matrix of columns how they combine to orthonormal ones, (b, b'), float64, and the least eigenvalue
+    after they were scaled; columns of at most ``shortest`` left out, and directions whose eigenvalue is at most
+    ``dependent``.
+    """
+    lengths = inner.diagonal().clamp(min=0).sqrt()
+    keep = torch.nonzero(lengths > shortest)[:, 0]
+    if len(keep) == 0:
+        return inner[:, :0], 1.0
+    scales = 1 / lengths[keep]
+    values, vectors = torch.linalg.eigh(inner[keep][:, keep] * scales[:, None] * scales)
+    above = values > dependent
+    transform = torch.zeros((len(inner), int(above.sum())), dtype=torch.float64, device=inner.device)
+    transform[keep] = scales[:, None] * (vectors[:, above] / values[above].sqrt()).flip(1)
+    return transform, float(values[0])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from skillaxes.pca.orthonormal import part, parts
 
 DEPENDENT = 1e-5  # eigenvalue of KᵀK, relative to the largest, under which a direction of the basis is dropped
 
@@ -46,28 +49,32 @@ def rayleigh_ritz(covariance_gram: Tensor, whitening: Tensor) -> RitzPairs:
     return RitzPairs(values.flip(0), whitening @ vectors.flip(1))
 
 
-def combine(blocks: tuple[Tensor, ...], weights: Tensor) -> Tensor:
-    """[blocks] @ weights in float64, of shape (d, r)."""
-    width = blocks[0].shape[1]
-    total = torch.zeros((blocks[0].shape[0], weights.shape[1]), dtype=torch.float64, device=weights.device)
-    for number, block in enumerate(blocks):
-        total += block.double() @ weights[number * width : (number + 1) * width]
-    return total
+def combine(blocks: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """K @ weights in float64, of shape (d, r), for K = [blocks]."""
+    d = blocks[0].shape[0]
+    total = torch.empty((weights.shape[1], d), dtype=torch.float64, device=weights.device)
+    for at in parts(d):
+        basis = part(blocks, at)
+        torch.mm(weights.T, basis.T, out=total[:, at : at + len(basis)])
+    return total.T
 
 
-def residual_norms(blocks: tuple[Tensor, ...], products: tuple[Tensor, ...], ritz: RitzPairs, n_exact: int) -> Tensor:
-    """||C v - theta v|| of every Ritz pair, of shape (r,), float64, from the products that the reads left.
+def residual_norms(blocks: Sequence[Tensor], products: Sequence[Tensor], values: Tensor, weights: Tensor) -> Tensor:
+    """||C v - theta v|| of some Ritz pairs, of shape (r,), float64, from the products that the reads left.
 
-    In float64 for the first ``n_exact`` pairs; the others only bound how the first ones can turn among them.
+    Parameters
+    ----------
+    blocks, products : tensors of shape (d, l): the bases, and C times them in float64
+    values, weights : of these pairs, (r,) and (n_basis, r); the sums are made in the dtype of ``weights``
     """
-    exact, rest = ritz.weights[:, :n_exact], ritz.weights[:, n_exact:].float()
-    squares = torch.zeros_like(ritz.values)
-    rows = 8192
-    for at in range(0, blocks[0].shape[0], rows):
-        basis = torch.cat([block[at : at + rows] for block in blocks], dim=1)
-        product = torch.cat([block[at : at + rows] for block in products], dim=1)
-        first = product.double() @ exact - (basis.double() @ exact) * ritz.values[:n_exact]
-        others = product.float() @ rest - (basis @ rest) * ritz.values[n_exact:].float()
-        squares[:n_exact] += first.square().sum(dim=0)
-        squares[n_exact:] += others.square().sum(dim=0)
+    width = blocks[0].shape[1]
+    along, onto = (weights * values.to(weights.dtype)).T, weights.T
+    squares = torch.zeros(len(values), dtype=torch.float64, device=values.device)
+    for at in parts(blocks[0].shape[0]):
+        basis = part(blocks, at, weights.dtype)
+        difference = along @ basis.T
+        for number, product in enumerate(products):
+            some = product[at : at + len(basis)].to(weights.dtype)
+            difference.addmm_(onto[:, number * width : (number + 1) * width], some.T, alpha=-1)
+        squares += difference.square_().sum(dim=1)
     return squares.sqrt()

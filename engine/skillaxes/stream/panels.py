@@ -157,6 +157,7 @@ class PanelStream:
                 filled, at = filled + take, at + take
                 if filled == size:
                     yield Panel(first + at - size, size, tuple(pieces))
+                    self.reader.give_up(pieces)
                     filled, pieces = 0, []
         if filled:
             empty = torch.zeros((size - filled, self.n_columns), dtype=self.dtype)

@@ -8,6 +8,7 @@ are paid in the first read only; the pipeline checks every time.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections import deque
@@ -82,6 +83,7 @@ class Reader:
         self._slots: list[Tensor] = []
         self._checks = ChunkChecks(store)
         self._known: list[tuple[int, int, Tensor]] = []
+        self._given_up: queue.SimpleQueue[list[Tensor]] = queue.SimpleQueue()
         self.bytes_read = 0
         self.rows_read_twice = 0
         self._missing_checked = False
@@ -127,6 +129,7 @@ class Reader:
                     slot = None if self._keeps(unit) else free.get()
                     if stop.is_set():
                         return
+                    self._let_go()
                     if slot is not None and (pieces := self._mapped(unit)) is not None:
                         for start, piece in pieces:
                             if verify:
@@ -161,6 +164,7 @@ class Reader:
             thread.join()
             if pool is not None:
                 pool.shutdown(cancel_futures=True)
+            self._let_go()
 
     def rows(self, start: int, stop: int, out: Tensor) -> None:
         """Copy rows start to stop into ``out`` of shape (stop - start, n_features), outside the order of units.
@@ -185,6 +189,18 @@ class Reader:
                 self._fetch_zarr(at, end, target)
                 self.rows_read_twice += end - at
             at = end
+
+    def give_up(self, pieces: list[Tensor]) -> None:
+        """Take over rows that nobody needs any more: unmapping them costs time, and the kernel's lock on the memory of
+        the process, for which the caller would wait while units are mapped.
+        """
+        if self.lasting:
+            self._given_up.put(pieces)
+
+    def _let_go(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._given_up.get_nowait()
 
     def _indices(self, from_row: int | None) -> range:
         first = self._first if from_row is None else from_row

@@ -7,13 +7,15 @@
    bits (two terms) need five tile products instead of six and lose nothing.
 
    Both products work in blocks that fit the innermost cache. While the tiles multiply one, the next is converted and
-   later ones are fetched from memory: parts of the core that would otherwise wait for each other. */
+   later ones are fetched from memory: parts of the core that would otherwise wait for each other. The processor
+   overlaps what lies within a few hundred instructions of each other, so a few rows are converted after each group of
+   tile products, in one stretch of code for each kind of panel. */
 
 #ifndef SKILLAXES_AMX_H
 #define SKILLAXES_AMX_H
 
-#include <string.h>
 #include "centred.h"
+#include <string.h>
 
 #define STEP  32  /* entries of the summed axis in a tile */
 #define TILE  512 /* bfloat16 numbers in a tile of 16 x 32 */
@@ -38,7 +40,7 @@ static inline void configure(void) {
     _tile_loadconfig(&config);
 }
 
-/* The tile instructions read memory behind the compiler's back. */
+/* The tile instructions read memory behind the compiler's back, and conversions are to stay between them. */
 #define WRITTEN() __asm__ volatile("" ::: "memory")
 
 /* The top term is y with its lower half cleared; the rest is exact. */
@@ -46,36 +48,71 @@ INLINE __m512 top(__m512 y) {
     return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(y), _mm512_set1_epi32((int)0xffff0000)));
 }
 
-static inline uint32_t bits_of(float x) {
-    uint32_t u;
-    memcpy(&u, &x, 4);
-    return u;
+/* The conversions between tile products lie in one stretch of code: before a loop of few turns. */
+#ifdef __clang__
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 32")
+#endif
+
+/* Two vectors' terms side by side: low halves from a, high halves from b. */
+INLINE __m512i paired(__m512 a, __m512 b) {
+    __m512i low = _mm512_srli_epi32(_mm512_castps_si512(a), 16);
+    return _mm512_ternarylogic_epi32(low, _mm512_castps_si512(b), _mm512_set1_epi32((int)0xffff0000),
+                                     0xf8 /* low | (b & mask) */);
 }
 
-static inline void terms_of(float x, int64_t terms, uint16_t out[TERMS]) {
+/* To nearest, where it is cut off next. */
+INLINE __m512 rounded(__m512 y) {
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(y), _mm512_set1_epi32(0x8000)));
+}
+
+/* out[t * stride]: term t of a, beside term t of b. As many terms as are asked for; two or one are rounded each: what
+   is left out has any sign, where truncation would leave out a little of the same sign in every product. */
+INLINE void store_terms(__m512 a, __m512 b, int terms, int exact, uint16_t *out, int64_t stride) {
     for (int t = 0; t < terms; t++) {
-        uint32_t head = (bits_of(x) + 0x8000u) & 0xffff0000u;
-        float value;
-        memcpy(&value, &head, 4);
-        out[t] = (uint16_t)(head >> 16);
-        x -= value;
+        __m512 x = exact ? a : rounded(a), y = exact ? b : rounded(b);
+        _mm512_store_si512(out + t * stride, paired(x, y));
+        a = _mm512_sub_ps(a, top(x));
+        b = _mm512_sub_ps(b, top(y));
     }
 }
 
-/* Tiles 0 to 2 hold sums, 4 to 6 an operand that is used several times, 3 and 7 the other one. */
-#define EACH(OP, FIRST, SECOND, THIRD, AT, STRIDE)                                                                     \
+static inline uint16_t upper_half(float x) {
+    uint32_t u;
+    memcpy(&u, &x, 4);
+    return (uint16_t)(u >> 16);
+}
+
+static inline float rounded_term(float x) {
+    uint32_t u;
+    memcpy(&u, &x, 4);
+    u = (u + 0x8000u) & 0xffff0000u;
+    memcpy(&x, &u, 4);
+    return x;
+}
+
+/* n tiles that lie after one another, in the registers FIRST, SECOND and THIRD. */
+#define EACH(OP, FIRST, SECOND, THIRD, AT)                                                                             \
     do {                                                                                                               \
-        OP(FIRST, AT, STRIDE);                                                                                         \
-        if (n > 1) OP(SECOND, (AT) + TILE_OF(AT), STRIDE);                                                             \
-        if (n > 2) OP(THIRD, (AT) + 2 * TILE_OF(AT), STRIDE);                                                          \
+        OP(FIRST, AT, 64);                                                                                             \
+        if (n > 1) OP(SECOND, (AT) + 1024 / sizeof *(AT), 64);                                                         \
+        if (n > 2) OP(THIRD, (AT) + 2 * 1024 / sizeof *(AT), 64);                                                      \
     } while (0)
-#define TILE_OF(AT) (1024 / (int64_t)sizeof *(AT))
+
+/* Tables of functions for each kind of panel: FUNCTION(dtype, scaled). */
+#define FOR_KINDS(FUNCTION)                                                                                            \
+    {                                                                                                                  \
+        {FUNCTION(FLOAT32, 0), FUNCTION(FLOAT16, 0), FUNCTION(BFLOAT16, 0)}, {                                         \
+            FUNCTION(FLOAT32, 1), FUNCTION(FLOAT16, 1), FUNCTION(BFLOAT16, 1)                                          \
+        }                                                                                                              \
+    }
 
 int64_t packed_directions_bytes_amx(int64_t d, int64_t l_padded, int64_t terms);
 void pack_directions_amx(const float *directions, int64_t d, int64_t l, int64_t l_padded, int64_t terms, void *packed,
                          int64_t *counter);
 void project_amx(const panel_t *panel, const void *packed, int64_t l_padded, int64_t terms, float *dots,
-                 double *sq_norms, int64_t *counter);
+                 double *sq_norms, int64_t piece, int64_t *counter);
 int64_t packed_weights_bytes_amx(int64_t b, int64_t l_padded, int64_t terms);
 void pack_weights_amx(const float *weights, int64_t stride, int64_t b, int64_t l, int64_t l_padded, int64_t terms,
                       void *packed);

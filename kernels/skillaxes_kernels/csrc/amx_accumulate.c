@@ -1,27 +1,24 @@
 /* Sums of centred rows, weighted.
 
-   Blocks of 64 rows x 32 columns. WIDE columns are summed up over all rows of the panel before others are taken. Their
-   sums have a place of their own and join z once a panel: rows of z lie a power of two apart, in the same places of a
-   cache. */
+   Blocks of 32 rows x 32 columns, whose sums lie in six tiles; two blocks of the same columns after one another, then
+   the next columns of WIDE, then the next rows. WIDE columns are summed up over all rows of the panel before others are
+   taken, in a place of their own that the innermost cache holds; they join z once a panel. In a tile of rows, a row
+   lies beside the next one. */
 
 #include "amx.h"
 
-#define TALL   64  /* rows of a block in accumulate */
-#define NARROW 32  /* columns of a block in accumulate */
-#define WIDE   512 /* columns that are summed up over all rows before others are taken */
-#define MOST   6   /* tiles of directions whose sums are kept at once in accumulate */
-
-/* Two rows' terms side by side: low halves from a, high halves from b. */
-INLINE __m512i paired(__m512 a, __m512 b) {
-    __m512i low = _mm512_srli_epi32(_mm512_castps_si512(a), 16);
-    return _mm512_ternarylogic_epi32(low, _mm512_castps_si512(b), _mm512_set1_epi32((int)0xffff0000),
-                                     0xf8 /* low | (b & mask) */);
-}
+#define TALL  64             /* rows whose sums stay in the tiles */
+#define PAIRS (STEP / 2)     /* of rows in a block */
+#define WIDE  128            /* columns that are summed up over all rows before others are taken */
+#define MOST  6              /* tiles of directions that share a conversion */
+#define FETCH (2 * STEP)     /* columns of a row that are fetched at once: memory likes longer pieces than blocks are */
+#define TURNS (WIDE / FETCH) /* pairs of rows that are converted while WIDE columns of one row are fetched */
+#define HALF  (16 * LINE)    /* from a converted tile of 16 columns to that of the next 16 */
 
 /* ---- weights: [step of b][term][tile of l] tiles of 16 directions x 32 rows ---- */
 
 int64_t packed_weights_bytes_amx(int64_t b, int64_t l_padded, int64_t terms) {
-    return blocks(b, STEP) * terms * (l_padded / 16) * TILE * 2;
+    return blocks(b, TALL) * (TALL / STEP) * terms * (l_padded / 16) * TILE * 2;
 }
 
 void pack_weights_amx(const float *weights, int64_t stride, int64_t b, int64_t l, int64_t l_padded, int64_t terms,
@@ -31,222 +28,185 @@ void pack_weights_amx(const float *weights, int64_t stride, int64_t b, int64_t l
     memset(packed, 0, (size_t)packed_weights_bytes_amx(b, l_padded, terms));
     for (int64_t r = 0; r < b; r++)
         for (int64_t j = 0; j < l; j++) {
-            uint16_t term[TERMS];
-            terms_of(weights[r * stride + j], terms, term);
+            float x = weights[r * stride + j];
             for (int t = 0; t < terms; t++) {
+                float head = rounded_term(x);
                 int64_t tile = ((r / STEP) * terms + t) * tiles + j / 16;
-                out[tile * TILE + (j % 16) * 32 + r % STEP] = term[t];
+                out[tile * TILE + (j % 16) * 32 + r % STEP] = upper_half(head);
+                x -= head;
             }
         }
 }
 
+/* What one call works on: sums of a block that is converted, beside the conversion of the next one. */
 typedef struct {
-    int64_t c0, width; /* columns that are summed up; no more of them where c0 is beyond the last */
-    int64_t after;     /* where those begin that come after them */
-    int64_t j;         /* the first tile of directions */
-    int64_t r, c;      /* the block */
-} sum_block_t;
+    const panel_t *p;
+    const uint16_t *y, *packed;
+    int64_t tiles;
+    const void *const *rows, *const *far; /* rows to convert, and those whose WIDE columns are fetched from memory */
+    int64_t c, far_c;
+    uint16_t *out;
+} accumulate_t;
 
-INLINE sum_block_t sum_block_at(const panel_t *p, int64_t c0, int64_t *counter) {
-    return (sum_block_t){c0, least(WIDE, p->d - c0), c0 < p->d ? take(counter) * WIDE : c0, 0, 0, c0};
-}
-
-INLINE sum_block_t after_sum_block(const panel_t *p, sum_block_t at, int64_t tiles, int64_t *counter) {
-    if (at.c0 >= p->d) return at;
-    at.c += NARROW;
-    if (at.c < at.c0 + at.width) return at;
-    at.c = at.c0, at.r += TALL;
-    if (at.r < p->b) return at;
-    at.r = 0, at.j += MOST;
-    return at.j < tiles ? at : sum_block_at(p, at.after, counter);
-}
-
-#define SUM_TURNS (TALL / 2)
-#define PER_BLOCK (TALL / (WIDE / NARROW)) /* rows whose WIDE columns a block fetches, of those that come next */
-#define PER_ROW   (SUM_TURNS / PER_BLOCK)  /* turns for one such row */
-
-/* Terms of 32 columns of a pair of rows; ``far`` is fetched. Two terms or one are rounded each: what is left out has
-   any sign, where truncation would leave out a little of the same sign in every product. */
-typedef void pairs_converter_t(const panel_t *p, const void *one, const void *two, int64_t c, uint16_t *out,
-                               const void *far);
-
-/* To nearest, where it is cut off next. */
-INLINE __m512 rounded(__m512 y) {
-    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(y), _mm512_set1_epi32(0x8000)));
-}
-
+/* Terms of 32 columns of two rows. */
 INLINE void convert_pair(const panel_t *p, int dtype, int scaled, int terms, const void *one, const void *two,
                          int64_t c, __mmask32 mask, uint16_t *out) {
     for (int h = 0; h < 2; h++) {
         __m512 x = centred16(p, dtype, scaled, one, c + 16 * h, (__mmask16)(mask >> 16 * h));
         __m512 y = centred16(p, dtype, scaled, two, c + 16 * h, (__mmask16)(mask >> 16 * h));
-        for (int t = 0; t < terms; t++) {
-            __m512 a = terms < TERMS ? rounded(x) : x, b = terms < TERMS ? rounded(y) : y;
-            _mm512_store_si512(out + (h * TERMS + t) * 16 * LINE, paired(a, b));
-            x = _mm512_sub_ps(x, top(a));
-            y = _mm512_sub_ps(y, top(b));
-        }
+        store_terms(x, y, terms, terms == TERMS, out + h * HALF, 2 * HALF);
     }
 }
 
-#define CONVERT(NAME, DTYPE, SCALED, N)                                                                                \
-    static __attribute__((noinline)) void NAME##N(const panel_t *p, const void *one, const void *two, int64_t c,       \
-                                                  uint16_t *out, const void *far) {                                    \
-        fetch(DTYPE, far, 0, WIDE / PER_ROW);                                                                          \
-        convert_pair(p, DTYPE, SCALED, N, one, two, c, 0xffffffff, out);                                               \
+/* n tiles of weights in register 6 after one another, each with some terms of both halves of the columns, and the
+   conversion of some of the next rows after each. */
+#define SUM(REGISTER, SECOND, W, MANY)                                                                                 \
+    do {                                                                                                               \
+        _tile_loadd(6, W, 64);                                                                                         \
+        UNROLL                                                                                                         \
+        for (int u = (MANY) - 1; u >= 0; u--) {                                                                        \
+            _tile_loadd(7, y + u * 2 * HALF, LINE * 2);                                                                \
+            _tile_dpbf16ps(REGISTER, 6, 7);                                                                            \
+            _tile_loadd(7, y + u * 2 * HALF + HALF, LINE * 2);                                                         \
+            _tile_dpbf16ps(SECOND, 6, 7);                                                                              \
+            WRITTEN();                                                                                                 \
+            for (int pair = turn * PAIRS / turns; pair < (turn + 1) * PAIRS / turns && converting; pair++) {           \
+                fetch(dtype, b.far[pair / TURNS], b.far_c + pair % TURNS * FETCH, FETCH);                              \
+                convert_pair(&p, dtype, scaled, terms, b.rows[2 * pair], b.rows[2 * pair + 1], b.c, 0xffffffff,        \
+                             b.out + pair * LINE);                                                                     \
+            }                                                                                                          \
+            turn++;                                                                                                    \
+            WRITTEN();                                                                                                 \
+        }                                                                                                              \
+    } while (0)
+
+INLINE void sum_up(const accumulate_t *call, int converting, int dtype, int scaled, int terms, int64_t n) {
+    const accumulate_t b = *call; /* copies stay in registers, whatever the tiles read and write */
+    const panel_t p = *b.p;
+    /* turns in which pairs of rows are converted: as many as there are products of terms with tiles of weights */
+    const int turns = (int)n * (terms == 1 ? 1 : terms == 2 ? 3 : 6);
+    const uint16_t *y = b.y;
+    int turn = 0;
+    UNROLL
+    for (int t = terms - 1; t >= 0; t--) { /* small products first */
+        const uint16_t *w = b.packed + t * b.tiles * TILE;
+        SUM(0, 3, w, terms - t);
+        if (n > 1) SUM(1, 4, w + TILE, terms - t);
+        if (n > 2) SUM(2, 5, w + 2 * TILE, terms - t);
     }
-#define CONVERTERS(N)                                                                                                  \
-    CONVERT(pairs_float32_, FLOAT32, 0, N)                                                                             \
-    CONVERT(pairs_float16_, FLOAT16, 0, N)                                                                             \
-    CONVERT(pairs_bfloat16_, BFLOAT16, 0, N)                                                                           \
-    CONVERT(pairs_float32_scaled_, FLOAT32, 1, N)                                                                      \
-    CONVERT(pairs_float16_scaled_, FLOAT16, 1, N)                                                                      \
-    CONVERT(pairs_bfloat16_scaled_, BFLOAT16, 1, N)                                                                    \
-    static pairs_converter_t *const pairs_converters_##N[2][3] = {                                                     \
-        {pairs_float32_##N, pairs_float16_##N, pairs_bfloat16_##N},                                                    \
-        {pairs_float32_scaled_##N, pairs_float16_scaled_##N, pairs_bfloat16_scaled_##N}};
-CONVERTERS(1)
-CONVERTERS(2)
-CONVERTERS(3)
-#undef CONVERTERS
-#undef CONVERT
-
-typedef struct {
-    const panel_t *p;
-    pairs_converter_t *convert;
-    const void *rows[TALL], *far[PER_BLOCK]; /* rows beyond the panel's last repeat it: their weights are 0 */
-    int64_t c, size;
-    uint16_t *y;
-} beside_sums_t;
-
-INLINE uint16_t *place_of_pair(uint16_t *y, int turn) {
-    return y + turn / 16 * 2 * TERMS * 16 * LINE + turn % 16 * LINE;
 }
 
-INLINE void turn_pairs(beside_sums_t *b, int turn) {
-    const char *far = (const char *)b->far[turn / PER_ROW] + turn % PER_ROW * (WIDE / PER_ROW) * b->size;
-    b->convert(b->p, b->rows[2 * turn], b->rows[2 * turn + 1], b->c, place_of_pair(b->y, turn), far);
+typedef void sum_up_t(const accumulate_t *b);
+#define NAMED(DTYPE, SCALED, TERMS_, N) sum_up_##DTYPE##_##SCALED##_##TERMS_##_##N
+#define DEFINE(DTYPE, SCALED, TERMS_, N)                                                                               \
+    static void NAMED(DTYPE, SCALED, TERMS_, N)(const accumulate_t *b) { sum_up(b, 1, DTYPE, SCALED, TERMS_, N); }
+#define DEFINE_TERMS(DTYPE, SCALED, TERMS_)                                                                            \
+    DEFINE(DTYPE, SCALED, TERMS_, 1) DEFINE(DTYPE, SCALED, TERMS_, 2) DEFINE(DTYPE, SCALED, TERMS_, 3)
+#define DEFINE_KIND(DTYPE, SCALED)                                                                                     \
+    DEFINE_TERMS(DTYPE, SCALED, 1) DEFINE_TERMS(DTYPE, SCALED, 2) DEFINE_TERMS(DTYPE, SCALED, 3)
+DEFINE_KIND(FLOAT32, 0)
+DEFINE_KIND(FLOAT16, 0)
+DEFINE_KIND(BFLOAT16, 0)
+DEFINE_KIND(FLOAT32, 1)
+DEFINE_KIND(FLOAT16, 1)
+DEFINE_KIND(BFLOAT16, 1)
+#define LISTED_TERMS(DTYPE, SCALED, TERMS_)                                                                            \
+    {NAMED(DTYPE, SCALED, TERMS_, 1), NAMED(DTYPE, SCALED, TERMS_, 2), NAMED(DTYPE, SCALED, TERMS_, 3)}
+#define LISTED(DTYPE, SCALED)                                                                                          \
+    {LISTED_TERMS(DTYPE, SCALED, 1), LISTED_TERMS(DTYPE, SCALED, 2), LISTED_TERMS(DTYPE, SCALED, 3)}
+static sum_up_t *const converting_sums[2][3][TERMS][GROUP] = FOR_KINDS(LISTED);
+
+/* The same without a next block, or for further directions. */
+static __attribute__((noinline)) void sum_up_alone(const accumulate_t *b, int64_t terms, int64_t n) {
+    if (terms == 1) sum_up(b, 0, FLOAT32, 0, 1, n);
+    else if (terms == 2) sum_up(b, 0, FLOAT32, 0, 2, n);
+    else sum_up(b, 0, FLOAT32, 0, 3, n);
 }
 
-/* A block that the columns end in, at once. */
-static __attribute__((noinline)) void convert_sum_edge(beside_sums_t *b, int terms, int64_t left) {
+/* The next block, at once: the first, and one that the columns end in. */
+static __attribute__((noinline)) void convert_block(const accumulate_t *b, int64_t terms) {
+    int64_t left = b->p->d - b->c;
     __mmask32 mask = left >= 32 ? 0xffffffff : (1u << left) - 1;
-    for (int turn = 0; turn < SUM_TURNS; turn++) {
+    for (int i = 0; i < PAIRS; i++) {
+        uint16_t *out = b->out + i * LINE;
 #define BODY(DTYPE, SCALED)                                                                                            \
-    convert_pair(b->p, DTYPE, SCALED, terms, b->rows[2 * turn], b->rows[2 * turn + 1], b->c, mask,                     \
-                 place_of_pair(b->y, turn))
+    do {                                                                                                               \
+        if (terms == 1) convert_pair(b->p, DTYPE, SCALED, 1, b->rows[2 * i], b->rows[2 * i + 1], b->c, mask, out);     \
+        else if (terms == 2)                                                                                           \
+            convert_pair(b->p, DTYPE, SCALED, 2, b->rows[2 * i], b->rows[2 * i + 1], b->c, mask, out);                 \
+        else convert_pair(b->p, DTYPE, SCALED, 3, b->rows[2 * i], b->rows[2 * i + 1], b->c, mask, out);                \
+    } while (0)
         FOR_EACH_KIND(b->p, BODY);
 #undef BODY
     }
 }
 
-/* What is fetched beside a block: a share of the WIDE columns of the 64 rows that come next, so that memory is read in
-   pieces longer than a block is wide. */
-INLINE void point_sums_at(beside_sums_t *b, sum_block_t next, uint16_t *y) {
-    const panel_t *p = b->p;
-    for (int r = 0; r < TALL; r++) b->rows[r] = p->rows[least(next.r + r, p->b - 1)];
-    int64_t far = (next.c - next.c0) / NARROW * PER_BLOCK, from = next.c0;
-    if (next.r + TALL < p->b) far += next.r + TALL;
-    else from = least(next.after, p->d - 1);
-    for (int r = 0; r < PER_BLOCK; r++) b->far[r] = (const char *)p->rows[least(far + r, p->b - 1)] + from * b->size;
-    b->c = next.c, b->y = y;
-}
-
-#define SUM(Y, MANY_TURNS)                                                                                             \
-    do {                                                                                                               \
-        _tile_dpbf16ps(0, 4, Y);                                                                                       \
-        if (n > 1) _tile_dpbf16ps(1, 5, Y);                                                                            \
-        if (n > 2) _tile_dpbf16ps(2, 6, Y);                                                                            \
-        for (int i_ = 0; i_ < (MANY_TURNS) && turn < turns; i_++) turn_pairs(beside, turn++);                          \
-    } while (0)
-
-/* n tiles of sums, of 16 columns, over one block. Returns how many turns of the next block's were done. */
-INLINE int sum_up(beside_sums_t *beside, int turn, int turns, const uint16_t *y, const uint16_t *w, int64_t steps,
-                  int64_t tiles, int terms, int n, float *sums) {
-    WRITTEN();
-    EACH(_tile_stream_loadd, 0, 1, 2, sums, 64);
-    for (int64_t s = 0; s < steps; s++, w += terms * tiles * TILE, y += 2 * TERMS * 16 * LINE) {
-        _tile_loadd(7, y, LINE * 2);
-        if (terms == 1) {
-            EACH(_tile_loadd, 4, 5, 6, w, 64);
-            SUM(7, 8);
-        } else {
-            _tile_loadd(3, y + 16 * LINE, LINE * 2);
-            if (terms > 2) {
-                EACH(_tile_loadd, 4, 5, 6, w + 2 * tiles * TILE, 64);
-                SUM(7, 2);
-            }
-            EACH(_tile_loadd, 4, 5, 6, w + tiles * TILE, 64);
-            SUM(7, 3);
-            if (terms > 2) SUM(3, 2);
-            EACH(_tile_loadd, 4, 5, 6, w, 64);
-            SUM(3, 3);
-            SUM(7, 3);
-            if (terms > 2) {
-                _tile_loadd(3, y + 2 * 16 * LINE, LINE * 2);
-                SUM(3, 2);
-            }
-        }
-    }
-    EACH(_tile_stored, 0, 1, 2, sums, 64);
-    WRITTEN();
-    return turn;
-}
-
-/* z += the sums of some columns and tiles of directions, which begin anew. */
-INLINE void add_sums(float (*sums)[MOST][SUMS], sum_block_t at, int64_t some, int64_t l, float *z, int64_t ldz) {
-    for (int64_t i = 0; i < least(l - at.j * 16, some * 16); i++)
-        for (int64_t c = 0; c < blocks(at.width, 16); c++) {
-            float *to = z + (at.j * 16 + i) * ldz + at.c0 + 16 * c;
-            __mmask16 mask = mask_of(at.width - 16 * c);
-            __m512 sum = _mm512_load_ps(sums[c][i / 16] + i % 16 * 16);
+/* z += n tiles of sums of each half of 32 columns from c on, for directions from 16 j on. */
+INLINE void add_sums(float (*sums)[SUMS], int64_t n, int64_t j, int64_t c, int64_t d, int64_t l, float *z,
+                     int64_t ldz) {
+    for (int64_t i = 0; i < least(l - 16 * j, 16 * n); i++)
+        for (int h = 0; h < 2; h++) {
+            float *to = z + (16 * j + i) * ldz + c + 16 * h;
+            __mmask16 mask = mask_of(d - c - 16 * h);
+            __m512 sum = _mm512_load_ps(sums[h * GROUP + i / 16] + i % 16 * 16);
             _mm512_mask_storeu_ps(to, mask, _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), sum));
         }
-    memset(sums, 0, sizeof *sums * (WIDE / 16));
-}
-
-INLINE void accumulate_terms(const panel_t *p, const uint16_t *packed, int64_t l, int64_t l_padded, int terms, float *z,
-                             int64_t ldz, int64_t *counter, pairs_converter_t *const converters[2][3]) {
-    uint16_t room[TALL / STEP * 2 * TERMS * 16 * LINE] __attribute__((aligned(128)));
-    float sums[WIDE / 16][MOST][SUMS] __attribute__((aligned(64)));
-    int64_t tiles = l_padded / 16, all_steps = blocks(p->b, STEP);
-    sum_block_t now = sum_block_at(p, take(counter) * WIDE, counter), next;
-    if (now.c0 >= p->d || !p->b) return;
-    configure();
-    memset(sums, 0, sizeof sums);
-    beside_sums_t beside = {.p = p, .convert = converters[p->scale != 0][p->dtype], .size = size_of((int)p->dtype)};
-    point_sums_at(&beside, now, room);
-    convert_sum_edge(&beside, terms, p->d - now.c);
-    for (int which = 0; now.c0 < p->d; which ^= 1, now = next) {
-        next = after_sum_block(p, now, tiles, counter);
-        int turn = SUM_TURNS;
-        if (next.c0 < p->d) {
-            point_sums_at(&beside, next, room + (which ^ 1) * STEP);
-            if (next.c + NARROW <= p->d) turn = 0;
-            else convert_sum_edge(&beside, terms, p->d - next.c);
-        }
-        int64_t some = least(MOST, tiles - now.j), steps = least(TALL / STEP, all_steps - now.r / STEP);
-        float (*into)[MOST][SUMS] = sums + (now.c - now.c0) / 16;
-        for (int64_t j = 0; j < some; j += GROUP) {
-            const uint16_t *at = packed + ((now.r / STEP) * terms * tiles + now.j + j) * TILE, *y = room + which * STEP;
-            int64_t n = least(GROUP, some - j);
-            for (int h = 0; h < 2; h++, y += TERMS * 16 * LINE) {
-                float *sum = into[h][j];
-                if (n == 3) turn = sum_up(&beside, turn, SUM_TURNS, y, at, steps, tiles, terms, 3, sum);
-                else if (n == 2) turn = sum_up(&beside, turn, SUM_TURNS, y, at, steps, tiles, terms, 2, sum);
-                else turn = sum_up(&beside, turn, SUM_TURNS, y, at, steps, tiles, terms, 1, sum);
-            }
-        }
-        if (next.c0 != now.c0 || next.j != now.j) add_sums(sums, now, some, l, z, ldz);
-        for (; turn < SUM_TURNS; turn++) turn_pairs(&beside, turn);
-    }
-    _tile_release();
-    _mm256_zeroupper();
 }
 
 void accumulate_amx(const panel_t *p, const void *packed, int64_t l, int64_t l_padded, int64_t terms, float *z,
                     int64_t ldz, int64_t *counter) {
-    if (terms == 1) accumulate_terms(p, packed, l, l_padded, 1, z, ldz, counter, pairs_converters_1);
-    else if (terms == 2) accumulate_terms(p, packed, l, l_padded, 2, z, ldz, counter, pairs_converters_2);
-    else accumulate_terms(p, packed, l, l_padded, 3, z, ldz, counter, pairs_converters_3);
+    uint16_t room[2 * TERMS * HALF] __attribute__((aligned(4096)));
+    float sums[WIDE / STEP * MOST / GROUP][2 * GROUP][SUMS] __attribute__((aligned(64)));
+    int64_t tiles = l_padded / 16, groups = blocks(least(MOST, tiles), GROUP), c0 = take(counter) * WIDE,
+            next_c0 = take(counter) * WIDE;
+    int64_t j = 0, top = 0, c = c0, r = 0; /* of the block; top: the first of TALL rows */
+    if (c0 >= p->d || !p->b) return;
+    sum_up_t *const *sum_up_beside = converting_sums[p->scale != 0][p->dtype][terms - 1];
+    configure();
+    accumulate_t b = {.p = p, .tiles = tiles, .rows = p->rows, .c = c, .out = room};
+    convert_block(&b, terms);
+    for (int which = 0; c0 < p->d; which ^= 1) {
+        int64_t next_r = r + STEP, next_c = c, next_top = top, next_j = j, coming_c0 = c0;
+        if (next_r >= top + TALL) next_r = top, next_c += STEP;
+        if (next_c >= least(c0 + WIDE, p->d)) next_c = c0, next_r = next_top += TALL;
+        if (next_top >= p->b) next_r = next_top = 0, next_j += MOST;
+        if (next_j >= tiles) next_j = 0, next_c = coming_c0 = next_c0;
+        b.y = room + which * STEP, b.out = room + (which ^ 1) * STEP;
+        b.rows = p->rows + next_r, b.c = next_c;
+        b.far = p->rows + (top + TALL < p->b ? top + TALL : 0);
+        b.far += ((c - c0) / STEP * (TALL / STEP) + (r - top) / STEP) * (PAIRS / TURNS);
+        b.far_c = top + TALL < p->b ? c0 : next_c0;
+        int beside = next_c + STEP <= p->d, stay = tiles <= GROUP;
+        if (!beside && next_c < p->d) convert_block(&b, terms);
+        for (int64_t g = j; g < least(j + MOST, tiles); g += GROUP, beside = 0) {
+            int64_t n = least(GROUP, tiles - g);
+            float (*into)[SUMS] = sums[(c - c0) / STEP * groups + (g - j) / GROUP];
+            b.packed = (const uint16_t *)packed + (r / STEP * terms * tiles + g) * TILE;
+            WRITTEN();
+            if (!r) {
+                _tile_zero(0);
+                _tile_zero(1);
+                _tile_zero(2);
+                _tile_zero(3);
+                _tile_zero(4);
+                _tile_zero(5);
+            } else if (r == top || !stay) {
+                EACH(_tile_loadd, 0, 1, 2, into[0]);
+                EACH(_tile_loadd, 3, 4, 5, into[GROUP]);
+            }
+            if (beside) sum_up_beside[n - 1](&b);
+            else sum_up_alone(&b, terms, n);
+            int last = r + STEP >= top + TALL;
+            if (last || !stay) {
+                EACH(_tile_stored, 0, 1, 2, into[0]);
+                EACH(_tile_stored, 3, 4, 5, into[GROUP]);
+            }
+            WRITTEN();
+            if (last && top + TALL >= p->b) add_sums(into, n, g, c, p->d, l, z, ldz);
+        }
+        if (coming_c0 != c0) next_c0 = take(counter) * WIDE;
+        j = next_j, top = next_top, c = next_c, r = next_r, c0 = coming_c0;
+    }
+    _tile_release();
+    _mm256_zeroupper();
 }

@@ -1,14 +1,13 @@
 /* Products by fused multiply-adds of AVX-512, in float32 throughout. */
 
-#include <string.h>
 #include "centred.h"
+#include <string.h>
 
 #define ROWS 8 /* rows whose dots are summed at once */
 #define GROUP                                                                                                          \
     3 /* vectors of 16 directions that are summed at once: 8 x 3 sums, 3 directions, 1 entry: 28 registers             \
        */
 #define DEEP   256 /* columns whose centred rows lie in the innermost cache at once, in project */
-#define CHUNK  128 /* rows that meet DEEP columns of directions while these lie in an inner cache */
 #define STRIP  48  /* columns that are summed at once, in accumulate: 8 directions x 3 vectors */
 #define STRIPS 4
 #define TALL   64 /* rows whose centred entries lie in the inner caches at once, in accumulate */
@@ -91,11 +90,11 @@ INLINE void multiply(const float (*y)[DEEP], int64_t width, const float *packed,
 }
 
 INLINE void project_kind(const panel_t *p, int dtype, int scaled, const float *packed, int64_t l_padded, float *dots,
-                         double *sq_norms, int64_t *counter, float (*y)[DEEP]) {
+                         double *sq_norms, int64_t piece, int64_t *counter, float (*y)[DEEP]) {
     int64_t vectors = l_padded / 16;
-    for (int64_t chunk; (chunk = take(counter)) < blocks(p->b, CHUNK);) {
-        int64_t first = chunk * CHUNK, last = least(first + CHUNK, p->b);
-        double sums[CHUNK] = {0};
+    for (int64_t first; (first = take(counter) * piece) < p->b;) {
+        int64_t last = least(first + piece, p->b);
+        double sums[LARGEST] = {0};
         memset(dots + first * l_padded, 0, (size_t)(blocks(last - first, ROWS) * ROWS * l_padded * 4));
         for (int64_t c0 = 0; c0 < p->d; c0 += DEEP) {
             int64_t width = least(DEEP, p->d - c0);
@@ -116,10 +115,10 @@ INLINE void project_kind(const panel_t *p, int dtype, int scaled, const float *p
 }
 
 static void project(const panel_t *p, const void *packed, int64_t l_padded, int64_t terms, float *dots,
-                    double *sq_norms, int64_t *counter) {
+                    double *sq_norms, int64_t piece, int64_t *counter) {
     float y[ROWS][DEEP] __attribute__((aligned(64)));
     (void)terms;
-#define BODY(DTYPE, SCALED) project_kind(p, DTYPE, SCALED, packed, l_padded, dots, sq_norms, counter, y)
+#define BODY(DTYPE, SCALED) project_kind(p, DTYPE, SCALED, packed, l_padded, dots, sq_norms, piece, counter, y)
     FOR_EACH_KIND(p, BODY);
 #undef BODY
 }

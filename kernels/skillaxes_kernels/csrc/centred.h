@@ -3,8 +3,8 @@
 #ifndef SKILLAXES_CENTRED_H
 #define SKILLAXES_CENTRED_H
 
-#include <immintrin.h>
 #include "panel.h"
+#include <immintrin.h>
 
 #define INLINE static inline __attribute__((always_inline))
 

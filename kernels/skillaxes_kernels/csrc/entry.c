@@ -1,9 +1,9 @@
 /* What Python calls, and what this processor can do. */
 
+#include "panel.h"
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-#include "panel.h"
 
 #define EXPORT             __attribute__((visibility("default")))
 #define REQUEST_PERMISSION 0x1023 /* arch_prctl: ARCH_REQ_XCOMP_PERM */
@@ -54,8 +54,8 @@ EXPORT void skx_pack_weights(int level, const float *weights, int64_t stride, in
 }
 
 EXPORT void skx_project(int level, const panel_t *panel, const void *packed, int64_t l_padded, int64_t terms,
-                        float *dots, double *sq_norms, int64_t *counter) {
-    at(level)->project(panel, packed, l_padded, terms, dots, sq_norms, counter);
+                        float *dots, double *sq_norms, int64_t piece, int64_t *counter) {
+    at(level)->project(panel, packed, l_padded, terms, dots, sq_norms, piece, counter);
 }
 
 EXPORT void skx_accumulate(int level, const panel_t *panel, const void *packed, int64_t l, int64_t l_padded,
@@ -66,4 +66,11 @@ EXPORT void skx_accumulate(int level, const panel_t *panel, const void *packed, 
 EXPORT void skx_sq_norms(const panel_t *panel, const int64_t *ends, int64_t n_groups, double *sq_norms,
                          int64_t *counter) {
     sq_norms_avx512(panel, ends, n_groups, sq_norms, counter);
+}
+
+/* Whether any of n numbers has bits that two bfloat16 terms do not hold: the lower 8 of float32's 24. */
+EXPORT int skx_beyond_two_terms(const uint32_t *numbers, int64_t n) {
+    uint32_t bits = 0;
+    for (int64_t i = 0; i < n; i++) bits |= numbers[i];
+    return (bits & 0xff) != 0;
 }
