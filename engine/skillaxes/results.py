@@ -159,7 +159,8 @@ def write(folder: Path, directions: Directions, topk: pa.Table, selection: pa.Ta
     write_directions(folder, directions)
     for name, table in ((TOPK, topk), (SELECTION, selection)):
         with replacing(folder / name) as aside:
-            pq.write_table(table, aside, compression="zstd")
+            repeated = [field.name for field in table.schema if field.type == "string"]
+            pq.write_table(table, aside, compression="zstd", use_dictionary=repeated)
     manifests.write_manifest(folder, manifest)
 
 

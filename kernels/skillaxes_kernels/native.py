@@ -219,7 +219,7 @@ def group_sq_norms(projection: Projection, ends: Sequence[int]) -> Tensor:
 def round_to_terms(directions: Tensor) -> Tensor:
     """Finite float32 ``directions`` rounded to the 16 bits that two bfloat16 terms hold, to nearest."""
     half = 1 << 7  # the lower 8 of float32's 24 bits go
-    return directions.contiguous().view(torch.int32).add(half).bitwise_and_(~(2 * half - 1)).view(torch.float32)
+    return directions.view(torch.int32).add(half).bitwise_and_(~(2 * half - 1)).view(torch.float32)
 
 
 def _rows(pieces: Sequence[Tensor], shift: Tensor | None, scale: Tensor | None) -> _Rows:

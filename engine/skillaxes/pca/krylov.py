@@ -74,10 +74,11 @@ def begin_read(state: KrylovState) -> KrylovState:
     problem = state.problem
     width = problem.block_size
     carried = state.shift if state.moments.delta is None else state.moments.delta
-    directions = torch.zeros((problem.n_columns, width), dtype=torch.float32, device=problem.device)
-    directions[:, : state.next_block.shape[1]] = _round(state, state.next_block)
+    columns = torch.zeros((width, problem.n_columns), dtype=torch.float32, device=problem.device)
+    columns[: state.next_block.shape[1]] = _round(state, state.next_block).T
     high = _round(state, carried[:, None])
-    directions[:, -UTILITY:] = torch.cat([high, _round(state, carried[:, None] - high.double())], dim=1)
+    columns[-UTILITY:] = torch.cat([high, _round(state, carried[:, None] - high.double())], dim=1).T
+    directions = columns.T.contiguous()
     state.world.broadcast_(directions)  # first: where processors differ, so do their last digits
     basis = directions.clone()
     basis[:, -UTILITY:] = 0

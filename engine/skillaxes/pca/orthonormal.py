@@ -11,6 +11,7 @@ DEPENDENT = 1e-10  # squared length, relative to 1, under which what is left of 
 ROUNDING = 1e-6  # of a unit column: less than that left over from a float32 product is its rounding
 _WELL_APART = 1e-8  # least eigenvalue of the scaled Gram matrix, relative to 1, above which once is enough
 _ROUGHLY_DEPENDENT = 1e-6
+_SQUARES_FIT = (1e-12, 1e12)  # between these the largest entry has a square that float32 can sum up
 _ROWS = 4096  # rows of a tall block that are held in float64 at once: what the second cache holds
 
 
@@ -35,7 +36,11 @@ def parts(n_columns: int) -> Iterator[int]:
 
 def part(blocks: Sequence[Tensor], at: int, dtype: torch.dtype = torch.float64) -> Tensor:
     """The part of K = [blocks] that begins at row ``at``, of shape (n, n_basis)."""
-    return torch.cat([block[at : at + _ROWS] for block in blocks], dim=1).to(dtype)
+    rows = blocks[0][at : at + _ROWS]
+    whole = torch.empty((len(rows), sum(block.shape[1] for block in blocks)), dtype=dtype, device=rows.device)
+    for target, block in zip(whole.split([block.shape[1] for block in blocks], dim=1), blocks, strict=True):
+        target.copy_(block[at : at + _ROWS])
+    return whole
 
 
 def orthonormalize(block: Tensor, against: Sequence[Tensor] = (), inverse: Tensor | None = None) -> Tensor:
@@ -68,7 +73,9 @@ def rough_orthonormal(block: Tensor) -> Tensor:
     """About an orthonormal basis of ``block`` (d, b), float32, of shape (d, b') with b' <= b, between two steps of
     an iteration.
     """
-    block = block / block.abs().max().clamp(min=torch.finfo(block.dtype).tiny)  # squares stay within float32
+    largest = float(torch.linalg.vector_norm(block, ord=torch.inf)) if block.numel() else 0.0
+    if not _SQUARES_FIT[0] < largest < _SQUARES_FIT[1]:
+        block = block / max(largest, torch.finfo(block.dtype).tiny)
     transform, _ = _symmetric((block.T @ block).double(), 0.0, _ROUGHLY_DEPENDENT)
     return (transform.T.float() @ block.T).T
 

@@ -46,7 +46,7 @@ def split_half(
     seed : of the splits
     """
     k, r = n_components, weights.shape[1]
-    products = weights.T @ grams.products @ weights  # (groups, r, r)
+    products = (grams.products @ weights).transpose(1, 2) @ weights  # (groups, r, r); the order that takes few products
     sums = grams.sums @ weights  # (groups, r)
     counts = group_counts(grams, bad)
     world.sum_(counts)

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from skillaxes.pca import krylov
 from skillaxes.pca.moments import RowMoments
+from skillaxes.pca.orthonormal import overlaps
 from skillaxes.pca.projections import Projections, blocks
+from skillaxes.pca.rayleigh_ritz import combine
 from skillaxes.run_folder.formats import CENTERED_COSINE, PROJECTION, RAW_COSINE
 
 _NO_SPREAD = 1e-6  # centred norm over |x - m| under which a row sits on the mean and has no centred cosine
@@ -192,19 +194,17 @@ def kept_rows(state: krylov.KrylovState, weights: Tensor) -> KeptRows:
     width = state.problem.block_size
     parts = [weights[number * width : (number + 1) * width] for number in range(len(state.blocks))]
     onto = weights.to(state.shift.device)
-    shift = torch.cat([block.double().T @ state.shift for block in state.blocks])
-    delta = torch.cat([block.double().T @ state.moments.delta for block in state.blocks])
-    directions = sum(block.double() @ part.to(onto.device) for block, part in zip(state.blocks, parts, strict=True))
+    at = onto.T @ overlaps(state.blocks, torch.stack([state.shift, state.moments.delta], dim=1))  # (r, 2)
     return KeptRows(
         moments=state.moments,
         tables=state.tables,
         weights=tuple(part[: width - krylov.UTILITY].cpu() for part in parts),
-        at_shift=(onto.T @ shift).cpu(),
-        at_delta=(onto.T @ delta).cpu(),
+        at_shift=at[:, 0].cpu(),
+        at_delta=at[:, 1].cpu(),
         delta_square=float(state.moments.delta.square().sum()),
         corrected=any(state.carries_delta),
         carrier=state.carries_delta.index(True) if any(state.carries_delta) else 0,
-        directions=torch.as_tensor(directions).cpu(),
+        directions=combine(state.blocks, onto).cpu(),
     )
 
 

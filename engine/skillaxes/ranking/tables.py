@@ -85,7 +85,7 @@ def listed_rows(
     lists = [getattr(ranking.lists, side).rows for side in SIDES]
     ends = [_present(rows[:n_components, :top].flatten()) for rows in lists]
     members = [_present(rows[:, : max(top, pool)].flatten()) for rows in lists]
-    return np.unique(np.concatenate([*ends, sample])), np.unique(np.concatenate([*members, sample]))
+    return _distinct(np.concatenate([*ends, sample])), _distinct(np.concatenate([*members, sample]))
 
 
 def selection_table(
@@ -143,7 +143,7 @@ def _sampled(kept: Lookup, ranking: Ranking, n_components: int, n_rows: int, poo
         ends = np.concatenate([_present(getattr(ranking.lists, side).rows[direction, :pool]) for side in SIDES])
         inner = np.flatnonzero(~np.isin(rows, ends))
         inner = inner[np.argsort(values[inner], kind="stable")]
-        places = np.unique(np.linspace(0, len(inner) - 1, min(MIDDLE_ROWS, len(inner))).astype(np.int64))
+        places = _distinct(np.linspace(0, len(inner) - 1, min(MIDDLE_ROWS, len(inner))).astype(np.int64))
         chosen = inner[places]
         parts.append(_Part(formats.COMPONENT, formats.MIDDLE, direction, None, rows[chosen], values[chosen]))
     return parts
@@ -160,6 +160,11 @@ def sample_rows(n_rows: int, seed: int) -> np.ndarray:
 def _present(rows: Tensor) -> np.ndarray:
     found = rows.numpy()
     return found[found >= 0]
+
+
+def _distinct(numbers: np.ndarray) -> np.ndarray:
+    """Ascending, each once. ``np.unique`` imports numpy.ma, which takes longer than what is sorted here."""
+    return torch.unique(torch.from_numpy(numbers)).numpy()
 
 
 def _each(parts: list[_Part], values: list[int]) -> pa.Array:
