@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -46,7 +47,7 @@ def solve_given(job: Stages, components: Tensor, *, mean: Tensor | None, scale: 
     return log.run("directions", stream, lambda: _finish(job, state, unit, mean, scale))
 
 
-def _start(job: Stages, sample: Tensor, unit: Tensor, mean: Tensor | None, scale: Tensor | None) -> WarmStart:
+def _start(job: Stages, sample: Sequence[Tensor], unit: Tensor, mean: Tensor | None, scale: Tensor | None) -> WarmStart:
     """The directions and some random ones of the sample's space, in one block."""
     start = job.warm_start(sample, RANDOM_DIRECTIONS, scale)
     shift = start.shift if mean is None else mean.float().double()

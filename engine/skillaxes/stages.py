@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -71,15 +71,15 @@ class Stages:
             exact_block=plan.solver == GIVEN,
         )
 
-    def sample(self) -> Tensor:
-        """The rows that the warm start sees, those of this process."""
+    def sample(self) -> tuple[Tensor, ...]:
+        """The rows that the warm start sees, those of this process, in pieces."""
         segments = sample_segments(self.problem.n_rows, self.plan.sample_rows, self.config.seed)
-        rows = self.stream.sample(within(segments, (self.stream.first_row, self.stream.last_row)))
+        rows = self.stream.lent(within(segments, (self.stream.first_row, self.stream.last_row)))
         if not self.world.meet("sample"):
             self.checkpoint.stop_between("sample")
         return rows
 
-    def warm_start(self, sample: Tensor, n_directions: int, scale: Tensor | None) -> WarmStart:
+    def warm_start(self, sample: Sequence[Tensor], n_directions: int, scale: Tensor | None) -> WarmStart:
         """Where the solver begins, the same in every process."""
         return warm_start(self.problem, sample, n_directions, scale, self.world)
 
@@ -198,7 +198,7 @@ class Stages:
         block = completed(state.directions.double(), least, torch.Generator().manual_seed(self.config.seed))
         return WarmStart(as_shift(state.shift + state.mean, self.problem).cpu(), block, state.n_seen)
 
-    def column_scale(self, sample: Tensor) -> Tensor:
+    def column_scale(self, sample: Sequence[Tensor]) -> Tensor:
         """One read for the spread of every column, of shape (d,), float32: what the columns are multiplied by."""
         shift = warm_start(self.problem, sample, 0, None, self.world).shift
         centering = Centering(self.problem, shift, None)

@@ -6,6 +6,7 @@ Importing this package imports nothing heavy and probes no device; a name is loa
 ``project``            dots of a panel's centred rows with a block of directions, and squared row norms
 ``accumulate``         ``z += y^T @ weights`` for the rows that ``project`` saw
 ``group_sq_norms``     squared norms of those rows by groups of columns
+``column_sums``        sums of the rows themselves
 ``make_scratch``       the buffers of one panel, allocated once
 ``round_directions``   a block that ``project`` multiplies at full speed on a kind of device
 ``TopK``               top-k lists of both sides, built block by block, merged in any order
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skillaxes_kernels import reference as reference
-    from skillaxes_kernels.api import accumulate, group_sq_norms, make_scratch, project
+    from skillaxes_kernels.api import accumulate, column_sums, group_sq_norms, make_scratch, project
     from skillaxes_kernels.dispatch import BackendError, Choice, which
     from skillaxes_kernels.rounding import round_directions
     from skillaxes_kernels.topk import TopK, TopKList, TopKLists
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "accumulate": "api",
+    "column_sums": "api",
     "group_sq_norms": "api",
     "make_scratch": "api",
     "project": "api",
@@ -52,6 +54,7 @@ __all__ = [
     "TopKList",
     "TopKLists",
     "accumulate",
+    "column_sums",
     "group_sq_norms",
     "make_scratch",
     "project",

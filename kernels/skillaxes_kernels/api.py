@@ -148,6 +148,26 @@ def accumulate(z: Tensor, projection: Projection, weights: Tensor, *, bits: int 
         eager.accumulate(z, projection.rows, weights, cheap=bits == 8)
 
 
+def column_sums(panel: Tensor | Sequence[Tensor]) -> Tensor:
+    """Sums of the columns over all rows as they are stored, of shape (d,), float64: of at most 64 rows in float32, then
+    in float64 (float64 rows in float64 throughout). NaN and infinity come through.
+
+    Parameters
+    ----------
+    panel : Tensor of shape (b, d), or several whose rows follow each other, as :func:`project` takes them
+
+    Raises
+    ------
+    ValueError : no pieces, or other shapes and dtypes
+    """
+    pieces = (panel,) if isinstance(panel, Tensor) else tuple(panel)
+    if not pieces or any(piece.ndim != 2 or piece.dtype not in PANEL_DTYPES for piece in pieces):
+        raise ValueError("a panel is one or more (b, d) tensors of float16, bfloat16, float32 or float64")
+    if pieces[0].device.type == "cpu" and native.declines("avx512", pieces[0].dtype) is None:
+        return native.column_sums(pieces)
+    return eager.column_sums(pieces)
+
+
 def group_sq_norms(projection: Projection, groups: Sequence[slice]) -> Tensor:
     """``|y|^2`` by groups of columns, of shape (b, n_groups), float64; 0 in bad rows.
 

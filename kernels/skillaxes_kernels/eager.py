@@ -19,6 +19,8 @@ from torch import Tensor
 
 from skillaxes_kernels.types import Projection, Scratch, cosines, require_finite
 
+_FEW = 64  # rows that are converted at once where the rows themselves are summed
+
 
 def project(
     pieces: Sequence[Tensor],
@@ -63,6 +65,16 @@ def accumulate(z: Tensor, rows: Tensor, weights: Tensor, cheap: bool) -> None:
             z.T.addmm_(weights.T, rows)
         else:
             z.addmm_(rows.T, weights)
+
+
+def column_sums(pieces: Sequence[Tensor]) -> Tensor:
+    """Sums of the columns over all rows, (d,), float64; of a few rows at once in float32."""
+    total = torch.zeros(pieces[0].shape[1], dtype=torch.float64, device=pieces[0].device)
+    exact = torch.float64 if pieces[0].dtype == torch.float64 else torch.float32
+    for piece in pieces:
+        for rows in piece.split(_FEW):
+            total += rows.to(exact).sum(dim=0)
+    return total
 
 
 @contextmanager

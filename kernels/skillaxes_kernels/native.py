@@ -55,6 +55,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "skx_project": (None, (_INT, _POINTER, _POINTER, _LONG, _LONG, _POINTER, _POINTER, _LONG, _POINTER)),
     "skx_accumulate": (None, (_INT, _POINTER, _POINTER, _LONG, _LONG, _LONG, _POINTER, _LONG, _POINTER)),
     "skx_beyond_two_terms": (_INT, (_POINTER, _LONG)),
+    "skx_column_sums": (None, (_POINTER, _POINTER, _POINTER)),
     "skx_sq_norms": (None, (_POINTER, _POINTER, _LONG, _POINTER, _POINTER)),
 }
 
@@ -202,6 +203,14 @@ def accumulate(z: Tensor, projection: Projection, weights: Tensor, bits: int) ->
     )  # fmt: skip
     if z.stride(0) != 1:
         z += turned.T
+
+
+def column_sums(pieces: Sequence[Tensor]) -> Tensor:
+    """Sums of the columns over all rows, (d,), float64."""
+    rows = _rows(pieces, None, None)
+    sums = torch.empty(rows.panel.d, dtype=torch.float64)
+    _run("skx_column_sums", rows.panel.b * rows.panel.d, ctypes.addressof(rows.panel), sums.data_ptr())
+    return sums
 
 
 def group_sq_norms(projection: Projection, ends: Sequence[int]) -> Tensor:

@@ -18,7 +18,17 @@ from kernel_cases import DTYPES, Case, Target, problem
 from kernel_checks import check_accumulate, check_project
 from kernel_laws import LAWS
 
-from skillaxes_kernels import BackendError, accumulate, group_sq_norms, make_scratch, native, project, which
+from skillaxes_kernels import (
+    BackendError,
+    accumulate,
+    column_sums,
+    eager,
+    group_sq_norms,
+    make_scratch,
+    native,
+    project,
+    which,
+)
 
 COMPILED = ("amx", "avx512")
 
@@ -143,6 +153,34 @@ def test_norms_by_groups_of_columns(backend: str, scaled: bool) -> None:
     for wrong in ((slice(0, 1), slice(2, 700)), (slice(0, 699),), ()):
         with pytest.raises(ValueError, match="groups follow each other from column 0 to column 700"):
             group_sq_norms(seen, wrong)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    dtype=st.sampled_from([*DTYPES, torch.float64]),
+    lengths=st.lists(st.integers(1, 150), min_size=1, max_size=4),
+    d=st.one_of(st.integers(1, 150), st.integers(2000, 4200)),
+    compiled=st.booleans(),
+)
+def test_sums_of_columns(dtype: torch.dtype, lengths: list[int], d: int, compiled: bool) -> None:
+    """Of rows as they are stored, a large mean included; the same with compiled and with plain code."""
+    generator = torch.Generator().manual_seed(len(lengths) + d)
+    pieces = [(torch.randn((n, d + 3), generator=generator) + 50).to(dtype)[:, :d] for n in lengths]
+    true = torch.cat(pieces).double().sum(dim=0)
+    found = column_sums(pieces) if compiled else eager.column_sums(pieces)
+    assert found.dtype == torch.float64 and found.shape == (d,)
+    assert (found - true).abs().max() <= 1e-6 * true.abs().max()
+    if compiled:
+        assert torch.equal(column_sums(torch.cat(pieces)), found), "pieces play no part"
+
+
+def test_sums_of_columns_tell_of_rows_that_are_not_finite() -> None:
+    panel = torch.ones((300, 100), dtype=torch.float16)
+    panel[7, 3], panel[299, 99] = torch.nan, torch.inf
+    sums = column_sums(panel)
+    assert sums[3].isnan() and sums[99].isinf() and bool(torch.isfinite(sums[4:99]).all())
+    with pytest.raises(ValueError, match="a panel is one or more"):
+        column_sums(torch.ones(5))
 
 
 def test_more_directions_than_one_call_takes(compiled: str, monkeypatch: pytest.MonkeyPatch) -> None:

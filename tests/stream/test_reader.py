@@ -186,3 +186,27 @@ def test_sampled_rows_are_pieces_of_the_first_read(tmp_path: Path, rows: np.ndar
     assert starts == sorted(starts) and {7, 95, 130, 131, 600, 700, N - 3} <= set(starts)
     assert any(block.data_ptr() == buffers[3].data_ptr() for _, block in seen)
     assert reader.bytes_read == N * D * 2 and reader.rows_read_twice == 0
+
+
+def test_lent_rows_lie_where_they_are_stored_and_are_fetched_once(tmp_path: Path, rows: np.ndarray) -> None:
+    reader = Reader(open_store(write_store(tmp_path / "store", rows, "float16", chunk_rows=CHUNK)), 0, N)
+    segments = [(0, 7), (95, 230), (N - 3, N)]
+    pieces = reader.lend(segments)
+    assert np.array_equal(torch.cat(pieces).numpy(), np.concatenate([rows[start:stop] for start, stop in segments]))
+    assert [len(piece) for piece in pieces] == [7, 5, 100, 30, 3], "a piece lies in one chunk"
+    seen = list(reader.units(verify=True))
+    assert np.array_equal(torch.cat([block for _, block in seen]).numpy(), rows)
+    assert reader.bytes_read == N * D * 2 and reader.rows_read_twice == 0
+
+
+def test_rows_that_were_given_up_are_unmapped_by_the_thread_that_reads(tmp_path: Path, rows: np.ndarray) -> None:
+    reader = Reader(open_store(write_store(tmp_path / "store", rows, "float16", chunk_rows=CHUNK)), 0, N)
+
+    def maps() -> int:
+        return Path("/proc/self/maps").read_text().count(str(tmp_path / "store"))
+
+    for _, block in reader.units(verify=False):
+        reader.give_up([block])
+        del block
+        assert maps() <= SLOTS + 2
+    assert maps() == 0, "the last ones go with the read"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,6 @@ from skillaxes.pca.orthonormal import orthonormalize, rough_orthonormal
 from skillaxes.pca.problem import Problem
 
 ITERATIONS = 2  # a third would take the residual after three reads from 1.6e-4 to 1.5e-4, the second from 2.1e-4
-_FEW = 64  # rows that are converted at once where the rows themselves are summed
 RANDOM_COLUMNS = 4  # of the block: what the sample has missed is seen through them
 
 
@@ -35,9 +34,9 @@ class WarmStart:
 
 
 def warm_start(
-    problem: Problem, sample: Tensor, n_directions: int, scale: Tensor | None, world: World = ALONE
+    problem: Problem, sample: Sequence[Tensor], n_directions: int, scale: Tensor | None, world: World = ALONE
 ) -> WarmStart:
-    """Subspace iteration on ``sample`` (n, d), this process's sampled rows in the store's dtype on the host.
+    """Subspace iteration on ``sample``, pieces (n, d) of this process's sampled rows in the store's dtype on the host.
 
     Halko, Martinsson & Tropp 2011, algorithm 4.4, on the sample alone. Rows with NaN or infinity are left out.
     A few random columns complete the block.
@@ -73,29 +72,40 @@ def as_shift(mean: Tensor, problem: Problem) -> Tensor:
 class _Sample:
     """The centred sample as an operator, panel by panel through the kernels."""
 
-    def __init__(self, problem: Problem, sample: Tensor, scale: Tensor | None, world: World) -> None:
+    def __init__(self, problem: Problem, sample: Sequence[Tensor], scale: Tensor | None, world: World) -> None:
         self._problem, self._scale, self._world = problem, scale, world
-        self.n_rows = self._everywhere(len(sample))  # of all processes
-        sample = sample.to(problem.device)  # once: every iteration goes through it
+        self.n_rows = self._everywhere(sum(map(len, sample)))  # of all processes
+        if problem.device.type != "cpu":
+            sample = (torch.cat(tuple(sample)).to(problem.device),)  # once: every iteration goes through it
         mean = self._mean(sample)
         if not bool(torch.isfinite(mean).all()):
-            sample = sample[torch.isfinite(sample).all(dim=1)]
+            sample = [piece[torch.isfinite(piece).all(dim=1)] for piece in sample]
             mean = self._mean(sample)
         self._sample = sample
         self.shift = as_shift(mean if scale is None else mean * scale.double(), problem)
         world.broadcast_(self.shift)
 
-    def _panels(self, sample: Tensor, size: int) -> Iterator[Tensor]:
-        for at in range(0, len(sample), size):
-            yield sample[at : at + size]
+    def _panels(self) -> Iterator[tuple[Tensor, ...]]:
+        """The sample in panels of panel_rows, in pieces; the last one has what is left."""
+        panel, room = list[Tensor](), self._problem.panel_rows
+        for piece in self._sample:
+            at = 0
+            while at < len(piece):
+                panel.append(piece[at : at + room])
+                at, room = at + len(panel[-1]), room - len(panel[-1])
+                if not room:
+                    yield tuple(panel)
+                    panel, room = [], self._problem.panel_rows
+        if panel:
+            yield tuple(panel)
 
-    def _mean(self, sample: Tensor) -> Tensor:
+    def _mean(self, sample: Sequence[Tensor]) -> Tensor:
         total = torch.zeros(self._problem.n_columns, dtype=torch.float64, device=self._problem.device)
-        exact = torch.float64 if self._problem.panel_dtype == torch.float64 else torch.float32
-        for rows in self._panels(sample, _FEW):
-            total += rows.to(exact).sum(dim=0)
+        count = sum(map(len, sample))
+        if count:
+            total += kernels.column_sums(sample)
         self._world.sum_(total)
-        return total / max(self._everywhere(len(sample)), 1)
+        return total / max(self._everywhere(count), 1)
 
     def _everywhere(self, count: int) -> int:
         counts = torch.tensor([count])
@@ -113,8 +123,8 @@ class _Sample:
         shift = self.shift if problem.panel_dtype == torch.float64 else self.shift.float()
         total = torch.zeros_like(padded.T.contiguous()).T if problem.device.type == "cpu" else torch.zeros_like(padded)
         scratch = kernels.make_scratch(problem.device, problem.panel_rows, problem.n_columns, problem.panel_dtype)
-        for rows in self._panels(self._sample, problem.panel_rows):
-            good = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+        for rows in self._panels():
+            good = torch.zeros(sum(map(len, rows)), dtype=torch.bool, device=problem.device)
             projection = kernels.project(rows, directions, shift, scale=self._scale, scratch=scratch, bad=good)
             kernels.accumulate(total, projection, projection.dots, bits=8)
         self._world.sum_(total)

@@ -193,6 +193,12 @@ class PanelStream:
                 self._rows(segment, target)
         return rows
 
+    def lent(self, segments: Sequence[tuple[int, int]]) -> tuple[Tensor, ...]:
+        """The same rows in pieces that are to be read only: where they lie if that is possible, else one copy."""
+        if self._feed is not None or not self._whole or not self.reader.lasting:
+            return (self.sample(segments),)
+        return self.reader.lend(segments)
+
     def _rows(self, segment: tuple[int, int], target: Tensor) -> None:
         start, stop = segment
         kept = None if self._feed is None else self._feed.rows(start, stop)

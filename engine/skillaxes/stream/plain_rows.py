@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from skillaxes.stream.plain_files import TORCH_DTYPES, as_numpy, mapped, read_exactly, will_need
@@ -50,6 +52,17 @@ class PlainRows:
             return None
         rows = mapped(path, offset, (stop - start) * self._row_bytes)
         return rows.view(TORCH_DTYPES[self._store.dtype]).view(stop - start, self._store.n_features)
+
+    def pieces(self, start: int, stop: int) -> Iterator[tuple[int, Tensor]]:
+        """(first row, rows) of each chunk's part of rows ``start`` to ``stop``, mapped if possible, else copied."""
+        while start < stop:
+            end = min(stop, (start // self._store.chunk_rows + 1) * self._store.chunk_rows)
+            rows = self.mapped(start, end)
+            if rows is None:
+                rows = torch.empty((end - start, self._store.n_features), dtype=TORCH_DTYPES[self._store.dtype])
+                self.fetch(start, end, rows)
+            yield start, rows
+            start = end
 
     def prefetch(self, row: int, n_bytes: int) -> None:
         """Ask the kernel for what comes next while something else is worked on."""

@@ -12,7 +12,7 @@ import contextlib
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from skillaxes.errors import StoreError
 from skillaxes.stream.chunk_checks import ChunkChecks
+from skillaxes.stream.held_rows import HeldRows
 from skillaxes.stream.plain_files import TORCH_DTYPES, as_numpy, can_map
 from skillaxes.stream.plain_rows import PlainRows
 from skillaxes.stream.units import can_share, unit_rows
@@ -82,7 +83,7 @@ class Reader:
         self._cache: dict[int, Tensor] = {}
         self._slots: list[Tensor] = []
         self._checks = ChunkChecks(store)
-        self._known: list[tuple[int, int, Tensor]] = []
+        self._known = HeldRows()
         self._given_up: queue.SimpleQueue[list[Tensor]] = queue.SimpleQueue()
         self.bytes_read = 0
         self.rows_read_twice = 0
@@ -109,7 +110,7 @@ class Reader:
         StoreError : a chunk is missing, too short or fails its checksum
         """
         self.check_stored()
-        self._known.sort(key=lambda known: known[0])
+        self._known.sort()
         if not self._slots:
             shape = (self._unit_rows, self._store.n_features)
             # Of mapped units a panel may hold one more, for which there is no buffer to wait. They fill no buffer: what
@@ -184,7 +185,7 @@ class Reader:
                 target.copy_(kept[at - self._start(unit) : end - self._start(unit)])
             elif self._plain is not None:
                 self._fetch_plain(at, end, target)
-                self._known.append((at, end, target))
+                self._known.add(at, target)
             else:
                 self._fetch_zarr(at, end, target)
                 self.rows_read_twice += end - at
@@ -201,6 +202,21 @@ class Reader:
         with contextlib.suppress(queue.Empty):
             while True:
                 self._given_up.get_nowait()
+
+    def lend(self, segments: Sequence[tuple[int, int]]) -> tuple[Tensor, ...]:
+        """The rows of some (start, stop) segments in pieces where they lie, to be read only; for a ``lasting`` reader.
+
+        The next read takes them from there instead of the store, as it does with :meth:`rows`.
+        """
+        self.check_stored()
+        assert self._plain is not None
+        for start, stop in segments:  # a slow disk answers several at once
+            self._plain.prefetch(start, (stop - start) * self._row_bytes)
+        pieces = [piece for segment in segments for piece in self._plain.pieces(*segment)]
+        for first, rows in pieces:
+            self._known.add(first, rows)
+            self.bytes_read += len(rows) * self._row_bytes
+        return tuple(rows for _, rows in pieces)
 
     def _indices(self, from_row: int | None) -> range:
         first = self._first if from_row is None else from_row
@@ -258,13 +274,10 @@ class Reader:
     def _fetch_unknown(self, start: int, stop: int, target: Tensor) -> None:
         """Rows from the store, but for those that are still in memory."""
         at = start
-        for known, end, rows in self._known:
-            first, last = max(known, at), min(end, stop)
-            if first >= last:
-                continue
+        for first, rows in self._known.between(start, stop):
             self._fetch_plain(at, first, target[at - start : first - start])
-            target[first - start : last - start].copy_(rows[first - known : last - known])
-            at = last
+            at = first + len(rows)
+            target[first - start : at - start].copy_(rows)
         self._fetch_plain(at, stop, target[at - start :])
 
     def _mapped(self, unit: int) -> list[tuple[int, Tensor]] | None:
@@ -279,12 +292,7 @@ class Reader:
         if stop < self._last:
             self._plain.prefetch(stop, self._unit_bytes)
         pieces, done = list[tuple[int, Tensor]](), start
-        in_memory = [
-            (max(known, start), rows[max(start - known, 0) : stop - known])
-            for known, end, rows in self._known
-            if known < stop and start < end
-        ]
-        for first, rows in [*in_memory, (stop, view[:0])]:
+        for first, rows in [*self._known.between(start, stop), (stop, view[:0])]:
             if first > done:
                 pieces.append((done, view[done - start : first - start]))
                 self.bytes_read += (first - done) * self._row_bytes

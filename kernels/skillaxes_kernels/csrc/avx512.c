@@ -12,6 +12,7 @@
 #define STRIPS 4
 #define TALL   64 /* rows whose centred entries lie in the inner caches at once, in accumulate */
 #define LANES  8  /* directions that are summed at once, in accumulate */
+#define SPAN   2048 /* columns that are summed at once where the rows themselves are */
 #define MOST   96 /* directions whose sums are kept at once, in accumulate */
 
 static int64_t packed_directions_bytes(int64_t d, int64_t l_padded, int64_t terms) {
@@ -200,6 +201,28 @@ static void accumulate(const panel_t *p, const void *w, int64_t l, int64_t l_pad
 
 const products_t products_avx512 = {
     packed_directions_bytes, pack_directions, packed_weights_bytes, pack_weights, project, accumulate};
+
+INLINE void column_sums_kind(const panel_t *p, int dtype, double *sums, int64_t *counter) {
+    for (int64_t c0; (c0 = take(counter) * SPAN) < p->d;) {
+        int64_t width = least(SPAN, p->d - c0);
+        memset(sums + c0, 0, (size_t)width * 8);
+        for (int64_t r0 = 0; r0 < p->b; r0 += TALL) {
+            float part[SPAN] __attribute__((aligned(64))) = {0};
+            for (int64_t r = r0; r < least(r0 + TALL, p->b); r++)
+                for (int64_t c = 0; c < width; c += 16) {
+                    __m512 x = stored16(dtype, p->rows[r], c0 + c, mask_of(width - c));
+                    _mm512_store_ps(part + c, _mm512_add_ps(_mm512_load_ps(part + c), x));
+                }
+            for (int64_t c = 0; c < width; c++) sums[c0 + c] += (double)part[c];
+        }
+    }
+}
+
+void column_sums_avx512(const panel_t *p, double *sums, int64_t *counter) {
+    if (p->dtype == FLOAT16) column_sums_kind(p, FLOAT16, sums, counter);
+    else if (p->dtype == BFLOAT16) column_sums_kind(p, BFLOAT16, sums, counter);
+    else column_sums_kind(p, FLOAT32, sums, counter);
+}
 
 INLINE void sq_norms_kind(const panel_t *p, int dtype, int scaled, const int64_t *ends, int64_t n_groups,
                           double *sq_norms, int64_t *counter) {

@@ -63,6 +63,10 @@ EXPORT void skx_accumulate(int level, const panel_t *panel, const void *packed, 
     at(level)->accumulate(panel, packed, l, l_padded, terms, z, ldz, counter);
 }
 
+EXPORT void skx_column_sums(const panel_t *panel, double *sums, int64_t *counter) {
+    column_sums_avx512(panel, sums, counter);
+}
+
 EXPORT void skx_sq_norms(const panel_t *panel, const int64_t *ends, int64_t n_groups, double *sq_norms,
                          int64_t *counter) {
     sq_norms_avx512(panel, ends, n_groups, sq_norms, counter);

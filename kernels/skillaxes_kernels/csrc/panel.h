@@ -28,10 +28,12 @@ typedef struct {
 /* One kind of product. Work is taken in pieces from a counter that the threads of a call share, so a thread whose core
    is busy elsewhere does less of it; a piece's result does not depend on who computes it.
 
-   project:    dots (b, l_padded) = y @ directions, and |y|^2 in double (b) unless sq_norms is NULL; a piece has
-   ``piece`` rows, a multiple of 16, at most LARGEST accumulate: z (l, d), rows ldz apart, += weights^T @ y sq_norms:
-   |y|^2 of column groups: (b, n_groups) double; ends (n_groups) says where each group ends terms:      bfloat16 terms
-   of 8 bits each that count, with amx: 2 or 3 of directions, 1 to 3 of both operands of a sum */
+   project: dots (b, l_padded) = y @ directions, and |y|^2 in double (b) unless sq_norms is NULL. A piece has ``piece``
+   rows, a multiple of 16, at most LARGEST.
+
+   accumulate: z (l, d), rows ldz apart, += weights^T @ y.
+
+   terms: with amx, bfloat16 terms of 8 bits each that count: 2 or 3 of directions, 1 to 3 of both operands of a sum. */
 typedef struct {
     int64_t (*packed_directions_bytes)(int64_t d, int64_t l_padded, int64_t terms);
     void (*pack_directions)(const float *directions, int64_t d, int64_t l, int64_t l_padded, int64_t terms,
@@ -47,6 +49,10 @@ typedef struct {
 
 extern const products_t products_avx512, products_amx;
 
+/* Sums (d) of the rows as they are stored. */
+void column_sums_avx512(const panel_t *panel, double *sums, int64_t *counter);
+
+/* |y|^2 of groups of columns, (b, n_groups); ends (n_groups) says where each group ends. */
 void sq_norms_avx512(const panel_t *panel, const int64_t *ends, int64_t n_groups, double *sq_norms, int64_t *counter);
 
 static inline int64_t take(int64_t *counter) { return __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED); }
