@@ -10,6 +10,7 @@ from torch import Tensor
 DEPENDENT = 1e-10  # squared length, relative to 1, under which what is left of a column is rounding
 ROUNDING = 1e-6  # of a unit column: less than that left over from a float32 product is its rounding
 _WELL_APART = 1e-8  # least eigenvalue of the scaled Gram matrix, relative to 1, above which once is enough
+_NOTHING = 1e-11  # of a unit column along another one: what a second projection need not take out
 _ROUGHLY_DEPENDENT = 1e-6
 _SQUARES_FIT = (1e-12, 1e12)  # between these the largest entry has a square that float32 can sum up
 _ROWS = 4096  # rows of a tall block that are held in float64 at once: what the second cache holds
@@ -55,9 +56,9 @@ def orthonormalize(block: Tensor, against: Sequence[Tensor] = (), inverse: Tenso
     inverse : Tensor of shape (n_basis, n_basis), float64: (KᵀK)⁺; None where it is not known yet
     """
     columns = _unit(block)  # (b, d): columns side by side
-    if against and inverse is None:
+    if len(columns) and against and inverse is None:
         inverse = pseudo_inverse(torch.cat([overlaps(against, other) for other in against], dim=1))
-    for _ in range(2):
+    for _ in range(2 if len(columns) else 0):
         columns, least = _orthonormalized(columns, against, inverse)
         if least > _WELL_APART:
             break
@@ -111,11 +112,13 @@ def _orthonormalized(columns: Tensor, against: Sequence[Tensor], inverse: Tensor
         weights = inverse @ left.T
         inner -= left @ weights
     transform, least = _symmetric(inner, ROUNDING, DEPENDENT)
+    along = weights @ transform
+    some_left = inverse is not None and bool((along.abs() > _NOTHING).any())
     out = torch.empty((transform.shape[1], d), dtype=torch.float64, device=columns.device)
     for at in parts(d):
         torch.mm(transform.T, columns[:, at : at + _ROWS], out=out[:, at : at + _ROWS])
-        if inverse is not None:
-            out[:, at : at + _ROWS].addmm_((weights @ transform).T, part(against, at).T, alpha=-1)
+        if some_left:
+            out[:, at : at + _ROWS].addmm_(along.T, part(against, at).T, alpha=-1)
     return out, least
 
 

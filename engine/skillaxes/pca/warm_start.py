@@ -53,7 +53,8 @@ def warm_start(
         for _ in range(1 + ITERATIONS):
             if rough.shape[1]:  # rows that are all equal lead nowhere
                 rough = rough_orthonormal(passes.covariance(rough))
-        block = orthonormalize(rough.double())
+        filling = torch.randn((problem.n_columns, max(width - rough.shape[1], 0)), generator=generator)
+        block = orthonormalize(torch.cat([rough, filling.to(problem.device)], dim=1).double())
     return WarmStart(shift, completed(block, width, generator), n_sample)
 
 

@@ -159,6 +159,7 @@ class PanelStream:
                     yield Panel(first + at - size, size, tuple(pieces))
                     self.reader.give_up(pieces)
                     filled, pieces = 0, []
+            del block
         if filled:
             empty = torch.zeros((size - filled, self.n_columns), dtype=self.dtype)
             yield Panel(self.last_row - filled, filled, (*pieces, empty))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import mmap
 import os
 from functools import cache
@@ -56,28 +57,47 @@ def read_exactly(path: Path, offset: int, view: memoryview) -> None:
         os.close(descriptor)
 
 
+def _function(name: str, result: Any, *arguments: Any) -> Any:
+    function = getattr(ctypes.CDLL(None, use_errno=True), name)
+    function.restype, function.argtypes = result, arguments
+    return function
+
+
 class _Mapped:
-    """A part of a file as numpy's array interface; the mapping lasts as long as the array made of it."""
+    """A part of a file as numpy's array interface; the mapping lasts as long as the array made of it.
+
+    By the C library's own functions: those of the module mmap keep the interpreter's lock while pages come from disk.
+    """
+
+    _map = _function("mmap", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
+    _unmap = _function("munmap", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
+    _FAILED = ctypes.c_void_p(-1).value
 
     def __init__(self, path: Path, offset: int, n_bytes: int) -> None:
         start = offset - offset % mmap.ALLOCATIONGRANULARITY
+        self._mapping: tuple[int, int] | None = None
         descriptor = os.open(path, os.O_RDONLY)
         try:
             if os.fstat(descriptor).st_size < offset + n_bytes:  # pages behind the end would be a SIGBUS
                 raise StoreError(f"{path}: ends too early; copy the store again")
-            flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
-            mapping = mmap.mmap(descriptor, offset - start + n_bytes, flags=flags, prot=mmap.PROT_READ, offset=start)
+            flags, size = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0), offset - start + n_bytes
+            address = type(self)._map(None, size, mmap.PROT_READ, flags, descriptor, start)
+            if address == self._FAILED:
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), os.fspath(path))
         finally:
             os.close(descriptor)
-        self._bytes = np.frombuffer(mapping, np.uint8)
+        self._mapping = (address, size)
         # Called writable, which it is not: torch has no read-only tensors and warns of every such array.
-        address = self._bytes.ctypes.data + offset - start
         self.__array_interface__: dict[str, Any] = {
             "version": 3,
             "typestr": "|u1",
             "shape": (n_bytes,),
-            "data": (address, False),
+            "data": (address + offset - start, False),
         }
+
+    def __del__(self) -> None:
+        if self._mapping is not None:
+            type(self)._unmap(*self._mapping)
 
 
 def mapped(path: Path, offset: int, n_bytes: int) -> Tensor:

@@ -154,7 +154,9 @@ class Reader:
                 if isinstance(item, BaseException):
                     raise item
                 start, rows, used = item
-                yield start, rows if isinstance(rows, Tensor) else rows.result()
+                unit = [rows if isinstance(rows, Tensor) else rows.result()]
+                del item, rows  # whoever takes the unit is to hold it alone
+                yield start, unit.pop()
                 held.append(used)
                 if len(held) > self.lag and (used := held.popleft()) is not None:
                     free.put(used)
