@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import json
 import shutil
 import sys
@@ -90,6 +91,10 @@ class Workspace:
             self.folder = self.options.temp.resolve()
         else:
             self.folder = Path(tempfile.mkdtemp(prefix="skillaxes-bench-", dir=self.options.temp)).resolve()
+        # As after a first run, and as pip leaves what it installs: else ours alone would be compiled in each process
+        # where PYTHONDONTWRITEBYTECODE is set, or in the first one.
+        for package in ("engine", "kernels", "bench"):
+            compileall.compile_dir(provenance.ROOT / package, quiet=2)
         return self
 
     def __exit__(
