@@ -233,14 +233,15 @@ def round_to_terms(directions: Tensor) -> Tensor:
 
 def _rows(pieces: Sequence[Tensor], shift: Tensor | None, scale: Tensor | None) -> _Rows:
     d = pieces[0].shape[1]
-    pointers = np.concatenate(
-        [
-            piece.data_ptr() + np.arange(len(piece), dtype=np.int64) * (piece.stride(0) * piece.element_size())
-            for piece in pieces
-        ]
-    )
-    b = len(pointers)
-    pointers = np.pad(pointers, (0, -b % _ROOM), mode="edge") if b else pointers
+    b = sum(map(len, pieces))
+    pointers = np.empty(b + -b % _ROOM, np.int64)
+    at = 0
+    for piece in pieces:
+        step, end = piece.stride(0) * piece.element_size(), at + len(piece)
+        pointers[at:end] = np.arange(len(piece), dtype=np.int64) * step + piece.data_ptr()
+        at = end
+    if b:
+        pointers[b:] = pointers[b - 1]
     factor = None if scale is None else scale.float().contiguous()
     after: Tensor | None = None
     if shift is None:
