@@ -77,7 +77,8 @@ class _Sample:
 
     def __init__(self, problem: Problem, sample: Sequence[Tensor], scale: Tensor | None, world: World) -> None:
         self._problem, self._scale, self._world = problem, scale, world
-        self.n_rows = self._everywhere(sum(map(len, sample)))  # of all processes
+        counts = world.gather(sum(map(len, sample)))
+        self.n_rows, self._before = sum(counts), sum(counts[: world.rank])  # of all processes, of those before this one
         if problem.device.type != "cpu":
             sample = (torch.cat(tuple(sample)).to(problem.device),)  # once: every iteration goes through it
         mean = self._mean(sample)
@@ -90,9 +91,9 @@ class _Sample:
 
     def _panels(self, one_in: int) -> Iterator[tuple[Tensor, ...]]:
         """The sample, or one in some rows of it, in panels of panel_rows, in pieces; the last one has what is left."""
-        panel, room, passed = list[Tensor](), self._problem.panel_rows, 0
+        panel, room, passed = list[Tensor](), self._problem.panel_rows, self._before
         for whole in self._sample:
-            piece, at = whole[-passed % one_in :: one_in], 0  # the same rows however the sample lies in pieces
+            piece, at = whole[-passed % one_in :: one_in], 0  # the same rows for any pieces and processes
             passed += len(whole)
             while at < len(piece):
                 panel.append(piece[at : at + room])
