@@ -82,18 +82,21 @@ class _Sample:
         if problem.device.type != "cpu":
             sample = (torch.cat(tuple(sample)).to(problem.device),)  # once: every iteration goes through it
         mean = self._mean(sample)
-        if not bool(torch.isfinite(mean).all()):
-            sample = [piece[torch.isfinite(piece).all(dim=1)] for piece in sample]
-            mean = self._mean(sample)
-        self._sample = sample
+        finite = [torch.ones(len(piece), dtype=torch.bool) for piece in sample]
+        self._whole = bool(torch.isfinite(mean).all())
+        if not self._whole:
+            finite = [torch.isfinite(piece).all(dim=1) for piece in sample]
+            mean = self._mean([piece[good] for piece, good in zip(sample, finite, strict=True)])
+        self._sample, self._finite = sample, finite
         self.shift = as_shift(mean if scale is None else mean * scale.double(), problem)
         world.broadcast_(self.shift)
 
     def _panels(self, one_in: int) -> Iterator[tuple[Tensor, ...]]:
         """The sample, or one in some rows of it, in panels of panel_rows, in pieces; the last one has what is left."""
         panel, room, passed = list[Tensor](), self._problem.panel_rows, self._before
-        for whole in self._sample:
-            piece, at = whole[-passed % one_in :: one_in], 0  # the same rows for any pieces and processes
+        for whole, good in zip(self._sample, self._finite, strict=True):
+            some = slice(-passed % one_in, None, one_in)  # the same rows for any pieces and processes
+            piece, at = whole[some] if self._whole else whole[some][good[some]], 0
             passed += len(whole)
             while at < len(piece):
                 panel.append(piece[at : at + room])
