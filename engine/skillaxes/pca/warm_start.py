@@ -77,8 +77,9 @@ class _Sample:
 
     def __init__(self, problem: Problem, sample: Sequence[Tensor], scale: Tensor | None, world: World) -> None:
         self._problem, self._scale, self._world = problem, scale, world
-        counts = world.gather(sum(map(len, sample)))
-        self.n_rows, self._before = sum(counts), sum(counts[: world.rank])  # of all processes, of those before this one
+        count = sum(map(len, sample))
+        self.n_rows = self._everywhere(count)  # of all processes
+        self._before = sum(world.gather(count)[: world.rank])  # of the processes before this one
         if problem.device.type != "cpu":
             sample = (torch.cat(tuple(sample)).to(problem.device),)  # once: every iteration goes through it
         mean = self._mean(sample)
