@@ -46,7 +46,7 @@ def plant() -> None:
     from skillaxes.stream.panels import PanelStream
 
     if PHASE == "sample":
-        before(PanelStream, "sample")
+        before(PanelStream, "lent")
     elif PHASE == "read":
         before(krylov, "update")
     elif PHASE == "collective":
