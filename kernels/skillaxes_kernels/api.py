@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from skillaxes_kernels import eager, native, reference
+from skillaxes_kernels import eager, native, native_library, reference
 from skillaxes_kernels.dispatch import which
 from skillaxes_kernels.types import Projection, Scratch
 
@@ -90,7 +90,7 @@ def project(
     if bad is not None and (bad.dtype != torch.bool or tuple(bad.shape) != (b,)):
         raise ValueError(f"bad is a bool tensor of shape ({b},), got {bad.dtype} of shape {tuple(bad.shape)}")
     choice = which(pieces[0].device, pieces[0].dtype, d, directions.shape[1], backend)
-    if choice.name in native.LEVELS:
+    if choice.name in native_library.LEVELS:
         scratch = scratch or Scratch(None, None)
         known = bad if epilogue == "dots" else None
         return native.project(choice.name, pieces, directions, shift, scale, epilogue, scratch, known)
@@ -142,7 +142,7 @@ def accumulate(z: Tensor, projection: Projection, weights: Tensor, *, bits: int 
         from skillaxes_kernels import triton_launch
 
         triton_launch.accumulate(z, projection, weights, cheap=bits == 8)
-    elif projection.backend in native.LEVELS:
+    elif projection.backend in native_library.LEVELS:
         native.accumulate(z, projection, weights, bits)
     else:
         eager.accumulate(z, projection.rows, weights, cheap=bits == 8)
@@ -163,7 +163,7 @@ def column_sums(panel: Tensor | Sequence[Tensor]) -> Tensor:
     pieces = (panel,) if isinstance(panel, Tensor) else tuple(panel)
     if not pieces or any(piece.ndim != 2 or piece.dtype not in PANEL_DTYPES for piece in pieces):
         raise ValueError("a panel is one or more (b, d) tensors of float16, bfloat16, float32 or float64")
-    if pieces[0].device.type == "cpu" and native.declines("avx512", pieces[0].dtype) is None:
+    if pieces[0].device.type == "cpu" and native_library.declines("avx512", pieces[0].dtype) is None:
         return native.column_sums(pieces)
     return eager.column_sums(pieces)
 
@@ -184,7 +184,7 @@ def group_sq_norms(projection: Projection, groups: Sequence[slice]) -> Tensor:
     ends = [group.stop for group in groups]
     if [group.start for group in groups] != [0, *ends[:-1]] or not ends or ends[-1] != d:
         raise ValueError(f"groups follow each other from column 0 to column {d}, got {list(groups)}")
-    if projection.backend in native.LEVELS:
+    if projection.backend in native_library.LEVELS:
         squares = native.group_sq_norms(projection, ends)
     else:
         rows = projection.rows

@@ -1,4 +1,4 @@
-"""Checksums of chunks that pass by in pieces."""
+"""Whether chunks are all there, and the checksums of those that pass by in pieces."""
 
 from __future__ import annotations
 
@@ -15,13 +15,32 @@ if TYPE_CHECKING:
 
 
 class ChunkChecks:
-    """The CRC-32C of the chunk that is passing by, for a store of plain chunks; pieces come in row order."""
+    """The chunks of a store; where they are plain, the CRC-32C of the one that passes by in pieces, in row order."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._plain = store.plain_chunks()
         self._row_bytes = store.n_features * store.itemsize
         self._stop, self._crc = -1, 0
+        self._all_stored = False
+
+    def stored(self) -> None:
+        """Look up, once, whether all chunks are there.
+
+        Raises
+        ------
+        StoreError : some are missing, and would read as zeros
+        """
+        if self._all_stored:
+            return
+        missing = self._store.missing_chunks()
+        if missing:
+            first = missing[0] * self._store.chunk_rows
+            raise StoreError(
+                f"{self._store.path}: {len(missing)} of {self._store.n_chunks} chunks are not stored, the first one at "
+                f"row {first:,}; they would read as zeros. Copy the store again, or ingest its source again"
+            )
+        self._all_stored = True
 
     def verify(self, start: int, stop: int, rows: Tensor) -> None:
         """Take rows ``start`` to ``stop``; where they end a chunk, hold its checksum against the stored one.

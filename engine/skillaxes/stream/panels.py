@@ -137,7 +137,7 @@ class PanelStream:
         self.reads += 1
 
     def _read_there(self, feed: DeviceFeed, start: int) -> Iterator[Panel]:
-        self.reader.check_stored()
+        self.reader.checks.stored()
         source = self.reader if self._direct is None else self._direct
         begin = self._begin(start)
         for panel in feed.read(source, verify=not self._verified, start=start, from_row=begin):

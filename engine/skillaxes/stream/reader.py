@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from skillaxes.errors import StoreError
 from skillaxes.stream.chunk_checks import ChunkChecks
 from skillaxes.stream.held_rows import HeldRows
 from skillaxes.stream.plain_files import TORCH_DTYPES, as_numpy, can_map
@@ -82,12 +81,11 @@ class Reader:
         self._lock = threading.Lock()
         self._cache: dict[int, Tensor] = {}
         self._slots: list[Tensor] = []
-        self._checks = ChunkChecks(store)
+        self.checks = ChunkChecks(store)
         self._known = HeldRows()
         self._given_up: queue.SimpleQueue[list[Tensor]] = queue.SimpleQueue()
         self.bytes_read = 0
         self.rows_read_twice = 0
-        self._missing_checked = False
 
     @property
     def road(self) -> str:
@@ -109,7 +107,7 @@ class Reader:
         ------
         StoreError : a chunk is missing, too short or fails its checksum
         """
-        self.check_stored()
+        self.checks.stored()
         self._known.sort()
         if not self._slots:
             shape = (self._unit_rows, self._store.n_features)
@@ -134,7 +132,7 @@ class Reader:
                     if slot is not None and (pieces := self._mapped(unit)) is not None:
                         for start, piece in pieces:
                             if verify:
-                                self._checks.verify(start, start + len(piece), piece)
+                                self.checks.verify(start, start + len(piece), piece)
                             ready.put((start, piece, slot if start == pieces[-1][0] else None))
                         continue
                     # Where units last, panels keep what they are given.
@@ -176,7 +174,7 @@ class Reader:
 
         Plain rows are remembered as long as the next read lasts, which takes them from ``out`` instead of the store.
         """
-        self.check_stored()
+        self.checks.stored()
         at = start
         while at < stop:
             unit = at // self._unit_rows
@@ -210,7 +208,7 @@ class Reader:
 
         The next read takes them from there instead of the store, as it does with :meth:`rows`.
         """
-        self.check_stored()
+        self.checks.stored()
         assert self._plain is not None
         for start, stop in segments:  # a slow disk answers several at once
             self._plain.prefetch(start, (stop - start) * self._row_bytes)
@@ -239,7 +237,7 @@ class Reader:
         start, length = self._start(unit), self._unit_length(unit)
         if unit in self._cache:
             if verify and self._plain is not None:
-                self._checks.verify(start, start + length, self._cache[unit])
+                self.checks.verify(start, start + length, self._cache[unit])
             return self._cache[unit]
         shape, dtype = (length, self._store.n_features), TORCH_DTYPES[self._store.dtype]
         # What stays is not page-locked: it may be most of the memory.
@@ -251,23 +249,10 @@ class Reader:
                 self._plain.prefetch(start + length, self._unit_bytes)
             self._fetch_unknown(start, start + length, target)
             if verify:
-                self._checks.verify(start, start + length, target)
+                self.checks.verify(start, start + length, target)
         if slot is None:
             self._cache[unit] = target
         return target
-
-    def check_stored(self) -> None:
-        """Refuse a store with missing chunks; looked up once."""
-        if self._missing_checked:
-            return
-        missing = self._store.missing_chunks()
-        if missing:
-            first = missing[0] * self._store.chunk_rows
-            raise StoreError(
-                f"{self._store.path}: {len(missing)} of {self._store.n_chunks} chunks are not stored, the first one at "
-                f"row {first:,}; they would read as zeros. Copy the store again, or ingest its source again"
-            )
-        self._missing_checked = True
 
     def _fetch_zarr(self, start: int, stop: int, target: Tensor) -> None:
         self._store.read_rows(start, stop, out=as_numpy(target))

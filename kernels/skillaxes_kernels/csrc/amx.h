@@ -100,7 +100,9 @@ static inline float rounded_term(float x) {
         if (n > 2) OP(THIRD, (AT) + 2 * 1024 / sizeof *(AT), 64);                                                      \
     } while (0)
 
-/* Tables of functions for each kind of panel: FUNCTION(dtype, scaled). */
+/* For each kind of panel: DEFINE(dtype, scaled), and a table [scaled][dtype] of FUNCTION(dtype, scaled). */
+#define EACH_KIND(DEFINE)                                                                                              \
+    DEFINE(FLOAT32, 0) DEFINE(FLOAT16, 0) DEFINE(BFLOAT16, 0) DEFINE(FLOAT32, 1) DEFINE(FLOAT16, 1) DEFINE(BFLOAT16, 1)
 #define FOR_KINDS(FUNCTION)                                                                                            \
     {                                                                                                                  \
         {FUNCTION(FLOAT32, 0), FUNCTION(FLOAT16, 0), FUNCTION(BFLOAT16, 0)}, {                                         \

@@ -104,12 +104,7 @@ typedef void sum_up_t(const accumulate_t *b);
     DEFINE(DTYPE, SCALED, TERMS_, 1) DEFINE(DTYPE, SCALED, TERMS_, 2) DEFINE(DTYPE, SCALED, TERMS_, 3)
 #define DEFINE_KIND(DTYPE, SCALED)                                                                                     \
     DEFINE_TERMS(DTYPE, SCALED, 1) DEFINE_TERMS(DTYPE, SCALED, 2) DEFINE_TERMS(DTYPE, SCALED, 3)
-DEFINE_KIND(FLOAT32, 0)
-DEFINE_KIND(FLOAT16, 0)
-DEFINE_KIND(BFLOAT16, 0)
-DEFINE_KIND(FLOAT32, 1)
-DEFINE_KIND(FLOAT16, 1)
-DEFINE_KIND(BFLOAT16, 1)
+EACH_KIND(DEFINE_KIND)
 #define LISTED_TERMS(DTYPE, SCALED, TERMS_)                                                                            \
     {NAMED(DTYPE, SCALED, TERMS_, 1), NAMED(DTYPE, SCALED, TERMS_, 2), NAMED(DTYPE, SCALED, TERMS_, 3)}
 #define LISTED(DTYPE, SCALED)                                                                                          \

@@ -101,12 +101,7 @@ typedef void multiply_t(const project_t *b);
     DEFINE(DTYPE, SCALED, 2, 1)                                                                                        \
     DEFINE(DTYPE, SCALED, 2, 2) DEFINE(DTYPE, SCALED, 2, 3) DEFINE(DTYPE, SCALED, 3, 1) DEFINE(DTYPE, SCALED, 3, 2)    \
         DEFINE(DTYPE, SCALED, 3, 3)
-DEFINE_KIND(FLOAT32, 0)
-DEFINE_KIND(FLOAT16, 0)
-DEFINE_KIND(BFLOAT16, 0)
-DEFINE_KIND(FLOAT32, 1)
-DEFINE_KIND(FLOAT16, 1)
-DEFINE_KIND(BFLOAT16, 1)
+EACH_KIND(DEFINE_KIND)
 #define LISTED(DTYPE, SCALED)                                                                                          \
     {                                                                                                                  \
         {NAMED(DTYPE, SCALED, 2, 1), NAMED(DTYPE, SCALED, 2, 2), NAMED(DTYPE, SCALED, 2, 3)}, {                        \
