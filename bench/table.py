@@ -149,18 +149,13 @@ def _kills(lines: Sequence[Line]) -> str:
     rows = []
     for line in lines:
         case, values = line["case"], line["values"]
+        every, differing = f"{case['interval']:g} s", ", ".join(values["differing"]) or "none"
         for command, repeated in values["repeated_seconds"].items():
-            rows.append(
-                [
-                    command,
-                    str(case["processes"]),
-                    str(repeated["n"]),
-                    f"{case['interval']:g} s",
-                    f"{_seconds(repeated['p50'])} s",
-                    f"{_seconds(repeated['max'])} s",
-                    ", ".join(values["differing"]) or "none",
-                ]
-            )
+            again = [f"{_seconds(repeated[name])} s" for name in ("p50", "max")]
+            rows.append([command, str(case["processes"]), str(repeated["n"]), every, *again, differing])
+        early = values["kills"] - sum(repeated["n"] for repeated in values["repeated_seconds"].values())
+        if early:
+            rows.append(["before any work", str(case["processes"]), str(early), every, "", "", differing])
     head = ["command", "processes", "kills", "checkpoint every", "done again, median", "at most", "files that differ"]
     return f"{matrix(lines[0]['case'])}\n\n{_table(head, rows)}"
 

@@ -21,6 +21,8 @@ def test_kills(tmp_path: Path, processes: int) -> None:
     assert line["values"]["kills"] >= 3 and line["values"]["differing"] == []
     assert json.loads(options.results.read_text())["case"]["processes"] == processes
     assert "| none |" in table.render([line])
+    nothing_repeated = {**line, "values": {**line["values"], "repeated_seconds": {}}}
+    assert f"| before any work | {processes} | {line['values']['kills']} |" in table.render([nothing_repeated])
 
 
 def test_what_differs_is_found(tmp_path: Path) -> None:
