@@ -10,7 +10,7 @@ from skillaxes.cluster.world import World
 from skillaxes.progress import Progress
 from skillaxes.run_folder.checkpoint import CheckpointFolder, Damaged, RowTable
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
