@@ -11,6 +11,7 @@ import pytest
 from checkpointed import again
 from stopping import differing
 
+from skillaxes.checkpoint_records import FORMAT
 from skillaxes.run_folder.formats import CHECKPOINT
 
 
@@ -67,5 +68,5 @@ def test_a_checkpoint_of_another_format(
 ) -> None:
     monkeypatch.setattr("skillaxes.checkpoint_records.FORMAT", 99)
     progress = again(store, run_dir)
-    assert any("its format is 1, this skillaxes reads 99" in note for note in progress.notes)
+    assert any(f"its format is {FORMAT}, this skillaxes reads 99" in note for note in progress.notes)
     assert progress.seen[0] == "read 1" and not differing(run_dir, expected)
