@@ -38,5 +38,5 @@ def test_it_points_to_the_leading_directions(sample: torch.Tensor, n_rows: int) 
     centred = sample.double() - sample.double().mean(dim=0)
     true = torch.linalg.svd(centred, full_matrices=False).Vh[:K]
     block = warm_start(problem(n_rows), (sample,), 14, None).block
-    assert block.shape == (D, 14) and (block.T @ block - torch.eye(14)).abs().max() <= 1e-9
+    assert block.shape == (D, 14) and (block.T @ block - torch.eye(14)).abs().max() <= 1e-5
     assert torch.linalg.vector_norm(true @ block, dim=1).min() >= 0.99

@@ -25,7 +25,7 @@ class WarmStart:
     Attributes
     ----------
     shift : Tensor of shape (d,), float64: the provisional mean, see :func:`as_shift`
-    block : Tensor of shape (d, b), float64, orthonormal columns
+    block : Tensor of shape (d, b), float64, orthonormal columns to the precision of float32 at least
     n_rows : sampled rows
     """
 
@@ -56,7 +56,7 @@ def warm_start(
             if rough.shape[1]:  # rows that are all equal lead nowhere
                 rough = rough_orthonormal(passes.covariance(rough, one_in))
         filling = torch.randn((problem.n_columns, max(width - rough.shape[1], 0)), generator=generator)
-        block = orthonormalize(torch.cat([rough, filling.to(problem.device)], dim=1).double())
+        block = rough_orthonormal(torch.cat([rough, filling.to(problem.device)], dim=1)).double()
     return WarmStart(shift, completed(block, width, generator), n_sample)
 
 
@@ -130,7 +130,7 @@ class _Sample:
         padded = torch.nn.functional.pad(block, (0, padding))
         directions = kernels.round_directions(padded, problem.panel_dtype, problem.device, self._scale)
         shift = self.shift if problem.panel_dtype == torch.float64 else self.shift.float()
-        total = torch.zeros_like(padded.T.contiguous()).T if problem.device.type == "cpu" else torch.zeros_like(padded)
+        total = torch.zeros(padded.shape[::-1]).T if problem.device.type == "cpu" else torch.zeros_like(padded)
         scratch = kernels.make_scratch(problem.device, problem.panel_rows, problem.n_columns, problem.panel_dtype)
         for rows in self._panels(one_in):
             good = torch.zeros(sum(map(len, rows)), dtype=torch.bool, device=problem.device)
