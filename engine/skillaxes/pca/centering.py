@@ -25,6 +25,7 @@ class Centering:
 
     def __init__(self, problem: Problem, shift: Tensor, scale: Tensor | None) -> None:
         self._shift = shift.to(problem.device)
+        self._shift_square = self._shift.square().sum()
         self._subtrahend = self._shift if problem.panel_dtype == torch.float64 else self._shift.float()
         self._scale = scale
         self._outbox = Outbox(devices.open_seam(problem.device))
@@ -50,7 +51,7 @@ class Centering:
             backend=self._backend,
         )
         carried = projection.dots[: panel.count, :2].sum(dim=1)
-        moments.add(panel, projection, carried, self._shift, self._scale, self._outbox)
+        moments.add(panel, projection, carried, self._shift_square, self._scale, self._outbox)
         self._outbox.drain()  # which rows count is asked at once
         rows = projection.rows[: panel.count]
         if projection.shift is not None:

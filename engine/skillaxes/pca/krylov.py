@@ -57,6 +57,7 @@ def init(
         moments=RowMoments.empty(problem, store.first_row, store.n_rows),
         shift=start.shift.to(device),
         subtrahend=start.shift.to(device, torch.float64 if problem.panel_dtype == torch.float64 else torch.float32),
+        shift_square=start.shift.to(device).square().sum(),  # once: two threads sum, and a panel waits for both
         next_block=start.block,
         blocks=(),
         products=(),
@@ -109,7 +110,7 @@ def update(state: KrylovState, panel: Panel) -> KrylovState:
     )
     carried = projection.dots[:count, -UTILITY] + projection.dots[:count, -UTILITY + 1]
     if first:
-        state.moments.add(panel, projection, carried, state.shift, state.scale, state.outbox)
+        state.moments.add(panel, projection, carried, state.shift_square, state.scale, state.outbox)
     bad = projection.bad[:count, None]
     weights = projection.dots
     kept = torch.cat([weights[:count, :-UTILITY], carried[:, None]], dim=1).masked_fill_(bad, 0)

@@ -26,7 +26,7 @@ class KrylovState:
     ----------
     problem, world, store : what the solver works on
     moments : counts, norms and bad rows, complete after the first read
-    shift : Tensor of shape (d,), float64: the provisional mean m
+    shift, shift_square : Tensors of shapes (d,) and (), float64: the provisional mean m and |m|²
     subtrahend : the same in the dtype that the kernels take; always the same tensor, for which they prepare once
     next_block : Tensor of shape (d, b), float64: the block of the next read
     blocks : p tensors of shape (d, l), float32: the bases as multiplied, utility columns zeroed
@@ -51,6 +51,7 @@ class KrylovState:
     subtrahend: Tensor
     next_block: Tensor
     blocks: tuple[Tensor, ...]
+    shift_square: Tensor
     products: tuple[Tensor, ...]
     tables: tuple[Projections, ...]
     basis_gram: Tensor

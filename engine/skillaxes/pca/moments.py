@@ -69,11 +69,16 @@ class RowMoments:
         panel: Panel,
         projection: kernels.Projection,
         carried: Tensor,
-        shift: Tensor,
+        shift_square: Tensor,
         scale: Tensor | None,
         outbox: Outbox,
     ) -> None:
-        """Note the rows of a panel. ``carried`` holds (x - m)·m of shape (count,).
+        """Note the rows of a panel.
+
+        Parameters
+        ----------
+        carried : Tensor of shape (count,): (x - m)·m
+        shift_square : Tensor of shape (), float64: |m|²
 
         Raises
         ------
@@ -82,7 +87,7 @@ class RowMoments:
         count = panel.count
         bad = projection.bad[:count]
         squares = projection.sq_norms[:count].double()
-        raw = squares + 2 * carried.double() + shift.square().sum()
+        raw = squares + 2 * carried.double() + shift_square
         doubtful = (raw < _CANCELLED * squares) & ~bad
         if outbox.deferred:  # which rows are doubtful is known on the device alone
             rows = panel.rows[:count] if scale is None else panel.rows[:count] * scale
@@ -91,17 +96,18 @@ class RowMoments:
         elif bool(doubtful.any()):
             rows = panel.rows[:count][doubtful].double()
             raw[doubtful] = (rows if scale is None else rows * scale).square().sum(dim=1)
-        norm = raw.masked_fill_(bad, 0).clamp(min=0).sqrt().float()
+        raw = raw.masked_fill_(bad, 0).clamp(min=0)
         squares = squares.masked_fill_(bad, 0).float()
-        outbox.send(partial(self._note, panel.start), norm, squares, bad, projection.overflowed[:count])
+        outbox.send(partial(self._note, panel.start), raw, squares, bad, projection.overflowed[:count])
         if self.problem.layers:
             self.layer_squares.add_(kernels.group_sq_norms(projection, self.problem.layers)[:count].sum(dim=0))
 
-    def _note(self, start: int, norm: Tensor, squares: Tensor, bad: Tensor, overflowed: Tensor) -> None:
-        place = slice(start - self.first_row, start - self.first_row + len(norm))
+    def _note(self, start: int, raw: Tensor, squares: Tensor, bad: Tensor, overflowed: Tensor) -> None:
+        place = slice(start - self.first_row, start - self.first_row + len(raw))
         if bool(bad.any()):
             self._note_bad(start, bad, overflowed)
-        self.norm[place] = norm.numpy()
+        # By numpy: torch hands roots of any length to all threads, and waits for a core that reads or checks rows.
+        self.norm[place] = np.sqrt(raw.numpy())
         self.shifted_square[place] = squares.numpy()
 
     def good(self, start: int, count: int, device: torch.device) -> Tensor:
