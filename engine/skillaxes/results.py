@@ -195,7 +195,7 @@ def spent(job: Job, stream: PanelStream, stages: list[dict[str, Any]], repeated:
 
 def _traffic(job: Job, stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What each Krylov read was to hand over by its shape, and what it has handed over; of each process."""
-    found: list[dict[str, Any]] = []
+    found, widths = list[dict[str, Any]](), list[int]()
     for stage in stages:
         if stage["status"] == "done" and re.fullmatch(r"read \d+", stage["name"]):
             number = len(found) + 1
@@ -207,7 +207,8 @@ def _traffic(job: Job, stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 block_size=job.plan.block_size,
                 n_layers=len(job.layers),
             )
-            predicted = read_bytes(shape, number, number, solving=job.plan.solver != GIVEN)
+            widths.append(stage["products"][0]["columns"] if "products" in stage else shape.block_size)
+            predicted = read_bytes(shape, number, widths, solving=job.plan.solver != GIVEN)
             found.append({"name": stage["name"], "predicted": predicted, "measured": stage.get("handed_over")})
     return found
 

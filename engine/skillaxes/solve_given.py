@@ -79,8 +79,8 @@ def _finish(job: Stages, state: krylov.KrylovState, unit: Tensor, mean: Tensor |
         converged=True,
         layer_variance=moments.layer_variance.cpu(),
     )
-    width = job.problem.block_size
-    weights = torch.zeros((state.reads * width, k + RANDOM_DIRECTIONS), dtype=torch.float64)
+    n_basis = sum(block.shape[1] for block in state.blocks)
+    weights = torch.zeros((n_basis, k + RANDOM_DIRECTIONS), dtype=torch.float64)
     weights[: k + RANDOM_DIRECTIONS] = torch.eye(k + RANDOM_DIRECTIONS, dtype=torch.float64)
     kept = kept_rows(state, weights)
     if mean is not None:

@@ -116,28 +116,30 @@ class Shape:
         return self.n_rows * self.n_columns * self.itemsize
 
 
-def read_bytes(shape: Shape, number: int, blocks: int, *, solving: bool = True) -> dict[str, int]:
+def read_bytes(shape: Shape, number: int, widths: Sequence[int], *, solving: bool = True) -> dict[str, int]:
     """Bytes that each process hands over in a Krylov read.
 
     Parameters
     ----------
     number : of the read, from 1
-    blocks : blocks of the basis, that of this read included; as ``number`` unless the iteration has begun anew
+    widths : columns of each block of the basis, that of this read included; as many as ``number`` unless the iteration
+        has begun anew
     solving : whether the read ends in a Rayleigh-Ritz problem; given directions have none
     """
-    d, width = shape.n_columns, shape.block_size
+    d, width = shape.n_columns, widths[-1]
     summed = 8 * d * width  # Z, and the sums of the columns with it
     if number == 1:
         summed += 8 * 2 + 8 * shape.n_layers  # rows that count, their squares; squares by layer
     if solving:
-        summed += 8 * GROUPS * (blocks * width * width + width)
+        summed += 8 * GROUPS * (sum(widths) * width + width)
     return {"sum": summed, "broadcast": 4 * d * width}
 
 
 def every_read(shape: Shape) -> list[dict[str, int]]:
     """Bytes that each process hands over in each read that is expected, in order.
 
-    What ``incremental`` hands over depends on the rows: its largest is given.
+    What ``incremental`` hands over depends on the rows: its largest is given. So does whether a block is narrower, see
+    :func:`skillaxes.pca.krylov_state.block_size`: none is here.
     """
     d, moments = shape.n_columns, 8 * 2 + 8 * shape.n_layers
     provisional = {"sum": 8 * d + 8 * 2, "broadcast": 8 * d}  # the sample's mean and its rows
@@ -150,7 +152,8 @@ def every_read(shape: Shape) -> list[dict[str, int]]:
         found.append({"sum": 0, "broadcast": 4 * d * shape.block_size + 8 * (d + shape.block_size)})
     solving = shape.solver in ("krylov", "covariance", "incremental")
     count = max(1, shape.reads - len(found))
-    return found + [read_bytes(shape, number, number, solving=solving) for number in range(1, count + 1)]
+    widths = [shape.block_size] * count
+    return found + [read_bytes(shape, number, widths[:number], solving=solving) for number in range(1, count + 1)]
 
 
 @dataclass(frozen=True)

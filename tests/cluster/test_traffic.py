@@ -87,7 +87,7 @@ def test_rates_are_stated_by_name() -> None:
 
 
 def test_a_ring_moves_at_most_twice_what_is_handed_over() -> None:
-    handed = read_bytes(LARGE, 3, 3)
+    handed = read_bytes(LARGE, 3, [48, 48, 48])
     slow = Rates(network=1e9, latency=0.0)
     for size in (2, 8, 64):
         assert forecast(LARGE, size, slow).traffic <= (2 * handed["sum"] + handed["broadcast"]) / 1e9

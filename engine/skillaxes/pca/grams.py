@@ -32,15 +32,16 @@ class GroupedGrams:
         self.products = torch.zeros((GROUPS, 0, 0), dtype=torch.float64)
         self.sums = torch.zeros((GROUPS, 0), dtype=torch.float64)
 
-    def extend(self, tables: Sequence[Projections], width: int, world: World) -> GroupedGrams:
+    def extend(self, tables: Sequence[Projections], widths: Sequence[int], world: World) -> GroupedGrams:
         """The Grams of all blocks of ``tables``, given those of all but the last.
 
-        Only the products with the new block are computed: the rest is kept. Each block takes ``width`` columns, of
-        which the utility columns are zero.
+        Only the products with the new block are computed: the rest is kept. Each block takes its number of ``widths``
+        as columns, of which the utility columns are zero.
         """
-        new = torch.zeros((GROUPS, len(tables) * width, width), dtype=torch.float64)
+        starts, width = np.cumsum([0, *widths]).tolist(), widths[-1]
+        new = torch.zeros((GROUPS, starts[-1], width), dtype=torch.float64)
         sums = torch.zeros((GROUPS, width), dtype=torch.float64)
-        useful = [slice(number * width, number * width + table.width - 1) for number, table in enumerate(tables)]
+        useful = [slice(at, at + table.width - 1) for at, table in zip(starts[:-1], tables, strict=True)]
         for start, stop in blocks(self.first_row, self.n_rows):
             groups = row_groups(self.seed, start, stop)
             order = np.argsort(groups, kind="stable")
@@ -54,7 +55,7 @@ class GroupedGrams:
                     new[group, place, : last.shape[1]] += block[part].T @ last
         world.sum_(new, sums)
         out = GroupedGrams(self.seed, self.first_row, self.n_rows)
-        before = (len(tables) - 1) * width
+        before = starts[-2]
         out.products = torch.zeros((GROUPS, before + width, before + width), dtype=torch.float64)
         out.products[:, :before, :before] = self.products
         out.products[:, :, before:] = new

@@ -25,8 +25,10 @@ from skillaxes.cluster.world import ALONE, World
 from skillaxes.pca.bounds import angle_bounds
 from skillaxes.pca.grams import GroupedGrams
 from skillaxes.pca.krylov_state import (
+    UTILITY,
     KrylovState,
     bits_of_products,
+    block_size,
     converged,
     is_blurred,
     relative_residuals,
@@ -41,7 +43,6 @@ from skillaxes.stream import device as devices
 from skillaxes.stream.device_outbox import Outbox
 from skillaxes.stream.panels import Panel
 
-UTILITY = 2  # columns of a block that carry the mean (first read) or its correction (second), as high and low part
 FLUSH = 16  # panels whose products are summed in float32 before they join the float64 sum
 
 
@@ -56,8 +57,8 @@ def init(
         store=store,
         moments=RowMoments.empty(problem, store.first_row, store.n_rows),
         shift=start.shift.to(device),
-        subtrahend=start.shift.to(device, torch.float64 if problem.panel_dtype == torch.float64 else torch.float32),
         shift_square=start.shift.to(device).square().sum(),  # once: two threads sum, and a panel waits for both
+        subtrahend=start.shift.to(device, torch.float64 if problem.panel_dtype == torch.float64 else torch.float32),
         next_block=start.block,
         blocks=(),
         products=(),
@@ -73,7 +74,7 @@ def init(
 def begin_read(state: KrylovState) -> KrylovState:
     """Round the next block to the dtype of the product and take the rounded block as the basis."""
     problem = state.problem
-    width = problem.block_size
+    width = block_size(state)
     carried = state.shift if state.moments.delta is None else state.moments.delta
     columns = torch.zeros((width, problem.n_columns), dtype=torch.float32, device=problem.device)
     columns[: state.next_block.shape[1]] = _round(state, state.next_block).T
@@ -89,9 +90,10 @@ def begin_read(state: KrylovState) -> KrylovState:
         blocks=(*state.blocks, basis),
         tables=(*state.tables, state.store.new(width - 1)),  # l - 2 projections and the carried one
         carries_delta=(*state.carries_delta, state.moments.delta is not None),
-        partial=_sums(problem, torch.float32),
-        total=_sums(problem, torch.float64),
+        partial=_sums(problem, width, torch.float32),
+        total=_sums(problem, width, torch.float64),
         pending=0,
+        width=width,
         bits=state.world.share(bits_of_products(state)),
     )
 
@@ -140,7 +142,7 @@ def end_read(state: KrylovState) -> KrylovState:
     before = cross.shape[0] - cross.shape[1]
     above = torch.cat([state.basis_gram, cross[:before]], dim=1)
     basis_gram = torch.cat([above, torch.cat([cross[:before].T, cross[before:]], dim=1)])
-    grams = state.grams.extend(state.tables, problem.block_size, state.world)
+    grams = state.grams.extend(state.tables, [block.shape[1] for block in state.blocks], state.world)
     whitening = whiten(basis_gram)
     ritz = rayleigh_ritz(grams.covariance(state.moments.n_samples).to(whitening.device), whitening)
     k = problem.n_components
@@ -150,11 +152,24 @@ def end_read(state: KrylovState) -> KrylovState:
     done = state.reads >= problem.min_reads and (converged(state) or state.reads >= problem.max_reads)
     if state.world.share(done):
         return replace(state, done=True)
-    block = orthonormalize(state.products[-1], state.blocks, pseudo_inverse(basis_gram))
-    block = block[:, : problem.block_size - UTILITY]
+    block = orthonormalize(_leading_on(state), state.blocks, pseudo_inverse(basis_gram))
+    block = block[:, : block_size(state) - UTILITY]
     if state.world.share(block.shape[1] == 0 or is_blurred(state)):
         return _restarted(state)
     return replace(state, next_block=block)
+
+
+def _leading_on(state: KrylovState) -> Tensor:
+    """What the next block is made of, of shape (d, b), float64, the span of the basis aside: the products of the last
+    block; for a narrow block, or after one, the residuals of the leading Ritz pairs.
+
+    Both span the same where all pairs are taken. What a Ritz vector lacks lies along its own residual first.
+    """
+    assert state.ritz is not None
+    width = block_size(state)
+    if all(block.shape[1] == width for block in state.blocks):
+        return state.products[-1]
+    return combine(state.products, state.ritz.weights[:, : width - UTILITY])
 
 
 def _restarted(state: KrylovState) -> KrylovState:
@@ -212,7 +227,7 @@ def products_of_read(state: KrylovState, n_rows: int) -> list[dict[str, Any]]:
     """
     project = str(state.problem.panel_dtype if state.outbox.deferred else torch.float32).removeprefix("torch.")
     accumulate = "bfloat16" if state.bits == 8 and not state.outbox.deferred else project
-    rows_columns = {"rows": n_rows, "columns": state.problem.block_size}
+    rows_columns = {"rows": n_rows, "columns": state.width}
     return [
         {"kind": "project", "dtype": "float32" if project == "float64" else project, **rows_columns},
         {"kind": "accumulate", "dtype": "float32" if accumulate == "float64" else accumulate, **rows_columns},
@@ -263,9 +278,9 @@ def _round(state: KrylovState, block: Tensor) -> Tensor:
     return kernels.round_directions(block.float(), problem.panel_dtype, problem.device, state.scale)
 
 
-def _sums(problem: Problem, dtype: torch.dtype) -> Tensor:
-    """Zeros of shape (d, l), in the layout in which the product is fastest."""
-    d, width = problem.n_columns, problem.block_size
+def _sums(problem: Problem, width: int, dtype: torch.dtype) -> Tensor:
+    """Zeros of shape (d, width), in the layout in which the product is fastest."""
+    d = problem.n_columns
     if problem.device.type == "cpu":
         return torch.zeros((width, d), dtype=dtype).T
     return torch.zeros((d, width), dtype=dtype, device=problem.device)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 import skillaxes_kernels as kernels
 from skillaxes.cluster.world import World
+from skillaxes.pca import rule
 from skillaxes.pca.convergence import BLURRED, ZERO, blur, is_last, precision
 from skillaxes.pca.grams import GroupedGrams
 from skillaxes.pca.moments import RowMoments
@@ -16,6 +17,8 @@ from skillaxes.pca.problem import Problem
 from skillaxes.pca.projections import Projections, ProjectionStore
 from skillaxes.pca.rayleigh_ritz import RitzPairs
 from skillaxes.stream.device_outbox import Outbox
+
+UTILITY = 2  # columns of a block that carry the mean (first read) or its correction (second), as high and low part
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,10 @@ class KrylovState:
     store: ProjectionStore
     moments: RowMoments
     shift: Tensor
+    shift_square: Tensor
     subtrahend: Tensor
     next_block: Tensor
     blocks: tuple[Tensor, ...]
-    shift_square: Tensor
     products: tuple[Tensor, ...]
     tables: tuple[Projections, ...]
     basis_gram: Tensor
@@ -62,11 +65,12 @@ class KrylovState:
     ritz: RitzPairs | None = None
     residual_norms: Tensor | None = None
     done: bool = False
-    # of the read under way; bits: of the operands of Z
+    # of the read under way; width: columns of its block; bits: of the operands of Z
     directions: Tensor | None = None
     partial: Tensor | None = None
     total: Tensor | None = None
     pending: int = 0
+    width: int = 0
     bits: int = 24
     worst: tuple[float, ...] = ()
     scale: Tensor | None = None
@@ -84,6 +88,14 @@ def bits_of_products(state: KrylovState) -> int:
         return 24
     last = state.reads + 1 >= state.problem.max_reads or is_last(state.worst, state.problem.tolerance)
     return 8 if last else 16
+
+
+def block_size(state: KrylovState) -> int:
+    """Columns of the block of the coming read: fewer where it will be the last, since no later one builds on it."""
+    problem = state.problem
+    if is_last(state.worst, problem.tolerance):
+        return rule.last_block_size(problem.n_components, problem.block_size, UTILITY)
+    return problem.block_size
 
 
 def within_tolerance(state: KrylovState) -> Tensor:

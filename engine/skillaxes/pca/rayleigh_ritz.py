@@ -64,17 +64,17 @@ def residual_norms(blocks: Sequence[Tensor], products: Sequence[Tensor], values:
 
     Parameters
     ----------
-    blocks, products : tensors of shape (d, l): the bases, and C times them in float64
+    blocks, products : tensors of shape (d, l), l their own: the bases, and C times them in float64
     values, weights : of these pairs, (r,) and (n_basis, r); the sums are made in the dtype of ``weights``
     """
-    width = blocks[0].shape[1]
-    along, onto = (weights * values.to(weights.dtype)).T, weights.T
+    along = (weights * values.to(weights.dtype)).T
+    onto = weights.T.split([block.shape[1] for block in blocks], dim=1)
     squares = torch.zeros(len(values), dtype=torch.float64, device=values.device)
     for at in parts(blocks[0].shape[0]):
         basis = part(blocks, at, weights.dtype)
         difference = along @ basis.T
-        for number, product in enumerate(products):
+        for product, some_weights in zip(products, onto, strict=True):
             some = product[at : at + len(basis)].to(weights.dtype)
-            difference.addmm_(onto[:, number * width : (number + 1) * width], some.T, alpha=-1)
+            difference.addmm_(some_weights, some.T, alpha=-1)
         squares += difference.square_().sum(dim=1)
     return squares.sqrt()

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 COVARIANCE_COLUMNS = 1024  # up to here the eigenproblem costs less than a further read of most stores
-# Columns of a block beyond k, before rounding up. A CPU is bound by its products: 3 reads with 48 columns (k = 10) cost
-# it 144 columns of products, 2 reads with 96 cost 192 and leave residuals ten times larger. A GPU multiplies 96 columns
-# while it waits for the next rows, so what counts there are reads: 96 columns are within the default tolerance after
-# two reads of real activations (residual 3e-4), 48 after three (3e-5).
+# Columns of a block beyond k, before rounding up. A CPU is bound by its products: 2 reads with 48 columns (k = 10) and
+# one with 16 cost it 112 columns of products, 2 reads with 96 cost 192 and leave residuals ten times larger. A GPU
+# multiplies 96 columns while it waits for the next rows, so what counts there are reads: 96 columns are within the
+# default tolerance after two reads of real activations (residual 3e-4), 48 after three (5e-5).
 OVERSAMPLING = 32
 OVERSAMPLING_STORAGE_BOUND = 80
+OVERSAMPLING_LAST = 4  # of the read that is foreseen to be the last
 MULTIPLE = 16  # matrix products like a multiple of it
 
 
@@ -51,5 +52,16 @@ def block_size(n_components: int, n_columns: int, utility: int, *, storage_bound
     storage_bound : rows arrive slower than they are multiplied, as on a GPU: more columns, fewer reads
     """
     oversampling = OVERSAMPLING_STORAGE_BOUND if storage_bound else OVERSAMPLING
-    wanted = min(n_components + oversampling, n_columns) + utility
-    return -(-wanted // MULTIPLE) * MULTIPLE
+    return rounded_up(min(n_components + oversampling, n_columns) + utility)
+
+
+def last_block_size(n_components: int, block_size: int, utility: int) -> int:
+    """Columns of the block of the last read, at most ``block_size``: k, a few more and the utility columns, rounded
+    up.
+    """
+    return min(rounded_up(n_components + OVERSAMPLING_LAST + utility), block_size)
+
+
+def rounded_up(columns: int) -> int:
+    """The columns that a block of so many takes."""
+    return -(-columns // MULTIPLE) * MULTIPLE

@@ -191,14 +191,13 @@ class KeptRows:
 def kept_rows(state: krylov.KrylovState, weights: Tensor) -> KeptRows:
     """Every row against the directions K @ ``weights`` (n_basis, r), float64, each of unit length."""
     assert state.moments.delta is not None
-    width = state.problem.block_size
-    parts = [weights[number * width : (number + 1) * width] for number in range(len(state.blocks))]
+    parts = weights.split([block.shape[1] for block in state.blocks])
     onto = weights.to(state.shift.device)
     at = onto.T @ overlaps(state.blocks, torch.stack([state.shift, state.moments.delta], dim=1))  # (r, 2)
     return KeptRows(
         moments=state.moments,
         tables=state.tables,
-        weights=tuple(part[: width - krylov.UTILITY].cpu() for part in parts),
+        weights=tuple(part[: -krylov.UTILITY].cpu() for part in parts),
         at_shift=at[:, 0].cpu(),
         at_delta=at[:, 1].cpu(),
         delta_square=float(state.moments.delta.square().sum()),
