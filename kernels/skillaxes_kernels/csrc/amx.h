@@ -78,20 +78,6 @@ INLINE void store_terms(__m512 a, __m512 b, int terms, int exact, uint16_t *out,
     }
 }
 
-static inline uint16_t upper_half(float x) {
-    uint32_t u;
-    memcpy(&u, &x, 4);
-    return (uint16_t)(u >> 16);
-}
-
-static inline float rounded_term(float x) {
-    uint32_t u;
-    memcpy(&u, &x, 4);
-    u = (u + 0x8000u) & 0xffff0000u;
-    memcpy(&x, &u, 4);
-    return x;
-}
-
 /* n tiles that lie after one another, in the registers FIRST, SECOND and THIRD. */
 #define EACH(OP, FIRST, SECOND, THIRD, AT)                                                                             \
     do {                                                                                                               \

@@ -23,19 +23,21 @@ int64_t packed_weights_bytes_amx(int64_t b, int64_t l_padded, int64_t terms) {
 
 void pack_weights_amx(const float *weights, int64_t stride, int64_t b, int64_t l, int64_t l_padded, int64_t terms,
                       void *packed) {
-    uint16_t *out = packed;
     int64_t tiles = l_padded / 16;
-    memset(packed, 0, (size_t)packed_weights_bytes_amx(b, l_padded, terms));
-    for (int64_t r = 0; r < b; r++)
-        for (int64_t j = 0; j < l; j++) {
-            float x = weights[r * stride + j];
-            for (int t = 0; t < terms; t++) {
-                float head = rounded_term(x);
-                int64_t tile = ((r / STEP) * terms + t) * tiles + j / 16;
-                out[tile * TILE + (j % 16) * 32 + r % STEP] = upper_half(head);
-                x -= head;
+    const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    const __m512i apart = _mm512_mullo_epi32(lanes, _mm512_set1_epi32((int)stride));
+    for (int64_t r = 0; r < blocks(b, TALL) * TALL; r += 16)
+        for (int64_t j = 0; j < l_padded; j++) {
+            uint16_t *out = (uint16_t *)packed + (r / STEP * terms * tiles + j / 16) * TILE + j % 16 * 32 + r % STEP;
+            __m512 x = _mm512_mask_i32gather_ps(_mm512_setzero_ps(), j < l ? mask_of(b - r) : 0, apart,
+                                                weights + r * stride + j, 4);
+            for (int64_t t = 0; t < terms; t++) {
+                __m512i head = _mm512_srli_epi32(_mm512_castps_si512(rounded(x)), 16);
+                _mm256_store_si256((void *)(out + t * tiles * TILE), _mm512_cvtepi32_epi16(head));
+                x = _mm512_sub_ps(x, top(rounded(x)));
             }
         }
+    _mm256_zeroupper();
 }
 
 /* What one call works on: sums of a block that is converted, beside the conversion of the next one. */
