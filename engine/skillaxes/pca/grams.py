@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from skillaxes.cluster.world import World
-from skillaxes.pca.projections import Projections, blocks
+from skillaxes.pca.projections import BLOCK_ROWS, Projections, blocks
 
 GROUPS = 20
 
@@ -41,18 +41,18 @@ class GroupedGrams:
         starts, width = np.cumsum([0, *widths]).tolist(), widths[-1]
         new = torch.zeros((GROUPS, starts[-1], width), dtype=torch.float64)
         sums = torch.zeros((GROUPS, width), dtype=torch.float64)
-        useful = [slice(at, at + table.width - 1) for at, table in zip(starts[:-1], tables, strict=True)]
+        room = torch.zeros((min(BLOCK_ROWS, self.n_rows), starts[-1]), dtype=torch.float64)
         for start, stop in blocks(self.first_row, self.n_rows):
             groups = row_groups(self.seed, start, stop)
             order = np.argsort(groups, kind="stable")
             ends = np.searchsorted(groups[order], np.arange(GROUPS + 1))
-            rows = [torch.from_numpy(table.rows(start, stop)[:, :-1][order]).double() for table in tables]
+            for at, table in zip(starts[:-1], tables, strict=True):
+                rows = torch.from_numpy(np.take(table.rows(start, stop), order, axis=0))
+                room[: stop - start, at : at + table.width - 1] = rows[:, :-1]
             for group in range(GROUPS):
-                part = slice(int(ends[group]), int(ends[group + 1]))
-                last = rows[-1][part]
-                sums[group, : last.shape[1]] += last.sum(dim=0)
-                for place, block in zip(useful, rows, strict=True):
-                    new[group, place, : last.shape[1]] += block[part].T @ last
+                rows = room[int(ends[group]) : int(ends[group + 1])]
+                sums[group] += rows[:, starts[-2] :].sum(dim=0)
+                new[group].addmm_(rows.T, rows[:, starts[-2] :])
         world.sum_(new, sums)
         out = GroupedGrams(self.seed, self.first_row, self.n_rows)
         before = starts[-2]
