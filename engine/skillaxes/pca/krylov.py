@@ -113,14 +113,15 @@ def update(state: KrylovState, panel: Panel) -> KrylovState:
     carried = projection.dots[:count, -UTILITY] + projection.dots[:count, -UTILITY + 1]
     if first:
         state.moments.add(panel, projection, carried, state.shift_square, state.scale, state.outbox)
-    bad = projection.bad[:count, None]
     weights = projection.dots
-    kept = torch.cat([weights[:count, :-UTILITY], carried[:, None]], dim=1).masked_fill_(bad, 0)
-    state.outbox.send(partial(_keep, state.tables[-1], panel.start), kept)
-    weights[:, -UTILITY] = 1  # the sums of the columns come along as one more column of Z
-    weights[:, -UTILITY + 1] = 0
+    weights[:count, -UTILITY] = carried
     weights[count:] = 0
-    weights[:count].masked_fill_(bad, 0)
+    bad = projection.bad[:, None]
+    if state.outbox.deferred or bool(bad.any()):  # as few passes as may be that torch hands to all threads
+        weights.masked_fill_(bad, 0)
+    state.outbox.send(partial(_keep, state.tables[-1], panel.start), weights[:count, : -UTILITY + 1])
+    weights[:count, -UTILITY] = ~projection.bad[:count]  # the sums of the columns come along as one more column of Z
+    weights[:, -UTILITY + 1] = 0
     kernels.accumulate(state.partial, projection, weights, bits=state.bits)
     if state.pending + 1 < FLUSH:
         return replace(state, pending=state.pending + 1)
