@@ -79,12 +79,18 @@ class TopK:
             )
         if side not in _SIDES:
             raise ValueError(f"side is 'both', 'positive' or 'negative', got {side!r}")
+        numbers = torch.arange(first_row, first_row + len(scores), device=scores.device)
+        if not _waits_for_nothing(scores.device):
+            # Once the lists are warm hardly a row reaches their last places.
+            reach = [scores >= self.values[0, :, -1], scores <= -self.values[1, :, -1]]
+            near = torch.stack([reach[s].any(dim=1) for s in _SIDES[side]]).any(dim=0)
+            scores, numbers, valid = scores[near], numbers[near], None if valid is None else valid[near]
         scores = scores.T  # (n_lists, b)
         usable = torch.isfinite(scores) if valid is None else torch.isfinite(scores) & valid
         values, rows = self.values.clone(), self.rows.clone()
         for s in _SIDES[side]:
             signed = torch.where(usable, scores if s == 0 else -scores, -torch.inf)
-            found = _candidates(signed, values[s, :, -1:], first_row, k)
+            found = _candidates(signed, numbers, k)
             values[s], rows[s] = _best(*_joined((values[s], rows[s]), found), k)
         return TopK(values, rows)
 
@@ -122,19 +128,14 @@ def _best(values: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values.gather(-1, by_value), rows.gather(-1, by_value)
 
 
-def _candidates(scores: Tensor, floor: Tensor, first_row: int, k: int) -> tuple[Tensor, Tensor]:
-    """Of each row of ``scores`` (n_lists, b) at least those that can enter the lists: values and rows."""
-    columns = torch.arange(scores.shape[1], device=scores.device)  # (b,)
-    if not _waits_for_nothing(scores.device):
-        # Once the lists are warm hardly a row reaches their last place.
-        columns = (scores >= floor).any(dim=0).nonzero().squeeze(1)
-        scores = scores[:, columns]
+def _candidates(scores: Tensor, numbers: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Of each row of ``scores`` (n_lists, b) the first k: values and their ``numbers`` (b,)."""
     if scores.shape[1] > 2 * k:
         places = _select(scores, k)  # (n_lists, k)
-        scores, columns = scores.gather(-1, places), columns[places]
+        scores, numbers = scores.gather(-1, places), numbers[places]
     else:
-        columns = columns.expand(scores.shape)
-    return scores, torch.where(scores == -torch.inf, _EMPTY, columns + first_row)
+        numbers = numbers.expand(scores.shape)
+    return scores, torch.where(scores == -torch.inf, _EMPTY, numbers)
 
 
 def _select(scores: Tensor, k: int) -> Tensor:
