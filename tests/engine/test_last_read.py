@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 from matrices import Exact, direction_errors, power_law, rounded, write_store, wrong_lists
+from stopping import differing, discover, stopped, written
 
 import skillaxes
+from skillaxes import planning
 from skillaxes.pca import krylov_state
 
 K, WIDE, NARROW = 10, 48, 16
@@ -60,3 +62,18 @@ def test_a_wrong_forecast(store: Path, exact: Exact, monkeypatch: pytest.MonkeyP
     assert widths(found)[: wrong + 2] == [*[WIDE] * wrong, NARROW, WIDE]
     assert len(widths(found)) <= len(widths(told)) + 1
     assert_right(found, exact)
+
+
+@pytest.mark.parametrize("panels", [1, 5])
+@pytest.mark.parametrize("read", ["read 3", "read 4"])
+def test_stopped_in_a_narrow_read_and_after_one(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: str, panels: int
+) -> None:
+    options = {"tolerance": 2e-5, "max_reads": 12}
+    monkeypatch.setattr(planning, "panel_rows_for", lambda row_bytes, roomy=True: 256)
+    monkeypatch.setattr(krylov_state, "is_last", lambda worst, tolerance: len(worst) == 2)
+    skillaxes.discover(store, tmp_path / "undisturbed", **options)
+    stopped(discover, store, tmp_path / "run", read, panels, **options)
+    found = skillaxes.discover(store, tmp_path / "run", **options)
+    assert widths(found)[:4] == [WIDE, WIDE, NARROW, WIDE]
+    assert not differing(tmp_path / "run", written(tmp_path / "undisturbed"))

@@ -149,7 +149,8 @@ def end_read(state: KrylovState) -> KrylovState:
     k = problem.n_components
     norms = residual_norms(state.blocks, state.products, ritz.values[:k], ritz.weights[:, :k])
     state = replace(state, basis_gram=basis_gram, grams=grams, ritz=ritz, residual_norms=norms)
-    state = replace(state, worst=(*state.worst, float(relative_residuals(state).max())))
+    # Shared: the width of the next block follows from it, and where processors differ, so do their last digits.
+    state = replace(state, worst=(*state.worst, state.world.share(float(relative_residuals(state).max()))))
     done = state.reads >= problem.min_reads and (converged(state) or state.reads >= problem.max_reads)
     if state.world.share(done):
         return replace(state, done=True)
