@@ -34,7 +34,7 @@ def blur(products: Sequence[Tensor], ritz: RitzPairs, n_components: int) -> Tens
 
 
 def is_last(worst: Sequence[float], tolerance: float) -> bool:
-    """Whether the next read will be the last: it need gain only a third of what the read before gained.
+    """Whether the next read will be the last: it need gain only half of what the read before gained.
 
     Parameters
     ----------
@@ -43,4 +43,4 @@ def is_last(worst: Sequence[float], tolerance: float) -> bool:
     if len(worst) < 2:
         return False
     gain = worst[-1] / max(worst[-2], 1e-300)
-    return 3 * gain * worst[-1] < tolerance
+    return 2 * gain * worst[-1] < tolerance
