@@ -10,9 +10,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from skillaxes.pca.krylov import UTILITY
-from skillaxes.pca.rule import block_size
-from skillaxes.traffic import Shape, every_read, forecast, limits, rates_from
+from skillaxes.pca.krylov import UTILITY, block_columns
+from skillaxes.run.forecast import Shape, every_read, forecast, limits, rates_from
 
 CHUNK_BYTES = 64 << 20
 
@@ -36,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         n_columns=given.columns,
         itemsize=given.itemsize,
         chunk_rows=max(1, CHUNK_BYTES // (given.columns * given.itemsize)),
-        block_size=block_size(given.components, given.columns, UTILITY, storage_bound=given.gpu),
+        block_columns=block_columns(given.components, given.columns, UTILITY, storage_bound=given.gpu),
         reads=given.reads,
         n_layers=given.layers,
         on_gpu=given.gpu,

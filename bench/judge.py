@@ -41,7 +41,7 @@ class Answer:
         import pyarrow.parquet as pq
         from safetensors.numpy import load_file
 
-        from skillaxes.run_folder import formats
+        from skillaxes.run_folder import schema as formats
 
         directions = load_file(folder / formats.DIRECTIONS)["components"]
         return cls.from_lists(directions, pq.read_table(folder / formats.TOPK))
@@ -49,7 +49,7 @@ class Answer:
     @classmethod
     def from_lists(cls, directions: np.ndarray, topk: Any) -> Answer:
         """From directions (k, d) and lists as ``topk.parquet`` has them."""
-        from skillaxes.run_folder import formats
+        from skillaxes.run_folder import schema as formats
 
         table = topk.to_pydict()
         lists: dict[tuple[int, str], list[tuple[int, int]]] = {}

@@ -133,7 +133,7 @@ class Jobs:
     def _startup(self) -> float:
         """Seconds until a process begins to work."""
         began = time.monotonic()
-        code = "import torch, zarr, pyarrow.parquet, skillaxes.discovery"
+        code = "import torch, zarr, pyarrow.parquet, skillaxes.run.driver"
         subprocess.run([sys.executable, "-c", code], env=self._environment, check=True)
         return time.monotonic() - began
 

@@ -146,8 +146,8 @@ def shared_data() -> Path:
 @pytest.fixture(autouse=True, scope="session")
 def _an_ordinary_cache() -> Iterator[None]:
     """Panels of the same size on every machine."""
-    from skillaxes import planning
+    from skillaxes.run import plan
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planning, "_outer_cache", lambda: 0)
+        patch.setattr(plan, "_outer_cache", lambda: 0)
         yield

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 import skillaxes
-from skillaxes.cluster import preemption
+from skillaxes.cluster import signals as preemption
 from skillaxes.errors import StoppedEarly
-from skillaxes.run_folder.formats import CHECKPOINT, DIRECTIONS, SCORES, SELECTION, TOPK
+from skillaxes.run_folder.schema import CHECKPOINT, DIRECTIONS, SCORES, SELECTION, TOPK
 
 
 class StopAt:

@@ -17,11 +17,12 @@ import torch
 from bench.gpu.stores import Run, bits, checksum, finish, forget, reached
 from bench.kernels import contestants
 from bench.kernels.gpu import N_DIRECTIONS, Line, _line
-from skillaxes.memory_plan import MOST_WORKERS
+from skillaxes.run.plan import MOST_WORKERS
 from skillaxes.store import open_store
 from skillaxes.stream import device as devices
-from skillaxes.stream.device_plan import panel_rows_for
-from skillaxes.stream.panels import Panel, PanelStream
+from skillaxes.stream.panel import Panel
+from skillaxes.stream.panels import PanelStream
+from skillaxes.stream.prefetch import panel_rows_for
 from skillaxes_kernels import accumulate, make_scratch, project
 
 SHAPE, TINY_SHAPE = (65_536, 30_720), (700, 96)  # 4 GB

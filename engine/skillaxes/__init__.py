@@ -17,20 +17,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from skillaxes.applying import apply
+    from skillaxes.api import apply, discover, plan
     from skillaxes.config import DiscoverConfig
-    from skillaxes.discovery import Discovery, discover, load, plan
     from skillaxes.errors import SkillaxesError
     from skillaxes.estimator import StreamingPCA
+    from skillaxes.run_folder.contents import Discovery, load
     from skillaxes.store import Store, create_store, open_store, open_writer
 
 _HOME = {
-    "apply": "applying",
+    "apply": "api",
     "DiscoverConfig": "config",
-    "Discovery": "discovery",
-    "discover": "discovery",
-    "load": "discovery",
-    "plan": "discovery",
+    "Discovery": "run_folder.contents",
+    "discover": "api",
+    "load": "run_folder.contents",
+    "plan": "api",
     "SkillaxesError": "errors",
     "StreamingPCA": "estimator",
     "Store": "store",

@@ -9,7 +9,7 @@ from typing import Any
 
 from skillaxes.errors import UsageError
 from skillaxes.memory import parse_size
-from skillaxes.run_folder.formats import RANKINGS, RAW_COSINE
+from skillaxes.run_folder.schema import RANKINGS, RAW_COSINE
 
 SOLVERS = ("auto", "krylov", "incremental", "covariance")
 SCALES = ("none", "layer-rms", "column-std")

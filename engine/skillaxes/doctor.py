@@ -145,7 +145,7 @@ def _roads() -> Iterator[Finding]:
 
 def _straight(missing: str | None) -> Iterator[Finding]:
     """The two halves of the road past host memory: CuPy's arrays take the chunks, GPUDirect brings them."""
-    from skillaxes.stream import device_gds
+    from skillaxes.stream import gds as device_gds
 
     cupy = missing or device_gds.missing_package("cupy")
     yield Finding(

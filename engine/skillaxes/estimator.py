@@ -125,7 +125,7 @@ class StreamingPCA:
         import torch
 
         from skillaxes.pca import incremental
-        from skillaxes.pca.problem import signs
+        from skillaxes.pca.base import signs
 
         state = incremental.flush(self._state)
         k = min(self.n_components, state.directions.shape[1])

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from skillaxes.cli import discovering, labels
+from skillaxes.cli import discover as discovering
+from skillaxes.cli import label as labels
 from skillaxes.cli.options import Machine, Ranking, Solving, engine_options, layer_ids, size
 from skillaxes.config import DiscoverConfig, make_config
 from skillaxes.errors import UsageError

@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from skillaxes.cli.progress_display import Bars, Lines, clock_time, make_progress
+from skillaxes.cli.progress import Bars, Lines, clock_time, make_progress
 from skillaxes.progress import SILENT
 from skillaxes.report.numbers import duration
 

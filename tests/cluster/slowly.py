@@ -13,8 +13,8 @@ import time
 from collections.abc import Generator
 from pathlib import Path
 
-from skillaxes import planning
 from skillaxes.cli import main
+from skillaxes.run import plan as planning
 from skillaxes.stream.panel import Panel
 from skillaxes.stream.panels import PanelStream
 

@@ -40,9 +40,10 @@ def before(owner: Any, name: str) -> None:
 
 def plant() -> None:
     """Put the stall where the phase is."""
-    from skillaxes import discovery, stages
     from skillaxes.pca import krylov
-    from skillaxes.ranking import rows
+    from skillaxes.pca import row_scores as rows
+    from skillaxes.run import driver
+    from skillaxes.run import passes as stages
     from skillaxes.stream.panels import PanelStream
 
     if PHASE == "sample":
@@ -66,7 +67,7 @@ def plant() -> None:
     elif PHASE == "ranking":
         before(rows.KeptRows, "blocks")
     elif PHASE == "writing":
-        before(discovery, "write")
+        before(driver, "write")
 
 
 if __name__ == "__main__":

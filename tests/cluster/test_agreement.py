@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 import torch.distributed as dist
 
-from skillaxes.cluster.agreement import agree
+from skillaxes.cluster.rendezvous import agree
 
 
 @pytest.fixture

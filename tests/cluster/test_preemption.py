@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from skillaxes.cluster import preemption
+from skillaxes.cluster import signals as preemption
 from skillaxes.errors import StoppedEarly
 from skillaxes.pca import krylov
-from skillaxes.run_folder.formats import CHECKPOINT
+from skillaxes.run_folder.schema import CHECKPOINT
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from skillaxes.cluster.process import Process, expand_hosts, find_process, slurm_port
+from skillaxes.cluster.launch import Process, expand_hosts, find_process, slurm_port
 from skillaxes.errors import UsageError
 
 TORCHRUN = {

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skillaxes.cluster.shards import parts, within
+from skillaxes.cluster.launch import parts, within
 from skillaxes.errors import UsageError
 
 

@@ -13,7 +13,7 @@ from cluster.groups import run_well
 
 from skillaxes import plan
 from skillaxes.errors import UsageError
-from skillaxes.traffic import STATED, Rates, Shape, every_read, forecast, limits, rates_from, read_bytes
+from skillaxes.run.forecast import STATED, Rates, Shape, every_read, forecast, limits, rates_from, read_bytes
 
 LARGE = Shape(10_000_000, 122_880, 2, 273, 48, reads=3, n_layers=30, on_gpu=True)
 

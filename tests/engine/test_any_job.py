@@ -15,7 +15,7 @@ from matrices import Exact, angles, bounds, listed, power_law, rounded, said, wr
 
 import skillaxes
 from skillaxes.errors import SkillaxesError
-from skillaxes.run_folder.formats import RANKINGS
+from skillaxes.run_folder.schema import RANKINGS
 
 JOBS = 25  # of each seed
 

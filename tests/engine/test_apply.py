@@ -15,7 +15,7 @@ from matrices import Exact, power_law, rounded, write_store, wrong_lists
 
 import skillaxes
 from skillaxes.errors import BadRowsError, RunFolderError, SourceError, UsageError
-from skillaxes.run_folder.formats import RANKINGS
+from skillaxes.run_folder.schema import RANKINGS
 from skillaxes.run_folder.scores import read_scores
 
 N, D, K = 900, 120, 6

@@ -15,7 +15,7 @@ from matrices import power_law, write_store
 
 import skillaxes
 from skillaxes.errors import RunFolderError, SkillaxesError, StoreError, UsageError
-from skillaxes.run_folder.formats import MANIFEST
+from skillaxes.run_folder.schema import MANIFEST
 
 N, D = 60, 24
 
@@ -154,7 +154,7 @@ def test_a_finished_job_is_not_done_twice(
     first = skillaxes.load(finished)
     staged = Path(shutil.copytree(store, tmp_path / "staged"))
     chunked = write_store(tmp_path / "chunked", power_law(N, D), chunk_rows=60)
-    monkeypatch.setattr("skillaxes.discovery._run", lambda *_: pytest.fail("it was computed again"))
+    monkeypatch.setattr("skillaxes.run.driver._run", lambda *_: pytest.fail("it was computed again"))
     for source, options in (
         (store, {}),
         (store, {"memory": 2 << 30, "device": "cpu", "scratch": tmp_path}),
@@ -235,7 +235,7 @@ def test_a_failed_job_says_so_and_leaves_no_results(
         raise ZeroDivisionError("planted")
 
     with monkeypatch.context() as broken:
-        broken.setattr("skillaxes.discovery.ranked", fail)
+        broken.setattr("skillaxes.run.driver.ranked", fail)
         with pytest.raises(ZeroDivisionError):
             skillaxes.discover(store, tmp_path / "run", components=3)
     names = {path.name for path in (tmp_path / "run").iterdir()}

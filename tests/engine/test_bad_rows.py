@@ -13,7 +13,7 @@ from matrices import Exact, direction_errors, extremes, listed, power_law, round
 
 import skillaxes
 from skillaxes.errors import BadRowsError, InputError
-from skillaxes.run_folder.formats import RANKINGS, SELECTION, SIDES
+from skillaxes.run_folder.schema import RANKINGS, SELECTION, SIDES
 from skillaxes.run_folder.scores import read_scores
 
 SOLVERS = ["krylov", "covariance", "incremental"]
@@ -64,7 +64,7 @@ def test_bad_rows_in_every_dtype(tmp_path: Path, dtype: str) -> None:
 @pytest.mark.parametrize("place", PLACES)
 def test_skipped_rows_were_never_there(tmp_path: Path, solver: str, place: str) -> None:
     """Directions, lists and scores equal those of the store without these rows, row numbers kept."""
-    from skillaxes.stream.sample import sample_segments
+    from skillaxes.stream.panels import sample_segments
 
     bad = PLACES[place] or [start for start, _ in sample_segments(N, 1536, 0)]
     rows = spoiled(bad)

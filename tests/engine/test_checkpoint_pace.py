@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import pytest
 
-from skillaxes import checkpoint_pace
-from skillaxes.checkpoint_pace import Pace
+from skillaxes.run import checkpoint as checkpoint_pace
+from skillaxes.run.checkpoint import Pace
 
 
 class Clock:

@@ -26,7 +26,7 @@ from matrices import (
 
 import skillaxes
 from skillaxes.errors import InputError
-from skillaxes.stream.sample import sample_segments
+from skillaxes.stream.panels import sample_segments
 
 SOLVERS = ["krylov", "covariance"]
 

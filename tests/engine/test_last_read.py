@@ -12,8 +12,8 @@ from matrices import Exact, direction_errors, power_law, rounded, write_store, w
 from stopping import differing, discover, stopped, written
 
 import skillaxes
-from skillaxes import planning
-from skillaxes.pca import krylov_state
+from skillaxes.pca import krylov
+from skillaxes.run import plan
 
 K, WIDE, NARROW = 10, 48, 16
 
@@ -57,7 +57,7 @@ def test_a_wrong_forecast(store: Path, exact: Exact, monkeypatch: pytest.MonkeyP
     def foreseen(worst: Sequence[float], tolerance: float) -> bool:
         return len(worst) == wrong
 
-    monkeypatch.setattr(krylov_state, "is_last", foreseen)
+    monkeypatch.setattr(krylov, "is_last", foreseen)
     found = skillaxes.discover(store, tolerance=tolerance, max_reads=12)
     assert widths(found)[: wrong + 2] == [*[WIDE] * wrong, NARROW, WIDE]
     assert len(widths(found)) <= len(widths(told)) + 1
@@ -70,8 +70,8 @@ def test_stopped_in_a_narrow_read_and_after_one(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: str, panels: int
 ) -> None:
     options = {"tolerance": 2e-5, "max_reads": 12}
-    monkeypatch.setattr(planning, "panel_rows_for", lambda row_bytes, roomy=True: 256)
-    monkeypatch.setattr(krylov_state, "is_last", lambda worst, tolerance: len(worst) == 2)
+    monkeypatch.setattr(plan, "panel_rows_for", lambda row_bytes, roomy=True: 256)
+    monkeypatch.setattr(krylov, "is_last", lambda worst, tolerance: len(worst) == 2)
     skillaxes.discover(store, tmp_path / "undisturbed", **options)
     stopped(discover, store, tmp_path / "run", read, panels, **options)
     found = skillaxes.discover(store, tmp_path / "run", **options)

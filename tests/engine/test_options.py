@@ -10,7 +10,7 @@ from matrices import Exact, direction_errors, power_law, rounded, write_store, w
 
 import skillaxes
 from skillaxes.errors import StoreError, UsageError
-from skillaxes.run_folder.formats import RANKINGS
+from skillaxes.run_folder.schema import RANKINGS
 from skillaxes.run_folder.scores import read_scores
 
 IDS, HIDDEN = (3, 7, 11, 15, 19), 40

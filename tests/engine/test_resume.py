@@ -29,11 +29,11 @@ READS = {
 @pytest.fixture(scope="module", autouse=True)
 def small_panels() -> Any:
     """Twelve panels a read, a float32 sum every three of them."""
-    from skillaxes import planning
     from skillaxes.pca import krylov
+    from skillaxes.run import plan
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planning, "panel_rows_for", lambda row_bytes, roomy=True: PANEL)
+        patch.setattr(plan, "panel_rows_for", lambda row_bytes, roomy=True: PANEL)
         patch.setattr(krylov, "FLUSH", 3)
         yield
 

@@ -14,11 +14,12 @@ from matrices import power_law, rounded, write_store
 from stopping import Listening, differing, discover, stopped, written
 
 import skillaxes
-from skillaxes import memory, memory_plan
-from skillaxes.checkpointing import Checkpoint
-from skillaxes.cluster import preemption
+from skillaxes import memory
+from skillaxes.cluster import signals as preemption
 from skillaxes.errors import StoppedEarly
 from skillaxes.pca import krylov
+from skillaxes.run import plan as memory_plan
+from skillaxes.run.checkpoint import Checkpoint
 
 N, D = 2200, 96
 
@@ -32,7 +33,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def small_panels(monkeypatch: pytest.MonkeyPatch) -> None:
-    from skillaxes import planning
+    from skillaxes.run import plan as planning
 
     monkeypatch.setattr(planning, "panel_rows_for", lambda row_bytes, roomy=True: 256)
 

@@ -15,9 +15,10 @@ import pytest
 from matrices import power_law, rounded, write_store
 
 import skillaxes
-from skillaxes import memory, memory_plan
+from skillaxes import memory
 from skillaxes.pca import projections
-from skillaxes.run_folder.formats import DIRECTIONS, SCORES, SELECTION, TOPK
+from skillaxes.run import plan as memory_plan
+from skillaxes.run_folder.schema import DIRECTIONS, SCORES, SELECTION, TOPK
 
 N, D = 3000, 220
 

@@ -21,7 +21,7 @@ from matrices import power_law, write_store
 import skillaxes
 from skillaxes import doctor
 from skillaxes.pca import krylov
-from skillaxes.stream import device_gds as gds
+from skillaxes.stream import gds
 from skillaxes.stream.device import CudaSeam, open_seam
 from skillaxes.stream.panels import PanelStream
 from skillaxes_kernels import which

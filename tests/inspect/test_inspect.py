@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from skillaxes.errors import StoreError
-from skillaxes.inspect import inspect
 from skillaxes.store import create_store
+from skillaxes.store.describe import inspect
 from skillaxes.store.dtypes import DTYPES, convert, widen
 
 N_ROWS, LAYERS, HIDDEN = 203, (3, 7, 11), 8

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from skillaxes.run_folder import formats
+from skillaxes.run_folder import schema as formats
 
 
 def selection_columns(

@@ -16,7 +16,7 @@ import pytest
 
 from skillaxes.errors import RunFolderError, TracesError, UsageError
 from skillaxes.labeling import LabelOptions, estimate, label
-from skillaxes.run_folder import formats
+from skillaxes.run_folder import schema as formats
 
 
 def test_record(folder: Any) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from skillaxes.errors import RunFolderError, UsageError
 from skillaxes.labeling import label
-from skillaxes.run_folder import formats
+from skillaxes.run_folder import schema as formats
 
 FEW = {"labeler": "openai", "model": "test-model", "pairs": 10, "detections": 3, "baselines": 0, "concurrency": 4}
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from skillaxes.pca.base import signs
 from skillaxes.pca.orthonormal import gram, orthonormalize, rough_orthonormal
-from skillaxes.pca.problem import signs
 from skillaxes.pca.rayleigh_ritz import rayleigh_ritz, whiten
 
 

@@ -14,7 +14,7 @@ import torch
 from matrices import Exact, angles, bounds, power_law, rounded, write_store, wrong_lists
 
 import skillaxes
-from skillaxes.pca.bounds import NUMERICAL_FLOOR, angle_bounds
+from skillaxes.pca.rayleigh_ritz import NUMERICAL_FLOOR, angle_bounds
 
 ROWS = 10**12  # so many that rounding plays no part
 

@@ -8,9 +8,10 @@ import pytest
 from matrices import power_law, write_store
 
 import skillaxes
-from skillaxes import planning
-from skillaxes.pca.rule import block_size, choose_solver
-from skillaxes.planning import panel_rows_for
+from skillaxes.pca.krylov import block_columns
+from skillaxes.pca.solvers import choose_solver
+from skillaxes.run import plan as planning
+from skillaxes.run.plan import panel_rows_for
 
 
 @pytest.mark.parametrize(
@@ -31,10 +32,10 @@ def test_a_name_is_an_order(name: str) -> None:
 def test_block_size() -> None:
     for k in (1, 10, 16, 100):
         for d in (1, 5, 50, 5000):
-            size = block_size(k, d, 2)
+            size = block_columns(k, d, 2)
             assert size % 16 == 0 and size >= min(k + 32, d) + 2
-            assert block_size(k, d, 2, storage_bound=True) >= size
-    assert (block_size(10, 5000, 2), block_size(10, 5000, 2, storage_bound=True)) == (48, 96)
+            assert block_columns(k, d, 2, storage_bound=True) >= size
+    assert (block_columns(10, 5000, 2), block_columns(10, 5000, 2, storage_bound=True)) == (48, 96)
 
 
 def test_panels_fit_the_cache_and_are_powers_of_two() -> None:
@@ -57,7 +58,7 @@ def test_a_plan_is_what_is_done(tmp_path: Path) -> None:
         found = skillaxes.discover(store, solver=solver, components=5)
         said = found.manifest["plan"]
         assert said["solver"] == planned.solver == solver == found.manifest["solver"]["name"]
-        assert said["block_size"] == planned.block_size == found.manifest["solver"]["block_size"]
+        assert said["block_columns"] == planned.block_size == found.manifest["solver"]["block_columns"]
         assert said["reads"] == planned.reads
         assert planned.memory.total <= planned.memory.budget
         assert not (tmp_path / "run").exists()

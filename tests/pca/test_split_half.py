@@ -13,8 +13,7 @@ import torch
 from matrices import Exact, power_law, rounded, said, write_store
 
 import skillaxes
-from skillaxes.pca.grams import GROUPS, row_groups
-from skillaxes.pca.split_half import SPLITS, matched, subspaces
+from skillaxes.pca.stability import GROUPS, SPLITS, matched, row_groups, subspaces
 
 K = 6
 

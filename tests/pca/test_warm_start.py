@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from skillaxes.pca.problem import Problem
+from skillaxes.pca.base import Problem
 from skillaxes.pca.warm_start import warm_start
 
 N, D, K = 1000, 300, 5

@@ -13,13 +13,13 @@ import torch
 from matrices import Exact, extremes, power_law
 
 from skillaxes.cluster.world import World
-from skillaxes.pca.moments import RowMoments
-from skillaxes.pca.problem import Problem
+from skillaxes.pca.base import Problem
 from skillaxes.pca.projections import BLOCK_ROWS, Projections
-from skillaxes.ranking.lists import Ranking, rank
-from skillaxes.ranking.rows import KeptRows
+from skillaxes.pca.row_moments import RowMoments
+from skillaxes.pca.row_scores import KeptRows
 from skillaxes.ranking.tables import sample_rows, selection_table, topk_table
-from skillaxes.run_folder.formats import RANKINGS, ROLES, SELECTION_META, SELECTION_SCHEMA, SIDES, TOPK_SCHEMA
+from skillaxes.ranking.topk import Ranking, rank
+from skillaxes.run_folder.schema import RANKINGS, ROLES, SELECTION_META, SELECTION_SCHEMA, SIDES, TOPK_SCHEMA
 
 K, RANDOM = 3, 2
 
@@ -243,7 +243,7 @@ def test_few_ranked_rows(directions: np.ndarray) -> None:
 
 
 def test_exact_rows_take_the_place_of_kept_ones(rows: np.ndarray, directions: np.ndarray) -> None:
-    from skillaxes.ranking.rows import ExactRows
+    from skillaxes.pca.row_scores import ExactRows
 
     kept = keep(rows, directions)
     some = np.array([5, BLOCK_ROWS - 2, BLOCK_ROWS + 7])

@@ -10,8 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skillaxes.ranking.lists import scores_as_cosines
-from skillaxes.ranking.settled import settled_members
+from skillaxes.ranking.topk import scores_as_cosines, settled_members
 
 
 def unit(rows: np.ndarray) -> np.ndarray:

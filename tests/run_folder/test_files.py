@@ -14,7 +14,7 @@ import skillaxes
 from skillaxes.errors import RunFolderError
 from skillaxes.run_folder import manifest as manifests
 from skillaxes.run_folder.directions import Directions, read_directions, write_directions
-from skillaxes.run_folder.formats import SELECTION, SELECTION_SCHEMA, TOPK, TOPK_SCHEMA
+from skillaxes.run_folder.schema import SELECTION, SELECTION_SCHEMA, TOPK, TOPK_SCHEMA
 from skillaxes.run_folder.scores import CHUNK_ROWS, ScoresWriter, read_scores
 
 N, D, K = 300, 24, 4

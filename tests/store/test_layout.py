@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skillaxes.store.layout import LARGEST_CHUNK, MIB, SMALLEST_CHUNK, choose_layout, chunk_rows_for
+from skillaxes.store.writer import LARGEST_CHUNK, MIB, SMALLEST_CHUNK, choose_layout, chunk_rows_for
 
 
 @given(n_rows=st.integers(1, 10**8), row_bytes=st.integers(2, 8 * 122_880))

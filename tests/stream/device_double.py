@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from skillaxes.stream.device import COMPUTE, COPIES, HostSeam
-from skillaxes.stream.device_feed import LAG
+from skillaxes.stream.prefetch import LAG
 
 SCHEDULES = ("copies first", "compute first", "random 0", "random 1", "random 2")
 

@@ -21,7 +21,7 @@ import skillaxes
 from skillaxes.cluster.world import World
 from skillaxes.errors import BadRowsError, DeviceMemoryError
 from skillaxes.pca import krylov
-from skillaxes.run_folder.formats import SIDES
+from skillaxes.run_folder.schema import SIDES
 from skillaxes.stream import device as devices
 from skillaxes.stream.device import Seam
 

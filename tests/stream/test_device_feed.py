@@ -13,7 +13,7 @@ import torch
 from device_double import SCHEDULES, LanesSeam
 from device_laws import CASES, LAWS, collect, make_feed, wanted_of
 
-from skillaxes.stream import device_feed
+from skillaxes.stream import prefetch as device_feed
 from skillaxes.stream.device import HostSeam
 
 

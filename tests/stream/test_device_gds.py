@@ -21,7 +21,7 @@ from matrices import power_law
 from skillaxes import doctor
 from skillaxes.errors import StoreError
 from skillaxes.store import open_store
-from skillaxes.stream import device_gds as gds
+from skillaxes.stream import gds
 from skillaxes.stream.device import HostSeam
 
 

@@ -18,8 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import skillaxes_kernels as kernels
 from skillaxes.pca import krylov
-from skillaxes.stream.device import HostSeam
-from skillaxes.stream.device_outbox import Outbox
+from skillaxes.stream.device import HostSeam, Outbox
 
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "item", "equal"}
 INDEXING = {"index", "index_put", "index_put_"}

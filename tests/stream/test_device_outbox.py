@@ -10,8 +10,7 @@ import pytest
 import torch
 from device_double import SCHEDULES, LanesSeam
 
-from skillaxes.stream.device import COMPUTE
-from skillaxes.stream.device_outbox import DEPTH, Outbox
+from skillaxes.stream.device import COMPUTE, DEPTH, Outbox
 
 
 def test_on_a_cpu_results_are_taken_at_once() -> None:

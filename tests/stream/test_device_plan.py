@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from device_jobs import D, N, Place, make_store
 
-from skillaxes import memory_plan
-from skillaxes.planning import smaller
+from skillaxes.run import plan as memory_plan
+from skillaxes.run.plan import smaller
 from skillaxes.stream.device import HostSeam
-from skillaxes.stream.device_plan import LEAST_PANEL_ROWS, MOST_PANEL_ROWS, panel_rows_for, plan_device
+from skillaxes.stream.prefetch import LEAST_PANEL_ROWS, MOST_PANEL_ROWS, panel_rows_for, plan_device
 
 MB, GB = 1 << 20, 1 << 30
 
@@ -83,8 +83,8 @@ def test_threads_that_fetch_are_bounded_by_memory_and_layout(tmp_path: Path, mon
 
 
 def _plan(folder: Path, *, whole: bool = True, **options: bool) -> Any:
-    from skillaxes import planning
     from skillaxes.config import make_config
+    from skillaxes.run import plan as planning
     from skillaxes.store import open_store
 
     store = open_store(make_store(folder, **options))
@@ -96,7 +96,7 @@ def _plan(folder: Path, *, whole: bool = True, **options: bool) -> Any:
 
 
 def test_the_plan_is_in_the_manifest_and_on_the_command_line(tmp_path: Path) -> None:
-    from skillaxes.cli.output import plan_table
+    from skillaxes.cli.tables import plan_table
 
     found = Place("cpu", lambda device: HostSeam(free=GB)).discover(make_store(tmp_path)).manifest
     assert set(found["plan"]["gpu"]) >= {"free", "working", "ring", "kept", "kept_rows"}

@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 from matrices import power_law, rounded, write_store
 
 from skillaxes.store import open_store
-from skillaxes.stream.panels import PanelStream
-from skillaxes.stream.plain_rows import PlainRows
-from skillaxes.stream.sample import SEGMENT, sample_segments
+from skillaxes.stream.files import PlainRows
+from skillaxes.stream.panels import SEGMENT, PanelStream, sample_segments
 
 N, D = 1100, 24
 CPU = torch.device("cpu")

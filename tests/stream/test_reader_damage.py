@@ -18,11 +18,9 @@ from reader_stores import CHUNK, D, N, all_rows
 import skillaxes
 from skillaxes.errors import StoreError
 from skillaxes.store import open_store
-from skillaxes.stream import units
-from skillaxes.stream.chunk_checks import ChunkChecks
+from skillaxes.stream import reader as units
 from skillaxes.stream.panels import PanelStream
-from skillaxes.stream.reader import Reader
-from skillaxes.stream.units import unit_rows
+from skillaxes.stream.reader import ChunkChecks, Reader, unit_rows
 
 pytestmark = pytest.mark.usefixtures("no_threads_left")
 

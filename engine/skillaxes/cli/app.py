@@ -8,7 +8,10 @@ from typing import Annotated
 
 import typer
 
-from skillaxes.cli import discovering, labels, results, stores
+from skillaxes.cli import discover as discovering
+from skillaxes.cli import label as labels
+from skillaxes.cli import results
+from skillaxes.cli import store as stores
 from skillaxes.errors import SkillaxesError
 
 INTERRUPTED = 130

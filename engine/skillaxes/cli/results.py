@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from skillaxes.cli import output
+from skillaxes.cli import tables as output
 from skillaxes.cli.options import AsJson, ExistingRunDir, Overwrite
 
 

@@ -28,7 +28,7 @@ from typing import TypeVar
 
 from torch import Tensor, device
 
-from skillaxes.cluster import preemption
+from skillaxes.cluster import signals as preemption
 
 T = TypeVar("T")
 

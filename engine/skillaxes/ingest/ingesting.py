@@ -21,7 +21,7 @@ from skillaxes.progress import SILENT, Progress
 from skillaxes.store import StoreWriter, crc32c, create_store, open_store
 from skillaxes.store.attributes import fit, parse
 from skillaxes.store.dtypes import DTYPES, bad_rows, convert, holder, overflowing_rows
-from skillaxes.store.rows import name_rows
+from skillaxes.store.writer import name_rows
 
 _BLOCK_BYTES = 16 << 20  # of a block on its way: enough to be fast, and a few of them fit anywhere
 _BAD_ROWS_KEPT = 1_000

@@ -46,7 +46,7 @@ from skillaxes.labeling.evaluating import Scores
 from skillaxes.labeling.protocol import WORDS, Label, LabelFailure
 from skillaxes.labeling.scoring import DetectionScore, PairScore
 from skillaxes.labeling.verdict import Verdict
-from skillaxes.run_folder import formats
+from skillaxes.run_folder import schema as formats
 
 EXCERPT = 600  # characters of a shown text that the record keeps, for whoever reads it without the texts
 LABELLED, UNINTERPRETABLE, FAILED = "labelled", "uninterpretable", "failed"

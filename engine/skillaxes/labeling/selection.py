@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from skillaxes.errors import RunFolderError
-from skillaxes.run_folder import formats
+from skillaxes.run_folder import schema as formats
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from skillaxes.cluster.world import ALONE, World
-from skillaxes.pca.centering import Centering
-from skillaxes.pca.moments import RowMoments
-from skillaxes.pca.problem import Problem
+from skillaxes.pca.base import Problem
+from skillaxes.pca.row_moments import Centering, RowMoments
 from skillaxes.pca.warm_start import WarmStart, as_shift
-from skillaxes.stream.panels import Panel
+from skillaxes.stream.panel import Panel
 
 SUBSPACE = 32  # directions kept beside the wanted ones: random directions and split halves live in them
 

@@ -1,19 +1,9 @@
-"""Block Krylov principal components: one read of the store a step, usually two or three in all.
-
-Musco & Musco 2015, algorithm 2, warm-started (Wang et al., arXiv 1508.06429), with Rayleigh-Ritz on the kept
-projections.
-A product of the covariance with a thin block costs one read: S = (X - m) Omega, Z += (X - m)ᵀ S. The basis is
-whatever the
-kernel multiplied, rounding included, so half-precision products lose nothing: the problem is solved as the
-generalised one.
-
-``init -> (begin_read -> update for each panel -> end_read) until done -> finalize``. ``update`` adds into the
-accumulators of the state that it is given; every other step returns a new state.
-"""
+"""Which solver serves a store, and why: a rule that can be asked."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -22,26 +12,193 @@ from torch import Tensor
 
 import skillaxes_kernels as kernels
 from skillaxes.cluster.world import ALONE, World
-from skillaxes.pca.bounds import angle_bounds
-from skillaxes.pca.grams import GroupedGrams
-from skillaxes.pca.krylov_state import (
-    UTILITY,
-    KrylovState,
-    bits_of_products,
-    block_size,
-    converged,
-    is_blurred,
-    relative_residuals,
-)
-from skillaxes.pca.moments import RowMoments
+from skillaxes.pca.base import PCAResult, Problem, rounded_up, signs
 from skillaxes.pca.orthonormal import gram, orthonormalize, overlaps, pseudo_inverse
-from skillaxes.pca.problem import PCAResult, Problem, signs
 from skillaxes.pca.projections import Projections, ProjectionStore
-from skillaxes.pca.rayleigh_ritz import combine, rayleigh_ritz, residual_norms, whiten
+from skillaxes.pca.rayleigh_ritz import RitzPairs, angle_bounds, combine, rayleigh_ritz, residual_norms, whiten
+from skillaxes.pca.row_moments import RowMoments
+from skillaxes.pca.stability import GroupedGrams
 from skillaxes.pca.warm_start import WarmStart
 from skillaxes.stream import device as devices
-from skillaxes.stream.device_outbox import Outbox
-from skillaxes.stream.panels import Panel
+from skillaxes.stream.device import Outbox
+from skillaxes.stream.panel import Panel
+
+# Columns of a block beyond k, before rounding up. A CPU is bound by its products: 2 reads with 48 columns (k = 10) and
+# one with 16 cost it 112 columns of products, 2 reads with 96 cost 192 and leave residuals ten times larger. A GPU
+# multiplies 96 columns while it waits for the next rows, so what counts there are reads: 96 columns are within the
+# default tolerance after two reads of real activations (residual 3e-4), 48 after three (5e-5).
+OVERSAMPLING = 32
+OVERSAMPLING_STORAGE_BOUND = 80
+OVERSAMPLING_LAST = 4  # of the read that is foreseen to be the last
+
+
+def block_columns(n_components: int, n_columns: int, utility: int, *, storage_bound: bool = False) -> int:
+    """Columns of one block of the Krylov basis, l: k, oversampling and the utility columns, rounded up to a multiple of
+    16.
+
+    Parameters
+    ----------
+    storage_bound : rows arrive slower than they are multiplied, as on a GPU: more columns, fewer reads
+    """
+    oversampling = OVERSAMPLING_STORAGE_BOUND if storage_bound else OVERSAMPLING
+    return rounded_up(min(n_components + oversampling, n_columns) + utility)
+
+
+def last_block_size(n_components: int, block_columns: int, utility: int) -> int:
+    """Columns of the block of the last read, at most ``block_columns``: k, a few more and the utility columns, rounded
+    up.
+    """
+    return min(rounded_up(n_components + OVERSAMPLING_LAST + utility), block_columns)
+
+
+EPSILON = torch.finfo(torch.float32).eps
+ZERO = 1e-13  # of the largest eigenvalue: what rows of lower rank leave in float32
+BLURRED = 4.0  # times the estimated rounding, up to which a residual may be nothing but rounding
+
+
+def precision(values: Tensor) -> Tensor:
+    """The residual that float32 products leave in the best of cases, for eigenvalues ``values`` (r,), absolute.
+
+    A projection on direction i carries the rounding of rows whose length is that of direction 0.
+    """
+    largest = values[0].clamp(min=0)
+    return BLURRED * EPSILON * (largest * values.clamp(min=0)).sqrt() + ZERO * largest
+
+
+def blur(products: Sequence[Tensor], ritz: RitzPairs, n_components: int) -> Tensor:
+    """About the rounding in the residuals of the leading Ritz pairs, of shape (k,), absolute.
+
+    Each product C omega is exact to float32's precision of its own length; its weight in a Ritz vector decides how much
+    of that is seen.
+    """
+    lengths = torch.cat([torch.linalg.vector_norm(product, dim=0) for product in products]).double()
+    return EPSILON * torch.linalg.vector_norm(lengths[:, None] * ritz.weights[:, :n_components], dim=0)
+
+
+def is_last(worst: Sequence[float], tolerance: float) -> bool:
+    """Whether the next read will be the last: it need gain only half of what the read before gained.
+
+    Parameters
+    ----------
+    worst : the largest relative residual after each read so far
+    """
+    if len(worst) < 2:
+        return False
+    gain = worst[-1] / max(worst[-2], 1e-300)
+    return 2 * gain * worst[-1] < tolerance
+
+
+UTILITY = 2  # columns of a block that carry the mean (first read) or its correction (second), as high and low part
+
+
+@dataclass(frozen=True)
+class KrylovState:
+    """Between two panels. d columns, l columns a block, p reads begun.
+
+    Attributes
+    ----------
+    problem, world, store : what the solver works on
+    moments : counts, norms and bad rows, complete after the first read
+    shift, shift_square : Tensors of shapes (d,) and (), float64: the provisional mean m and |m|²
+    subtrahend : the same in the dtype that the kernels take; always the same tensor, for which they prepare once
+    next_block : Tensor of shape (d, b), float64: the block of the next read
+    blocks : p tensors of shape (d, l), float32: the bases as multiplied, utility columns zeroed
+    products : p tensors of shape (d, l), float64: C Omega of each complete read
+    tables : p tables of kept projections
+    carries_delta : whether the last column of each table holds (x - m)·delta; (x - m)·m if not
+    basis_gram : KᵀK of shape (p l, p l), float64
+    grams : SᵀS of the kept projections, by group of rows
+    outbox : what the panels send back to the host
+    reads : complete reads, those before a restart included
+    ritz, residual_norms : the last solution, and ||C v - theta v|| of its first k pairs, float64; None before the first
+        read is complete
+    done : no further read is needed
+    worst : the largest relative residual after each read
+    """
+
+    problem: Problem
+    world: World
+    store: ProjectionStore
+    moments: RowMoments
+    shift: Tensor
+    shift_square: Tensor
+    subtrahend: Tensor
+    next_block: Tensor
+    blocks: tuple[Tensor, ...]
+    products: tuple[Tensor, ...]
+    tables: tuple[Projections, ...]
+    basis_gram: Tensor
+    grams: GroupedGrams
+    outbox: Outbox
+    reads: int = 0
+    carries_delta: tuple[bool, ...] = ()
+    ritz: RitzPairs | None = None
+    residual_norms: Tensor | None = None
+    done: bool = False
+    # of the read under way; width: columns of its block; bits: of the operands of Z
+    directions: Tensor | None = None
+    partial: Tensor | None = None
+    total: Tensor | None = None
+    pending: int = 0
+    width: int = 0
+    bits: int = 24
+    worst: tuple[float, ...] = ()
+    scale: Tensor | None = None
+    scratch: kernels.Scratch | None = None
+
+
+def bits_of_products(state: KrylovState) -> int:
+    """How many bits of the operands of Z have to count in the coming read.
+
+    The first Z must be exact: the mean comes with it, its block has large weights in every Ritz vector, and a rough
+    one would blur what is settled. Later blocks are orthogonal to what was found: their products are short and their
+    weights small. The Z of the last read serves the residuals alone.
+    """
+    if state.problem.min_reads == 1 or not state.products:
+        return 24
+    last = state.reads + 1 >= state.problem.max_reads or is_last(state.worst, state.problem.tolerance)
+    return 8 if last else 16
+
+
+def block_size(state: KrylovState) -> int:
+    """Columns of the block of the coming read: fewer where it will be the last, since no later one builds on it."""
+    problem = state.problem
+    if is_last(state.worst, problem.tolerance):
+        return last_block_size(problem.n_components, problem.block_size, UTILITY)
+    return problem.block_size
+
+
+def within_tolerance(state: KrylovState) -> Tensor:
+    """Which wanted directions are within the tolerance, or as near as float32 products get, of shape (k,), bool."""
+    assert state.ritz is not None and state.residual_norms is not None
+    k = state.problem.n_components
+    values, norms = state.ritz.values, state.residual_norms
+    return norms <= torch.maximum(state.problem.tolerance * values[:k], precision(values)[:k])
+
+
+def is_blurred(state: KrylovState) -> bool:
+    assert state.ritz is not None and state.residual_norms is not None
+    norms = state.residual_norms
+    late = ~within_tolerance(state)
+    return len(state.blocks) > 1 and bool((norms <= BLURRED * blur(state.products, state.ritz, len(norms)))[late].any())
+
+
+def converged(state: KrylovState) -> bool:
+    """Whether every wanted direction is within the tolerance, or as near as float32 products get."""
+    return bool(within_tolerance(state).all())
+
+
+def relative_residuals(state: KrylovState) -> Tensor:
+    """||C v - lambda v|| / lambda of the wanted directions, of shape (k,), after at least one complete read.
+
+    Where lambda is zero to working precision, so is the residual: its ratio is given as 0.
+    """
+    assert state.ritz is not None and state.residual_norms is not None
+    k = state.problem.n_components
+    values, norms = state.ritz.values[:k], state.residual_norms
+    nothing = values <= ZERO * state.ritz.values[0]
+    return torch.where(nothing, 0.0, norms / values.clamp(min=1e-300))
+
 
 FLUSH = 16  # panels whose products are summed in float32 before they join the float64 sum
 

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from skillaxes.pca.covariance import CovarianceState
-from skillaxes.pca.grams import GroupedGrams
 from skillaxes.pca.incremental import IncrementalState
-from skillaxes.pca.krylov_state import KrylovState
-from skillaxes.pca.moments import RowMoments
+from skillaxes.pca.krylov import KrylovState
 from skillaxes.pca.projections import Projections
 from skillaxes.pca.rayleigh_ritz import RitzPairs
+from skillaxes.pca.row_moments import RowMoments
+from skillaxes.pca.stability import GroupedGrams
 from skillaxes.pca.warm_start import WarmStart
 
 KRYLOV_ROWS = "rows-krylov"

@@ -10,8 +10,8 @@ from torch import Tensor
 
 import skillaxes_kernels as kernels
 from skillaxes.cluster.world import ALONE, World
+from skillaxes.pca.base import Problem
 from skillaxes.pca.orthonormal import orthonormalize, rough_orthonormal
-from skillaxes.pca.problem import Problem
 
 ITERATIONS = 2  # a third would take the residual after three reads from 1.6e-4 to 1.5e-4, the second from 2.1e-4
 COARSE = 3  # the first pass goes through one in so many sampled rows: it only has to point somewhere

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from skillaxes.errors import RunFolderError
-from skillaxes.run_folder import formats
+from skillaxes.run_folder import schema as formats
 from skillaxes.run_folder.directions import Directions, read_directions
 from skillaxes.run_folder.manifest import DONE, read_manifest
 

@@ -14,7 +14,7 @@ from skillaxes.report.html import Markup, element, joined
 from skillaxes.report.numbers import duration, percent
 from skillaxes.report.parts import pole, stability_of, verdict_of
 from skillaxes.report.section import direction_section
-from skillaxes.run_folder.formats import SIDES
+from skillaxes.run_folder.schema import SIDES
 
 _HEADINGS = {
     "mean_direction": "Mean direction",

@@ -10,7 +10,7 @@ from skillaxes.report.examples import end_of, score_of
 from skillaxes.report.html import Markup, element, joined
 from skillaxes.report.numbers import percent
 from skillaxes.report.parts import stability_of, verdict_of, words_of
-from skillaxes.run_folder.formats import CENTERED_COSINE, NEGATIVE, POSITIVE, PROJECTION, RAW_COSINE, SIDES
+from skillaxes.run_folder.schema import CENTERED_COSINE, NEGATIVE, POSITIVE, PROJECTION, RAW_COSINE, SIDES
 
 _TITLES = {
     RAW_COSINE: "Raw cosine",

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from skillaxes.report.contents import read_contents
 from skillaxes.report.page import render
-from skillaxes.run_folder.atomic import replacing
-from skillaxes.run_folder.formats import REPORT
+from skillaxes.run_folder.files import replacing
+from skillaxes.run_folder.schema import REPORT
 
 
 def write_report(run_dir: str | Path) -> Path:

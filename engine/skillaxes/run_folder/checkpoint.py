@@ -24,8 +24,8 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
-from skillaxes.run_folder.atomic import remove
-from skillaxes.run_folder.formats import CHECKPOINT
+from skillaxes.run_folder.files import remove
+from skillaxes.run_folder.schema import CHECKPOINT
 
 _STATE = "state.pt"
 _TRAILER = struct.Struct("<4sI")  # magic, crc32 of all before

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from skillaxes.errors import RunFolderError
-from skillaxes.run_folder.atomic import replacing
-from skillaxes.run_folder.formats import DIRECTIONS
+from skillaxes.run_folder.files import replacing
+from skillaxes.run_folder.schema import DIRECTIONS
 
 
 @dataclass(frozen=True)

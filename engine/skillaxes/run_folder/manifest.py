@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from skillaxes.errors import RunFolderError
-from skillaxes.run_folder.atomic import remove, write_json
-from skillaxes.run_folder.formats import (
+from skillaxes.run_folder.files import remove, write_json
+from skillaxes.run_folder.schema import (
     CHECKPOINT,
     DIRECTIONS,
     FORMAT_VERSION,

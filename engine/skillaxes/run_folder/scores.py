@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from skillaxes.run_folder.formats import SCORES
+from skillaxes.run_folder.schema import SCORES
 
 CHUNK_ROWS = 8192
 _COLUMNS = ("projection", "norm", "centered_norm")

@@ -1,14 +1,63 @@
-"""Reading the tables of a run folder."""
+"""Arrow columns straight from memory.
+
+``pa.array`` looks whether it was given something of pandas, and imports pandas to find out: 0.3 seconds of a job that
+takes three. These build the same arrays from their buffers.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
 
 from skillaxes.errors import RunFolderError
 
-if TYPE_CHECKING:
-    import pyarrow as pa
+
+def numbers(values: np.ndarray, kind: pa.DataType, missing: np.ndarray | None = None) -> pa.Array:
+    """A column of fixed-width numbers; ``missing`` (n,), bool, marks nulls."""
+    values = np.ascontiguousarray(values, kind.to_pandas_dtype())
+    return pa.Array.from_buffers(kind, len(values), [_validity(missing), pa.py_buffer(values)])
+
+
+def booleans(values: np.ndarray) -> pa.Array:
+    """A column of truth values."""
+    bits = np.packbits(np.asarray(values, bool), bitorder="little")
+    return pa.Array.from_buffers(pa.bool_(), len(values), [None, pa.py_buffer(bits)])
+
+
+def texts(values: Sequence[str | None], places: np.ndarray | None = None) -> pa.Array:
+    """A column of strings, None for null: ``values``, or ``values[place]`` for each of ``places`` (n,), int64."""
+    if places is None:
+        places = np.arange(len(values))
+    encoded = [b"" if value is None else value.encode() for value in values]
+    lengths = np.array([len(value) for value in encoded], np.int64)
+    offsets = np.zeros(len(places) + 1, np.int64)
+    np.cumsum(lengths[places], out=offsets[1:])
+    if offsets[-1] >= 1 << 31:
+        raise ValueError(f"{offsets[-1]:,} bytes of text do not fit one column")
+    missing = np.array([value is None for value in values], bool)[places]
+    data = b"".join([encoded[place] for place in places.tolist()]) if offsets[-1] else b""
+    buffers = [_validity(missing), pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(data)]
+    return pa.Array.from_buffers(pa.string(), len(places), buffers)
+
+
+def repeated_texts(values: Sequence[str | None], counts: Sequence[int]) -> pa.Array:
+    """A column of strings, None for null: each of ``values`` as often as its one of ``counts`` says."""
+    encoded = [b"" if value is None else value.encode() for value in values]
+    offsets = np.zeros(sum(counts) + 1, np.int32)
+    np.cumsum(np.repeat([len(value) for value in encoded], counts), out=offsets[1:])
+    missing = np.repeat([value is None for value in values], counts)
+    data = b"".join([value * count for value, count in zip(encoded, counts, strict=True)])
+    buffers = [_validity(missing), pa.py_buffer(offsets), pa.py_buffer(data)]
+    return pa.Array.from_buffers(pa.string(), len(offsets) - 1, buffers)
+
+
+def _validity(missing: np.ndarray | None) -> pa.Buffer | None:
+    if missing is None or not missing.any():
+        return None
+    return pa.py_buffer(np.packbits(~missing, bitorder="little"))
 
 
 def read_table(run_dir: Path, name: str) -> pa.Table:

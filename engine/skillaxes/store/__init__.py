@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from skillaxes.store.attributes import StoreAttributes
-from skillaxes.store.chunks import crc32c
-from skillaxes.store.creating import create_store, open_writer
-from skillaxes.store.opening import open_store
-from skillaxes.store.plain import ChunkLocation, PlainChunks
-from skillaxes.store.reading import Store
-from skillaxes.store.writing import StoreWriter
+from skillaxes.store.chunks import ChunkLocation, PlainChunks, crc32c
+from skillaxes.store.store import Store, open_store
+from skillaxes.store.writer import StoreWriter, create_store, open_writer
 
 __all__ = [
     "ChunkLocation",

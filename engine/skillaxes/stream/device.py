@@ -7,6 +7,8 @@ memory waits for the mark behind its last use; nothing else keeps the lanes apar
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -14,7 +16,6 @@ from torch import Tensor
 
 COPIES, COMPUTE = "copies", "compute"
 Mark = Any  # opaque: what a seam's ``mark`` returns
-
 _TYPICAL_L2 = 40 << 20  # an A100's, where torch does not tell
 
 
@@ -188,3 +189,47 @@ class HostSeam:
 def open_seam(device: torch.device) -> Seam | None:
     """The seam to ``device``; None on a CPU, where rows are used where they were read."""
     return CudaSeam(device) if device.type == "cuda" else None
+
+
+DEPTH = 4  # panels whose results may be under way
+
+
+class Outbox:
+    """Results in order.
+
+    Parameters
+    ----------
+    seam : the device; None on a CPU
+    """
+
+    def __init__(self, seam: Seam | None) -> None:
+        self._seam = seam
+        self._under_way: deque[tuple[Mark, tuple[Tensor, ...], Callable[..., None]]] = deque()
+
+    @property
+    def deferred(self) -> bool:
+        """Whether results come later, so that nothing may be asked of a panel's values on the host."""
+        return self._seam is not None
+
+    def send(self, take: Callable[..., None], *results: Tensor) -> None:
+        """Call ``take`` with ``results`` on the host, after those that were sent before. What it raises comes out of
+        the call in which it is called.
+        """
+        if self._seam is None:
+            take(*results)
+            return
+        there = tuple(self._seam.download(result) for result in results)
+        self._under_way.append((self._seam.mark(COMPUTE), there, take))
+        if len(self._under_way) > DEPTH:
+            self._take_one()
+
+    def drain(self) -> None:
+        """Take in all that is under way."""
+        while self._under_way:
+            self._take_one()
+
+    def _take_one(self) -> None:
+        assert self._seam is not None
+        mark, there, take = self._under_way.popleft()
+        self._seam.join(mark)
+        take(*there)

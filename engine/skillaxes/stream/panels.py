@@ -1,28 +1,46 @@
-"""The store as a sequence of panels on the device, within a memory budget; counts bytes and reads.
-
-Panels begin at multiples of ``panel_rows`` whatever the chunks are, and the last one is filled up with zero rows, so
-that every row meets the same matrix product however the store is chunked.
+"""Which rows the warm start sees: short runs spread over the whole store, from the number of rows and the seed
+alone.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from skillaxes.stream import device as devices
-from skillaxes.stream import device_gds as gds
-from skillaxes.stream.device_feed import LAG, DeviceFeed
+from skillaxes.stream import gds
+from skillaxes.stream.files import TORCH_DTYPES
 from skillaxes.stream.panel import Panel, gather
-from skillaxes.stream.plain_files import TORCH_DTYPES
-from skillaxes.stream.reader import Reader
-from skillaxes.stream.units import unit_rows
+from skillaxes.stream.prefetch import LAG, DeviceFeed
+from skillaxes.stream.reader import Reader, unit_rows
 
 if TYPE_CHECKING:
     from skillaxes.store import Store
+
+
+SEGMENT = 32  # rows read side by side: one seek each
+
+
+def sample_segments(n_rows: int, n_sample: int, seed: int) -> list[tuple[int, int]]:
+    """(start, stop) of disjoint segments with about ``n_sample`` rows in all, one at a random place of each equal
+    stretch.
+
+    The chunking plays no part, so that another chunking of the same rows gives the same sample.
+    """
+    if n_sample >= n_rows:
+        return [(0, n_rows)]
+    count = max(1, n_sample // SEGMENT)
+    length = min(SEGMENT, n_sample)
+    rng = np.random.default_rng([seed, n_rows])
+    edges = np.linspace(0, n_rows, count + 1).astype(np.int64)
+    starts = [int(rng.integers(low, max(low, high - length) + 1)) for low, high in itertools.pairwise(edges)]
+    return [(start, min(start + length, n_rows)) for start in starts]
 
 
 _SAMPLERS = 4  # threads that fetch the sample of plain files: a slow disk answers several at once
@@ -41,7 +59,7 @@ class PanelStream:
     rows : (first, last) of the part, last excluded; None for the whole store
     keep_bytes : memory of a GPU for panels that stay there between reads
     workers : threads that fetch chunks for a GPU
-    direct : fetch chunks straight into a GPU's memory (see :mod:`skillaxes.stream.device_gds`)
+    direct : fetch chunks straight into a GPU's memory (see :mod:`skillaxes.stream.gds`)
     """
 
     def __init__(

@@ -1,10 +1,4 @@
-"""Rows from disk into reusable buffers, one unit after another, read ahead by a thread.
-
-A unit is what is fetched at once: a chunk, or a part of a chunk where the chunk is large and lies uncompressed
-in a local file. Three roads lead to the same bytes: plain files mapped as they lie in the page cache (for a CPU, from a
-local file system), plain ``preadv`` into our buffer, and zarr's codec pipeline where the chunks are encoded. Checksums
-are paid in the first read only; the pipeline checks every time.
-"""
+"""What is fetched at once: a chunk, or a part of a chunk where the chunk is large and lies uncompressed in a file."""
 
 from __future__ import annotations
 
@@ -17,21 +11,122 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from skillaxes.stream.chunk_checks import ChunkChecks
-from skillaxes.stream.held_rows import HeldRows
-from skillaxes.stream.plain_files import TORCH_DTYPES, as_numpy, can_map
-from skillaxes.stream.plain_rows import PlainRows
-from skillaxes.stream.units import can_share, unit_rows
+from skillaxes.errors import StoreError
+from skillaxes.stream.files import TORCH_DTYPES, PlainRows, as_numpy, can_map, read_exactly
 
 if TYPE_CHECKING:
     from skillaxes.store import Store
 
+
+UNIT_BYTES = 32 << 20  # a plain chunk above it is fetched in parts
+
+
+def can_share(store: Store) -> bool:
+    """Whether several threads can fetch units: a checksum runs over its chunk in order, pipelines have own threads."""
+    return store.plain_chunks() is not None and unit_rows(store) == store.chunk_rows
+
+
+def unit_rows(store: Store) -> int:
+    """Rows of ``store`` that are fetched at once."""
+    chunk_bytes = store.chunk_rows * store.n_features * store.itemsize
+    if store.plain_chunks() is None or chunk_bytes <= UNIT_BYTES:
+        return store.chunk_rows
+    least = -(-chunk_bytes // UNIT_BYTES)
+    for parts in range(least, min(4 * least, store.chunk_rows) + 1):
+        if store.chunk_rows % parts == 0:
+            return store.chunk_rows // parts
+    return store.chunk_rows  # few divisors: parts of a few rows each would cost more than a large buffer
+
+
+class ChunkChecks:
+    """The chunks of a store; where they are plain, the CRC-32C of the one that passes by in pieces, in row order."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._plain = store.plain_chunks()
+        self._row_bytes = store.n_features * store.itemsize
+        self._stop, self._crc = -1, 0
+        self._all_stored = False
+
+    def stored(self) -> None:
+        """Look up, once, whether all chunks are there.
+
+        Raises
+        ------
+        StoreError : some are missing, and would read as zeros
+        """
+        if self._all_stored:
+            return
+        missing = self._store.missing_chunks()
+        if missing:
+            first = missing[0] * self._store.chunk_rows
+            raise StoreError(
+                f"{self._store.path}: {len(missing)} of {self._store.n_chunks} chunks are not stored, the first one at "
+                f"row {first:,}; they would read as zeros. Copy the store again, or ingest its source again"
+            )
+        self._all_stored = True
+
+    def verify(self, start: int, stop: int, rows: Tensor) -> None:
+        """Take rows ``start`` to ``stop``; where they end a chunk, hold its checksum against the stored one.
+
+        Raises
+        ------
+        StoreError : they differ
+        """
+        import crc32c
+
+        assert self._plain is not None
+        chunk, within = divmod(start, self._store.chunk_rows)
+        path, offset, n_bytes, expected = self._plain.locate(chunk)
+        if expected is None or (within and self._stop != start):
+            return  # nothing to compare with, or the part of the chunk before belongs to another process
+        crc = crc32c.crc32c(as_numpy(rows).view(np.uint8).reshape(-1).data, self._crc if within else 0)
+        self._stop, self._crc = stop, crc
+        if stop < min((chunk + 1) * self._store.chunk_rows, self._store.n_rows):
+            return
+        done = (stop - chunk * self._store.chunk_rows) * self._row_bytes
+        if done < n_bytes:  # the last chunk is stored whole, filled up behind the last row
+            rest = bytearray(n_bytes - done)
+            read_exactly(path, offset + done, memoryview(rest))
+            crc = crc32c.crc32c(rest, crc)
+        if crc != expected:
+            raise StoreError(
+                f"{path}: rows {chunk * self._store.chunk_rows:,} to {stop - 1:,} fail their checksum; "
+                "copy the store again, or ingest its source again"
+            )
+
+
+class HeldRows:
+    """Disjoint runs of rows, by their first one."""
+
+    def __init__(self) -> None:
+        self._runs: list[tuple[int, Tensor]] = []
+
+    def add(self, start: int, rows: Tensor) -> None:
+        """Remember ``rows`` (n, n_features), of which ``start`` is the first one."""
+        self._runs.append((start, rows))
+
+    def sort(self) -> None:
+        """To be called when all are there."""
+        self._runs.sort(key=lambda run: run[0])
+
+    def clear(self) -> None:
+        """Let go of all."""
+        self._runs.clear()
+
+    def between(self, start: int, stop: int) -> Iterator[tuple[int, Tensor]]:
+        """(first row, rows) of what is held of rows ``start`` to ``stop``, in order."""
+        for first, rows in self._runs:
+            low, high = max(first, start), min(first + len(rows), stop)
+            if low < high:
+                yield low, rows[low - first : high - first]
+
+
 SLOTS = 3  # one in use, one ready, one being filled
-
-
 _Ready = tuple[int, Tensor | Future[Tensor], Tensor | None]  # first row, rows, the buffer to give back
 
 

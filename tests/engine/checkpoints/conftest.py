@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from checkpointed import D, K, N
 
 import skillaxes
-from skillaxes.run_folder.formats import CHECKPOINT
+from skillaxes.run_folder.schema import CHECKPOINT
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +33,10 @@ def store(tmp_path_factory: pytest.TempPathFactory, rows: np.ndarray) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def small_panels() -> Any:
-    from skillaxes import planning
+    from skillaxes.run import plan
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planning, "panel_rows_for", lambda row_bytes, roomy=True: 256)
+        patch.setattr(plan, "panel_rows_for", lambda row_bytes, roomy=True: 256)
         yield
 
 

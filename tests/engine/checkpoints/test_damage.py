@@ -11,8 +11,8 @@ import pytest
 from checkpointed import again
 from stopping import differing
 
-from skillaxes.checkpoint_records import FORMAT
-from skillaxes.run_folder.formats import CHECKPOINT
+from skillaxes.run.checkpoint import FORMAT
+from skillaxes.run_folder.schema import CHECKPOINT
 
 
 def cut(path: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_damaged_row_file(
 def test_a_checkpoint_of_another_format(
     store: Path, run_dir: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skillaxes.checkpoint_records.FORMAT", 99)
+    monkeypatch.setattr("skillaxes.run.checkpoint.FORMAT", 99)
     progress = again(store, run_dir)
     assert any(f"its format is {FORMAT}, this skillaxes reads 99" in note for note in progress.notes)
     assert progress.seen[0] == "read 1" and not differing(run_dir, expected)

@@ -17,7 +17,7 @@ from stopping import differing
 
 import skillaxes
 from skillaxes.errors import RunFolderError
-from skillaxes.run_folder.formats import CHECKPOINT
+from skillaxes.run_folder.schema import CHECKPOINT
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_another_number_of_processes_goes_on_from_the_last_read(
 def test_other_panels_go_on_from_the_last_read(
     store: Path, run_dir: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skillaxes.planning.panel_rows_for", lambda row_bytes, roomy=True: 128)
+    monkeypatch.setattr("skillaxes.run.plan.panel_rows_for", lambda row_bytes, roomy=True: 128)
     progress = again(store, run_dir)
     assert progress.seen[0] == "read 2" and not any("at row" in note for note in progress.notes)
     found = skillaxes.load(run_dir)

@@ -17,7 +17,7 @@ import skillaxes
 from skillaxes.errors import StoreError
 from skillaxes.pca import krylov
 from skillaxes.run_folder import checkpoint as files
-from skillaxes.run_folder.formats import CHECKPOINT
+from skillaxes.run_folder.schema import CHECKPOINT
 from skillaxes.stream import reader
 
 
@@ -71,7 +71,7 @@ def test_killed(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch, so
     options = {"components": K, "solver": solver}
     skillaxes.discover(store, tmp_path / "undisturbed", **options)
     original, seen = files.CheckpointFolder.write_mark, []
-    from skillaxes import checkpointing
+    from skillaxes.run import checkpoint as checkpointing
 
     class Killed(BaseException):
         pass
@@ -125,7 +125,7 @@ def test_a_short_job_writes_none(tmp_path: Path, store: Path, monkeypatch: pytes
 
 
 def test_without_a_run_folder_there_is_none(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from skillaxes.cluster import preemption
+    from skillaxes.cluster import signals as preemption
     from skillaxes.errors import StoppedEarly
 
     original = krylov.update

@@ -1,0 +1,137 @@
+"""``discover``: from a store to directions and the rows at their ends, in a run folder or in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from skillaxes.cluster.world import ALONE, World
+from skillaxes.errors import UsageError
+from skillaxes.progress import SILENT, Progress
+from skillaxes.run.driver import (
+    carry_out,
+    solve,
+)
+from skillaxes.run.forecast import STATED, Rates
+from skillaxes.run.given import solve_given
+from skillaxes.run.job import Job, prepare
+from skillaxes.run.plan import Plan
+from skillaxes.run_folder.contents import Discovery
+from skillaxes.run_folder.schema import CENTERED_COSINE
+from skillaxes.store import Store
+
+if TYPE_CHECKING:
+
+    from skillaxes.ingest.directions import GivenDirections
+
+
+def discover(
+    store: Store | str | Path,
+    run_dir: str | Path | None = None,
+    *,
+    overwrite: bool = False,
+    progress: Progress = SILENT,
+    world: World = ALONE,
+    **options: Any,
+) -> Discovery:
+    """Find the principal directions of a store and the rows at both ends of each.
+
+    Parameters
+    ----------
+    store : a store or its path
+    run_dir : folder for the results; None keeps them in memory
+    overwrite : replace what another job left in ``run_dir``; it is taken away before the first read
+    progress : where remarks and progress go
+    world : the processes that share the job; alone by default
+    **options : the fields of :class:`skillaxes.config.DiscoverConfig`
+
+    Raises
+    ------
+    UsageError, StoreError, BadRowsError, RunFolderError, DeviceError : see :mod:`skillaxes.errors`
+    StoppedEarly : the process was told to stop (see :mod:`skillaxes.cluster.signals`); the same call goes on
+    """
+    return carry_out(prepare(store, options, world=world), run_dir, solve, {}, overwrite, progress)
+
+
+def plan(store: Store | str | Path, *, world_size: int = 1, rates: Rates = STATED, **options: Any) -> Plan:
+    """What ``discover`` would do with these options, without doing it.
+
+    Parameters
+    ----------
+    world_size : processes that would share it; the plan is that of the first one, on a host of its own
+    rates : what time and traffic of several processes are predicted from
+    """
+    return prepare(store, options, world=World(0, world_size), rates=rates).plan
+
+
+def apply(
+    store: Store | str | Path,
+    run_dir: str | Path | None = None,
+    *,
+    directions: str | Path | GivenDirections,
+    overwrite: bool = False,
+    progress: Progress = SILENT,
+    world: World = ALONE,
+    **options: Any,
+) -> Discovery:
+    """Rank the rows of a store against given directions.
+
+    The directions are taken as they are, brought to unit length. Their variances, shares and residuals are those of
+    this
+    store. Centred cosines and projections are relative to the mean that came with the directions, else to the store's
+    own; in the latter case a ranking by centred cosine takes a second read, and ``scores.zarr`` holds no centred norms
+    otherwise.
+
+    Parameters
+    ----------
+    store : a store or its path
+    run_dir : folder for the results; None keeps them in memory
+    world : the processes that share the job; alone by default
+    directions : ``.safetensors`` (``components``, and ``mean`` and ``scale`` if there), ``.npz``, ``.npy``, or a
+        pickled array or tensor of shape (k, d)
+    **options : the fields of :class:`skillaxes.config.DiscoverConfig` that concern ranking, reading and the device
+
+    Raises
+    ------
+    SourceError : the file cannot be read
+    UsageError : directions of another width than the rows
+    """
+    from skillaxes.ingest.directions import GivenDirections, read_given_directions
+
+    given = directions if isinstance(directions, GivenDirections) else read_given_directions(directions)
+    k = len(given.components)
+    if options.get("scale", "none") != "none" or options.get("solver", "auto") != "auto":
+        raise UsageError("apply takes the directions as they are: leave out --scale and --solver")
+    job = prepare(store, {**options, "components": k}, given=given.source, world=world)
+    _check_width(job, given)
+    second = given.mean is None and job.config.rank_by == CENTERED_COSINE
+    if second:
+        job = replace(job, plan=replace(job.plan, reads=2, bytes_to_read=2 * job.plan.bytes_to_read))
+    identity = {"components": k, "directions": _digest(given)}
+    scale = None if given.scale is None else torch.from_numpy(given.scale)
+    mean = None if given.mean is None else torch.from_numpy(given.mean)
+    components = torch.from_numpy(given.components)
+
+    solver = partial(solve_given, components=components, mean=mean, scale=scale)
+    return carry_out(job, run_dir, solver, identity, overwrite, progress)
+
+
+def _check_width(job: Job, given: GivenDirections) -> None:
+    if given.components.shape[1] != job.plan.n_columns:
+        raise UsageError(
+            f"{given.source}: directions with {given.components.shape[1]:,} columns, but {job.plan.n_columns:,} "
+            "columns of the store are in use: take directions of that width, or choose their layers with --layers"
+        )
+
+
+def _digest(given: GivenDirections) -> str:
+    digest = hashlib.sha256()
+    for part in (given.components, given.mean, given.scale):
+        digest.update(b"-" if part is None else np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,216 @@
+"""What the first read tells of the rows: how many count, their norms, their mean and total variance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import skillaxes_kernels as kernels
+from skillaxes.cluster.world import World
+from skillaxes.errors import BadRowsError, StoreError
+from skillaxes.pca.base import Problem
+from skillaxes.stream import device as devices
+from skillaxes.stream.device import Outbox
+from skillaxes.stream.panel import Panel
+
+_EQUAL = 1e-6  # spread over distance from the provisional mean, squared, of rows that only rounding tells apart
+_CANCELLED = 1e-3  # |x|² over |x - m|² under which float32 has lost too many digits of |x|²
+_NAMED = 8  # bad rows that a message names
+
+
+@dataclass(frozen=True)
+class RowMoments:
+    """Per row and in all; the arrays are filled by :meth:`add` as the panels pass.
+
+    Attributes
+    ----------
+    norm : ndarray of shape (n_local,), float32: |x|
+    shifted_square : ndarray of shape (n_local,), float32: |x - m|²
+    bad : ndarray of shape (n_local,), bool: holds NaN or infinity
+    layer_squares : Tensor of shape (n_layers,), float64: sums of (x - m)² by layer
+    n_samples : rows that count, of all processes; 0 until complete
+    delta : Tensor of shape (d,), float64: mean - m; None until complete
+    total_variance : trace of the covariance
+    layer_variance : Tensor of shape (n_layers,)
+    """
+
+    problem: Problem
+    first_row: int
+    norm: np.ndarray
+    shifted_square: np.ndarray
+    bad: np.ndarray
+    layer_squares: Tensor
+    n_samples: int = 0
+    delta: Tensor | None = None
+    total_variance: float = 0.0
+    layer_variance: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
+
+    @classmethod
+    def empty(cls, problem: Problem, first_row: int, n_local: int) -> RowMoments:
+        return cls(
+            problem,
+            first_row,
+            np.zeros(n_local, np.float32),
+            np.zeros(n_local, np.float32),
+            np.zeros(n_local, bool),
+            torch.zeros(len(problem.layers), dtype=torch.float64, device=problem.device),
+        )
+
+    @property
+    def degrees(self) -> int:
+        """n - 1, at least 1."""
+        return max(self.n_samples - 1, 1)
+
+    def add(
+        self,
+        panel: Panel,
+        projection: kernels.Projection,
+        carried: Tensor,
+        shift_square: Tensor,
+        scale: Tensor | None,
+        outbox: Outbox,
+    ) -> None:
+        """Note the rows of a panel.
+
+        Parameters
+        ----------
+        carried : Tensor of shape (count,): (x - m)·m
+        shift_square : Tensor of shape (), float64: |m|²
+
+        Raises
+        ------
+        BadRowsError : rows with NaN or infinity, unless they are to be skipped; of this panel or one before
+        """
+        count = panel.count
+        bad = projection.bad[:count]
+        squares = projection.sq_norms[:count].double()
+        raw = squares + 2 * carried.double() + shift_square
+        doubtful = (raw < _CANCELLED * squares) & ~bad
+        if outbox.deferred:  # which rows are doubtful is known on the device alone
+            rows = panel.rows[:count] if scale is None else panel.rows[:count] * scale
+            dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
+            raw = torch.where(doubtful, torch.linalg.vector_norm(rows, dim=1, dtype=dtype).double().square(), raw)
+        elif bool(doubtful.any()):
+            rows = panel.rows[:count][doubtful].double()
+            raw[doubtful] = (rows if scale is None else rows * scale).square().sum(dim=1)
+        raw = raw.masked_fill_(bad, 0).clamp(min=0)
+        squares = squares.masked_fill_(bad, 0).float()
+        outbox.send(partial(self._note, panel.start), raw, squares, bad, projection.overflowed[:count])
+        if self.problem.layers:
+            self.layer_squares.add_(kernels.group_sq_norms(projection, self.problem.layers)[:count].sum(dim=0))
+
+    def _note(self, start: int, raw: Tensor, squares: Tensor, bad: Tensor, overflowed: Tensor) -> None:
+        place = slice(start - self.first_row, start - self.first_row + len(raw))
+        if bool(bad.any()):
+            self._note_bad(start, bad, overflowed)
+        # By numpy: torch hands roots of any length to all threads, and waits for a core that reads or checks rows.
+        self.norm[place] = np.sqrt(raw.numpy())
+        self.shifted_square[place] = squares.numpy()
+
+    def good(self, start: int, count: int, device: torch.device) -> Tensor:
+        """Which of the rows count, of shape (count,), bool."""
+        at = start - self.first_row
+        return torch.from_numpy(~self.bad[at : at + count]).to(device)
+
+    def known_bad(self, panel: Panel) -> Tensor:
+        """Which rows of a panel do not count, of shape (b,), bool, on the host; after the first read."""
+        bad = torch.zeros(panel.n_rows, dtype=torch.bool)
+        at = panel.start - self.first_row
+        bad[: panel.count] = torch.from_numpy(self.bad[at : at + panel.count])
+        return bad
+
+    def complete(self, sums: Tensor, world: World) -> RowMoments:
+        """The moments of all rows, from the sums of x - m by column (all processes) and the squares kept here."""
+        counts = torch.tensor(
+            [float(len(self.bad) - self.bad.sum()), float(self.shifted_square.sum(dtype=np.float64))],
+            dtype=torch.float64,
+        )
+        squares = self.layer_squares.clone()
+        world.sum_(counts, squares)
+        n_samples = int(counts[0])
+        least = 2 if self.problem.exact_block else max(2, self.problem.n_components)
+        if n_samples < least:
+            raise BadRowsError(
+                f"{n_samples:,} rows are finite: {self.problem.n_components} components need at least {least:,}; "
+                "mend the store, or ask for fewer with --components"
+            )
+        delta = sums / n_samples
+        degrees = n_samples - 1
+        apart = float(counts[1]) - n_samples * float(delta.square().sum())
+        if apart <= _EQUAL * float(counts[1]):
+            raise StoreError(
+                f"all {n_samples:,} rows are equal, or nearer to each other than float32 can tell: there are no "
+                "directions to find; check what was captured, or multiply the matrix by a constant"
+            )
+        total = apart / degrees
+        lost = torch.stack([delta[part].square().sum() for part in self.problem.layers]) if self.problem.layers else 0
+        layer_variance = (squares - n_samples * lost) / degrees
+        return replace(
+            self, n_samples=n_samples, delta=delta, total_variance=total, layer_variance=layer_variance.clamp(min=0)
+        )
+
+    def _note_bad(self, start: int, bad: Tensor, overflowed: Tensor) -> None:
+        rows = start + bad.nonzero()[:, 0].numpy()
+        self.bad[rows - self.first_row] = True
+        if not self.problem.skip_bad_rows:
+            named = ", ".join(f"{row:,}" for row in rows[:_NAMED])
+            what, remedy = "NaN or infinity", "mend the store"
+            if bool(overflowed.any()):
+                what, remedy = "a norm beyond float32 (1.8e19)", "divide the matrix by a constant"
+            more = f" and {len(rows) - _NAMED} more close by" if len(rows) > _NAMED else ""
+            raise BadRowsError(
+                f"{what} in row {named}{more}: {remedy}, or leave such rows out with --bad-rows skip",
+                tuple(int(row) for row in rows),
+            )
+
+
+class Centering:
+    """Rows less the provisional mean, with the row moments noted on the way.
+
+    Parameters
+    ----------
+    problem : the problem
+    shift : Tensor of shape (d,), float64: the provisional mean
+    scale : Tensor of shape (d,), float32, or None
+    """
+
+    def __init__(self, problem: Problem, shift: Tensor, scale: Tensor | None) -> None:
+        self._shift = shift.to(problem.device)
+        self._shift_square = self._shift.square().sum()
+        self._subtrahend = self._shift if problem.panel_dtype == torch.float64 else self._shift.float()
+        self._scale = scale
+        self._outbox = Outbox(devices.open_seam(problem.device))
+        self._backend = "cpu" if problem.device.type == "cpu" else "auto"  # the one there that leaves centred rows
+        self._scratch = kernels.make_scratch(
+            problem.device, problem.panel_rows, problem.n_columns, problem.panel_dtype, self._backend
+        )
+        carried = torch.zeros((problem.n_columns, 16), dtype=torch.float64, device=problem.device)
+        carried[:, 0] = self._shift
+        high = kernels.round_directions(carried.float(), problem.panel_dtype, problem.device, scale)
+        carried[:, 1] = carried[:, 0] - high[:, 0].double()
+        carried[:, 0] = high[:, 0].double()
+        self._carried = kernels.round_directions(carried.float(), problem.panel_dtype, problem.device, scale)
+
+    def rows(self, panel: Panel, moments: RowMoments) -> Tensor:
+        """Centred rows that count, of shape (n, d), float32; noted in ``moments``. Valid until the next call."""
+        projection = kernels.project(
+            panel.pieces,
+            self._carried,
+            self._subtrahend,
+            scale=self._scale,
+            scratch=self._scratch,
+            backend=self._backend,
+        )
+        carried = projection.dots[: panel.count, :2].sum(dim=1)
+        moments.add(panel, projection, carried, self._shift_square, self._scale, self._outbox)
+        self._outbox.drain()  # which rows count is asked at once
+        rows = projection.rows[: panel.count]
+        if projection.shift is not None:
+            rows = rows.float() if self._scale is None else rows.float() * self._scale
+            rows = rows - self._shift.float()
+        good = moments.good(panel.start, panel.count, rows.device)
+        return rows if bool(good.all()) else rows[good]

@@ -1,0 +1,211 @@
+"""What the reads left of every row: projections, norms, and from them every cosine. No further read of the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skillaxes.pca import krylov
+from skillaxes.pca.orthonormal import overlaps
+from skillaxes.pca.projections import Projections, blocks
+from skillaxes.pca.rayleigh_ritz import combine
+from skillaxes.pca.row_moments import RowMoments
+from skillaxes.run_folder.schema import CENTERED_COSINE, PROJECTION, RAW_COSINE
+
+_NO_SPREAD = 1e-6  # centred norm over |x - m| under which a row sits on the mean and has no centred cosine
+_ON_MEAN = 1e-7  # centred norm over |x| under which what is left of a row is the rounding of its float32 mean
+_CANCELS = 0.5  # |x|, or the centred norm, over |x - m| under which float32 projections leave too few digits
+
+
+@dataclass(frozen=True)
+class RowBlock:
+    """Some rows against r directions, in float64.
+
+    Attributes
+    ----------
+    start : first global row; -1 where the rows are not consecutive
+    projection : Tensor of shape (n, r): (x - mean)·v
+    raw : Tensor of shape (n, r): x·v
+    norm, centered_norm : Tensors of shape (n,): |x| and |x - mean|; the latter NaN where the mean was not known in time
+    bad : Tensor of shape (n,), bool: held NaN or infinity
+    """
+
+    start: int
+    projection: Tensor
+    raw: Tensor
+    norm: Tensor
+    centered_norm: Tensor
+    bad: Tensor
+
+    def scores(self, rank_by: str) -> Tensor:
+        """Of shape (n, r); 0 where a row has no such score."""
+        if rank_by == PROJECTION:
+            return self.projection
+        if rank_by == RAW_COSINE:
+            return _cosines(self.raw, self.norm)
+        assert rank_by == CENTERED_COSINE
+        return _cosines(self.projection, self.centered_norm)
+
+    def rankable(self, rank_by: str) -> Tensor:
+        """Of shape (n,), bool: a row of zeros has no cosine, a row on the mean no centred one."""
+        usable = ~self.bad & (self.norm > 0)
+        return usable & (self.centered_norm > 0) if rank_by == CENTERED_COSINE else usable
+
+
+@dataclass(frozen=True)
+class ExactRows:
+    """Some rows against r directions, from the rows themselves; all float64.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (n,), int64, ascending global numbers
+    raw, projection : Tensors of shape (n, r): x·v and (x - mean)·v
+    norm, centered_norm : Tensors of shape (n,): |x| and |x - mean|
+    """
+
+    rows: np.ndarray
+    raw: Tensor
+    projection: Tensor
+    norm: Tensor
+    centered_norm: Tensor
+
+
+@dataclass(frozen=True)
+class KeptRows:
+    """Everything a ranking needs of the rows of one process.
+
+    Attributes
+    ----------
+    moments : norms and bad rows
+    tables : kept projections of each read; the last column of table ``carrier`` holds (x - m)·delta
+    weights : a Tensor of shape (table.width - 1, r), float64, for each table: how projections combine to directions
+    at_shift : Tensor of shape (r,), float64: v·m
+    at_delta : Tensor of shape (r,), float64: v·delta
+    delta_square : |delta|², delta = mean - m
+    corrected : whether a table holds (x - m)·delta
+    directions : Tensor of shape (d, r), float64, on the CPU
+    centered_known : whether norms of centred rows follow; if not, they are NaN
+    exact : the rows that :func:`skillaxes.ranking.refine.refined` has fetched again
+    """
+
+    moments: RowMoments
+    tables: tuple[Projections, ...]
+    weights: tuple[Tensor, ...]
+    at_shift: Tensor
+    at_delta: Tensor
+    delta_square: float
+    corrected: bool
+    directions: Tensor
+    carrier: int = 0
+    centered_known: bool = True
+    exact: ExactRows | None = None
+
+    @property
+    def first_row(self) -> int:
+        return self.tables[0].first_row
+
+    @property
+    def n_rows(self) -> int:
+        return self.tables[0].n_rows
+
+    def blocks(self) -> Iterator[RowBlock]:
+        """Every row once, in order."""
+        for start, stop in blocks(self.first_row, self.n_rows):
+            yield self.block(start, stop)
+
+    def block(self, start: int, stop: int) -> RowBlock:
+        """Rows ``start`` to ``stop`` (global)."""
+        return self._combined(start, np.arange(start, stop), [table.rows(start, stop) for table in self.tables])
+
+    def at(self, rows: np.ndarray) -> RowBlock:
+        """Some rows, by their global numbers, in that order."""
+        return self._combined(-1, rows, [table.at(rows) for table in self.tables])
+
+    def norms(self, rows: np.ndarray) -> np.ndarray:
+        """|x| of some rows, float32."""
+        return self.moments.norm[rows - self.first_row]
+
+    def cancelled(self) -> np.ndarray:
+        """Rows whose scores the kept projections do not determine well enough, int64, ascending global numbers."""
+        found = []
+        for start, stop in blocks(self.first_row, self.n_rows):
+            place = np.arange(start, stop) - self.first_row
+            along = self.tables[self.carrier].rows(start, stop)[:, -1] if self.corrected else None
+            shifted, square = self._squares(place, along)
+            norm = torch.from_numpy(self.moments.norm[place].astype(np.float64))
+            limit = _CANCELS**2 * (shifted + self.delta_square)
+            cancels = (norm > 0) & (norm.square() < limit)
+            if self.centered_known:
+                cancels |= (norm > 0) & (square < limit)
+            found.append(start + np.flatnonzero(cancels.numpy() & ~self.moments.bad[place]))
+        return np.concatenate(found)
+
+    def _squares(self, place: np.ndarray, along: np.ndarray | None) -> tuple[Tensor, Tensor]:
+        """|x - m|² and |x - mean|², of shape (n,); ``along`` holds (x - m)·delta."""
+        shifted = torch.from_numpy(self.moments.shifted_square[place].astype(np.float64))
+        if along is None:
+            return shifted, shifted
+        return shifted, shifted - 2 * torch.from_numpy(along).double() + self.delta_square
+
+    def _combined(self, start: int, rows: np.ndarray, tables: list[np.ndarray]) -> RowBlock:
+        place = rows - self.first_row
+        relative = torch.zeros((len(rows), len(self.at_shift)), dtype=torch.float64)
+        for table, weights in zip(tables, self.weights, strict=True):
+            relative += torch.from_numpy(table[:, :-1]).double() @ weights
+        shifted, square = self._squares(place, tables[self.carrier][:, -1] if self.corrected else None)
+        if not self.centered_known:
+            square = torch.full_like(square, torch.nan)
+        square = torch.where(square < _NO_SPREAD**2 * (shifted + self.delta_square), 0.0, square)
+        block = RowBlock(
+            start,
+            relative - self.at_delta,
+            relative + self.at_shift,
+            torch.from_numpy(self.moments.norm[place].astype(np.float64)),
+            square.clamp(min=0).sqrt(),
+            torch.from_numpy(self.moments.bad[place]),
+        )
+        if self.exact is not None:
+            self._put_exact(self.exact, rows, block)
+        return block
+
+    def _put_exact(self, exact: ExactRows, rows: np.ndarray, block: RowBlock) -> None:
+        """Overwrite what is known exactly in ``block``, which holds ``rows``."""
+        source = np.searchsorted(exact.rows, rows)
+        source[source == len(exact.rows)] = 0
+        target = np.flatnonzero(exact.rows[source] == rows)
+        if not len(target):
+            return
+        source = source[target]
+        block.raw[target] = exact.raw[source]
+        block.projection[target] = exact.projection[source]
+        block.norm[target] = exact.norm[source]
+        if self.centered_known:
+            norms = exact.centered_norm[source]
+            block.centered_norm[target] = torch.where(norms < _ON_MEAN * exact.norm[source], 0.0, norms)
+
+
+def kept_rows(state: krylov.KrylovState, weights: Tensor) -> KeptRows:
+    """Every row against the directions K @ ``weights`` (n_basis, r), float64, each of unit length."""
+    assert state.moments.delta is not None
+    parts = weights.split([block.shape[1] for block in state.blocks])
+    onto = weights.to(state.shift.device)
+    at = onto.T @ overlaps(state.blocks, torch.stack([state.shift, state.moments.delta], dim=1))  # (r, 2)
+    return KeptRows(
+        moments=state.moments,
+        tables=state.tables,
+        weights=tuple(part[: -krylov.UTILITY].cpu() for part in parts),
+        at_shift=at[:, 0].cpu(),
+        at_delta=at[:, 1].cpu(),
+        delta_square=float(state.moments.delta.square().sum()),
+        corrected=any(state.carries_delta),
+        carrier=state.carries_delta.index(True) if any(state.carries_delta) else 0,
+        directions=combine(state.blocks, onto).cpu(),
+    )
+
+
+def _cosines(products: Tensor, norms: Tensor) -> Tensor:
+    return torch.where(norms[:, None] > 0, products / norms.clamp(min=1e-300)[:, None], 0.0).clamp(-1, 1)

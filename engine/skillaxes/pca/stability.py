@@ -1,0 +1,188 @@
+"""Gram matrices of the kept projections, by random group of rows.
+
+Their sum gives the Rayleigh-Ritz problem, and any choice of half the groups gives the covariance of a random half of
+the rows: twenty groups make ten splits without another pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skillaxes.cluster.world import ALONE, World
+from skillaxes.pca.projections import BLOCK_ROWS, Projections, blocks
+
+GROUPS = 20
+
+
+class GroupedGrams:
+    """SᵀS and sums of S for each group of rows, for the blocks that have been read.
+
+    Parameters
+    ----------
+    seed : of the groups
+    first_row, n_rows : the rows of this process
+    """
+
+    def __init__(self, seed: int, first_row: int, n_rows: int) -> None:
+        self.seed, self.first_row, self.n_rows = seed, first_row, n_rows
+        self.products = torch.zeros((GROUPS, 0, 0), dtype=torch.float64)
+        self.sums = torch.zeros((GROUPS, 0), dtype=torch.float64)
+
+    def extend(self, tables: Sequence[Projections], widths: Sequence[int], world: World) -> GroupedGrams:
+        """The Grams of all blocks of ``tables``, given those of all but the last.
+
+        Only the products with the new block are computed: the rest is kept. Each block takes its number of ``widths``
+        as columns, of which the utility columns are zero.
+        """
+        starts, width = np.cumsum([0, *widths]).tolist(), widths[-1]
+        new = torch.zeros((GROUPS, starts[-1], width), dtype=torch.float64)
+        sums = torch.zeros((GROUPS, width), dtype=torch.float64)
+        room = torch.zeros((min(BLOCK_ROWS, self.n_rows), starts[-1]), dtype=torch.float64)
+        for start, stop in blocks(self.first_row, self.n_rows):
+            groups = row_groups(self.seed, start, stop)
+            order = np.argsort(groups, kind="stable")
+            ends = np.searchsorted(groups[order], np.arange(GROUPS + 1))
+            for at, table in zip(starts[:-1], tables, strict=True):
+                rows = torch.from_numpy(np.take(table.rows(start, stop), order, axis=0))
+                room[: stop - start, at : at + table.width - 1] = rows[:, :-1]
+            for group in range(GROUPS):
+                rows = room[int(ends[group]) : int(ends[group + 1])]
+                sums[group] += rows[:, starts[-2] :].sum(dim=0)
+                new[group].addmm_(rows.T, rows[:, starts[-2] :])
+        world.sum_(new, sums)
+        out = GroupedGrams(self.seed, self.first_row, self.n_rows)
+        before = starts[-2]
+        out.products = torch.zeros((GROUPS, before + width, before + width), dtype=torch.float64)
+        out.products[:, :before, :before] = self.products
+        out.products[:, :, before:] = new
+        out.products[:, before:, :before] = new[:, :before].transpose(1, 2)
+        out.sums = torch.cat([self.sums, sums], dim=1)
+        return out
+
+    def covariance(self, n_samples: int) -> Tensor:
+        """KᵀCK over all rows, of shape (n_basis, n_basis), float64. Rows of zeros (skipped ones) add nothing."""
+        return centered(self.products.sum(dim=0), self.sums.sum(dim=0), n_samples)
+
+
+def centered(products: Tensor, sums: Tensor, n_samples: float) -> Tensor:
+    """(SᵀS - s sᵀ / n) / (n - 1) from the products and sums over n rows."""
+    return (products - torch.outer(sums, sums) / n_samples) / max(n_samples - 1, 1)
+
+
+def row_groups(seed: int, start: int, stop: int) -> np.ndarray:
+    """The group of each global row, of shape (stop - start,): a hash of row and seed (splitmix64), so that order and
+    chunks play no part."""
+    offset = (seed * 0x9E3779B97F4A7C15 + 1) % 2**64
+    with np.errstate(over="ignore"):
+        state = np.arange(start, stop, dtype=np.uint64) + np.uint64(offset)
+        state *= np.uint64(0x9E3779B97F4A7C15)
+        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        state ^= state >> np.uint64(31)
+    return (state % np.uint64(GROUPS)).astype(np.int64)
+
+
+SPLITS = 10
+REPRODUCIBLE = 0.9  # |cos| between halves below which a direction is called sample-dependent
+_APART = 2.0  # standard errors between two eigenvalues; equal ones repel each other by about one
+_EXTRA = 10  # directions of a half beyond k that may match one of the k: neighbours swap places
+
+
+@dataclass(frozen=True)
+class Stability:
+    """How directions and eigenvalues vary between random halves of the rows.
+
+    Attributes
+    ----------
+    cosines : Tensor of shape (k,), float64: |cos| between the matched directions of two halves, averaged over the
+        splits
+    standard_errors : Tensor of shape (k,), float64: of the eigenvalues, from the differences between halves
+    """
+
+    cosines: Tensor
+    standard_errors: Tensor
+
+
+def split_half(
+    grams: GroupedGrams, bad: np.ndarray, weights: Tensor, n_components: int, seed: int, world: World = ALONE
+) -> Stability:
+    """Compare the directions of two random halves of the rows, ten times.
+
+    Parameters
+    ----------
+    grams : of the kept projections, by group of rows, of all processes
+    bad : rows that do not count, bool of shape (n_local,)
+    weights : Tensor of shape (n_basis, r), float64: K @ weights is orthonormal and begins with the k directions
+    n_components : k
+    seed : of the splits
+    """
+    k, r = n_components, weights.shape[1]
+    products = (grams.products @ weights).transpose(1, 2) @ weights  # (groups, r, r); the order that takes few products
+    sums = grams.sums @ weights  # (groups, r)
+    counts = group_counts(grams, bad)
+    world.sum_(counts)
+    rng = np.random.default_rng([seed, GROUPS])
+    cosines = torch.zeros(k, dtype=torch.float64)
+    differences = torch.zeros(k, dtype=torch.float64)
+    for _ in range(SPLITS):
+        chosen = np.zeros(GROUPS, bool)
+        chosen[rng.permutation(GROUPS)[: GROUPS // 2]] = True
+        halves = []
+        for part in (torch.from_numpy(chosen), torch.from_numpy(~chosen)):
+            count = float(counts[part].sum())
+            if count < 2:
+                return Stability(torch.full((k,), torch.nan), torch.full((k,), torch.nan))
+            inner = centered(products[part].sum(dim=0), sums[part].sum(dim=0), count)
+            values, vectors = torch.linalg.eigh((inner + inner.T) / 2)
+            width = min(k + _EXTRA, r)
+            halves.append((values.flip(0)[:width], vectors.flip(1)[:, :width]))
+        places = [matched(vectors[:k].abs()) for _, vectors in halves]
+        first, second = (vectors[:, place] for (_, vectors), place in zip(halves, places, strict=True))
+        cosines += (first * second).sum(dim=0).abs().clamp(max=1) / SPLITS
+        differences += (halves[0][0][places[0]] - halves[1][0][places[1]]).square() / SPLITS
+    # Two independent halves differ by sqrt(2) times the error of a half, which is sqrt(2) times that of the whole.
+    return Stability(cosines, differences.sqrt() / 2)
+
+
+def group_counts(grams: GroupedGrams, bad: np.ndarray) -> Tensor:
+    """Rows that count in each group, of shape (GROUPS,), float64, of this process."""
+    counts = np.zeros(GROUPS)
+    step = 1 << 20
+    for at in range(0, len(bad), step):
+        part = bad[at : at + step]
+        groups = row_groups(grams.seed, grams.first_row + at, grams.first_row + at + len(part))
+        counts += np.bincount(groups[~part], minlength=GROUPS)
+    return torch.from_numpy(counts)
+
+
+def matched(similarity: Tensor) -> Tensor:
+    """For each row of ``similarity`` (k, n >= k) a column of its own, largest similarities first, of shape (k,)."""
+    left = similarity.clone()
+    places = torch.zeros(len(left), dtype=torch.int64)
+    for _ in range(len(left)):
+        row, column = divmod(int(left.argmax()), left.shape[1])
+        places[row] = column
+        left[row] = -1
+        left[:, column] = -1
+    return places
+
+
+def subspaces(values: Tensor, standard_errors: Tensor) -> list[list[int]]:
+    """Groups of neighbours whose eigenvalues the sample does not tell apart, as lists of indices.
+
+    North et al. 1982: two directions mix when their eigenvalues lie closer than their sampling error; here the error is
+    measured on halves instead of taken from normal theory.
+    """
+    groups = [[0]]
+    for index in range(1, len(values)):
+        error = float(torch.hypot(standard_errors[index - 1], standard_errors[index]))
+        if float(values[index - 1] - values[index]) < _APART * error:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups

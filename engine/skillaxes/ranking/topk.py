@@ -1,0 +1,167 @@
+"""Which members of a top-k list can no longer change, given how far the directions can still turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skillaxes.cluster.world import ALONE, World
+from skillaxes.pca.row_scores import KeptRows, RowBlock
+from skillaxes.run_folder.schema import CENTERED_COSINE, PROJECTION, RAW_COSINE
+from skillaxes_kernels import TopK, TopKLists
+
+ROUNDING = 1e-6  # of a cosine, by the float32 products behind it: 4e-8 on real activations, more where the mean is far
+
+
+def settled_members(scores: Tensor, next_score: float, angle: float) -> Tensor:
+    """Which members stay in the list whatever the exact direction is, of shape (n,), bool. Membership, not order.
+
+    Parameters
+    ----------
+    scores : Tensor of shape (n,), cosines of the members on this side, best first, larger is better
+    next_score : cosine of the best row that is not in the list; -inf when there is none
+    angle : bound on the angle to the exact direction, radians
+
+    A unit vector v' at an angle of at most a from v has ``|x·v' - x·v| <= |x| (sin(a) sqrt(1 - c²) + (1 - cos(a))
+    |c|)`` where c is the cosine of x and v.
+    """
+    bound = torch.tensor(angle, dtype=torch.float64)
+    everything = torch.cat([scores.double(), torch.tensor([next_score], dtype=torch.float64)])
+    cosines = everything.clamp(-1, 1)
+    error = bound.sin() * (1 - cosines.square()).sqrt() + (1 - bound.cos()) * cosines.abs() + ROUNDING
+    lowest = everything[:-1] - error[:-1]
+    highest = everything[-1] + error[-1]
+    return lowest > highest
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """k directions, then r - k random ones.
+
+    Attributes
+    ----------
+    rank_by : the score that ranked
+    lists : r lists of ``depth`` rows a side, by that score, with as many further places as it takes to hold one
+        outsider
+    raw, centered : k lists of ``top`` rows a side by raw and by centred cosine
+    n_zero : rows of zeros
+    n_ranked : rows that had a score
+    norm_correlation : ndarray of shape (k,), Pearson correlation of the raw cosine with the row norm
+    positive_share : ndarray of shape (k,), share of rows whose raw cosine is positive
+    largest_norm : the largest norm of a centred row
+    """
+
+    rank_by: str
+    lists: TopKLists
+    raw: TopKLists
+    centered: TopKLists
+    n_zero: int
+    n_ranked: int
+    norm_correlation: np.ndarray
+    positive_share: np.ndarray
+    largest_norm: float
+
+
+def rank(
+    kept: KeptRows,
+    n_components: int,
+    *,
+    top: int,
+    depth: int,
+    rank_by: str,
+    on_block: Callable[[RowBlock], None] = lambda block: None,
+    world: World = ALONE,
+) -> Ranking:
+    """Rank every row against every direction.
+
+    Parameters
+    ----------
+    kept : the rows of this process
+    n_components : k, the first directions of ``kept``; the rest are random ones
+    top : length of the lists by raw and by centred cosine
+    depth : length of the lists by ``rank_by``
+    on_block : sees every block of rows once, in order
+    """
+    k, r = n_components, len(kept.at_shift)
+    lists = TopK.init(r, depth + 1, dtype=torch.float64)
+    both = {name: TopK.init(k, top, dtype=torch.float64) for name in (RAW_COSINE, CENTERED_COSINE)}
+    sums = _Correlation(k)
+    counts = np.zeros(3)  # rows of zeros, ranked rows, largest centred norm
+    for block in kept.blocks():
+        on_block(block)
+        rankable = block.rankable(rank_by)
+        scores = block.scores(rank_by)
+        lists = lists.update(scores, block.start, rankable)
+        raw = scores[:, :k] if rank_by == RAW_COSINE else block.scores(RAW_COSINE)[:, :k]
+        for name, cosines in ((RAW_COSINE, raw), (CENTERED_COSINE, block.scores(CENTERED_COSINE)[:, :k])):
+            both[name] = both[name].update(cosines.contiguous(), block.start, block.rankable(name))
+        alive = block.rankable(RAW_COSINE)
+        sums.add(raw[alive], block.norm[alive])
+        counts[0] += int((~block.bad & (block.norm == 0)).sum())
+        counts[1] += int(rankable.sum())
+        counts[2] = max(counts[2], float(block.centered_norm.nan_to_num().max()) if len(block.norm) else 0.0)
+    parts = world.gather((lists, both, sums, counts))
+    for other_lists, other_both, other_sums, other_counts in (parts[i] for i in range(world.size) if i != world.rank):
+        lists = lists.merge(other_lists)
+        both = {name: both[name].merge(other_both[name]) for name in both}
+        sums.merge(other_sums)
+        counts[:2] += other_counts[:2]
+        counts[2] = max(counts[2], other_counts[2])
+    return Ranking(
+        rank_by,
+        lists.finalize(),
+        both[RAW_COSINE].finalize(),
+        both[CENTERED_COSINE].finalize(),
+        int(counts[0]),
+        int(counts[1]),
+        sums.correlation(),
+        sums.positive_share(),
+        float(counts[2]),
+    )
+
+
+def scores_as_cosines(values: Tensor, rank_by: str, largest_norm: float) -> Tensor:
+    """Scores on a scale on which an angle bounds their error: cosines as they are, projections over the largest
+    norm.
+    """
+    return values / largest_norm if rank_by == PROJECTION and largest_norm > 0 else values
+
+
+class _Correlation:
+    """Pearson's correlation of k series with one, streamed in float64."""
+
+    def __init__(self, k: int) -> None:
+        self.sums = np.zeros((6, k))  # n, x, y, xx, yy, xy
+        self.positive = np.zeros(k)
+
+    def add(self, cosines: Tensor, norms: Tensor) -> None:
+        if not len(norms):
+            return
+        x = cosines.numpy()
+        y = norms.numpy()[:, None]
+        self.sums += [
+            np.full(x.shape[1], len(y)),
+            x.sum(0),
+            np.full(x.shape[1], y.sum()),
+            (x * x).sum(0),
+            np.full(x.shape[1], (y * y).sum()),
+            (x * y).sum(0),
+        ]
+        self.positive += (x > 0).sum(0)
+
+    def merge(self, other: _Correlation) -> None:
+        self.sums += other.sums
+        self.positive += other.positive
+
+    def correlation(self) -> np.ndarray:
+        n, x, y, xx, yy, xy = self.sums
+        n = np.maximum(n, 1)
+        spread = np.sqrt(np.maximum(xx / n - (x / n) ** 2, 0) * np.maximum(yy / n - (y / n) ** 2, 0))
+        return np.where(spread > 0, (xy / n - x * y / n**2) / np.where(spread > 0, spread, 1), 0.0)
+
+    def positive_share(self) -> np.ndarray:
+        return self.positive / np.maximum(self.sums[0], 1)

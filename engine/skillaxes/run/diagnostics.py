@@ -1,0 +1,203 @@
+"""What the plain method hides and a job must say aloud: mean direction, layer scale, norm, stability, and what was
+left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skillaxes.pca.base import PCAResult
+from skillaxes.pca.stability import REPRODUCIBLE, Stability, subspaces
+from skillaxes.ranking.topk import Ranking
+from skillaxes.run.plan import GIVEN
+from skillaxes.run_folder.schema import SIDES
+
+_ONE_SIGN = 0.99  # share of rows whose raw cosines have one sign
+_NO_VARIANCE = 1e-14  # of the largest eigenvalue: what float32 products leave along a direction without variance
+_ULP = {"bfloat16": 2**-7, "float16": 2**-10, "float32": 2**-23, "float64": 2**-23}  # of float64: rows become float32
+_NORM = 0.3  # |correlation| with the row norm that is worth a word
+
+
+def shared_top(ranking: Ranking, top: int) -> list[float]:
+    """Rows that the raw and the centred top lists of each direction share, averaged over both sides."""
+    shared = []
+    for direction in range(len(ranking.raw.positive.rows)):
+        count = 0
+        for side in SIDES:
+            raw, centered = (
+                getattr(lists, side).rows[direction, :top].tolist() for lists in (ranking.raw, ranking.centered)
+            )
+            count += len(set(raw) & set(centered) - {-1})
+        shared.append(count / 2)
+    return shared
+
+
+def layer_energy(components: Tensor, layers: Sequence[slice]) -> list[list[float]]:
+    """Share of each direction's squared entries in each layer, of shape (k, n_layers)."""
+    return [[float(row[part].square().sum()) for part in layers] for row in components]
+
+
+def announcements(
+    result: PCAResult,
+    stability: Stability,
+    ranking: Ranking,
+    *,
+    top: int,
+    layers: Sequence[slice],
+    layer_ids: Sequence[int | str],
+    bad: np.ndarray,
+    tolerance: float,
+    solver: str,
+    dtype: str,
+) -> list[dict[str, Any]]:
+    """Each as ``{"kind", "text", "values"}``; the text is one sentence."""
+    found = []
+    if bool((ranking.centered.positive.rows >= 0).any()):
+        found.append(_mean_direction(result, ranking, top))
+    if layers:
+        found.append(_layer_scale(result, layers, layer_ids))
+    found.append(_norm(ranking))
+    if not bool(stability.cosines.isnan().any()):
+        found.append(_stability(result, stability))
+    if ranking.n_zero:
+        found.append(
+            _said(
+                "zero_rows", f"{ranking.n_zero:,} rows of zeros have no cosine and are in no list", count=ranking.n_zero
+            )
+        )
+    if len(bad):
+        named = ", ".join(f"{row:,}" for row in bad[:8]) + (" ..." if len(bad) > 8 else "")
+        found.append(
+            _said("bad_rows", f"{len(bad):,} rows with NaN or infinity were left out: {named}", rows=bad.tolist())
+        )
+    empty = _without_variance(result, dtype)
+    if empty:
+        found.append(
+            _said(
+                "no_variance",
+                f"the rows vary along directions {_listed(empty)} by no more than the rounding of their numbers: these "
+                f"directions are arbitrary and mean nothing; type --components {max(empty[0], 1)}",
+                directions=empty,
+            )
+        )
+    tied = _at_both_ends(ranking, top)
+    if tied:
+        found.append(
+            _said(
+                "ties",
+                f"so many rows have one and the same score that some are listed at both ends of directions "
+                f"{_listed(tied)}: type a smaller --top",
+                directions=tied,
+            )
+        )
+    if not result.converged:
+        worst = int(result.residuals.argmax())
+        remedy = "allow more reads with --max-reads" if solver == "krylov" else "use --solver krylov"
+        found.append(
+            _said(
+                "not_converged",
+                f"direction {worst} has a residual of {float(result.residuals[worst]):.1e}, above the tolerance of "
+                f"{tolerance:.0e}: {remedy}",
+                residuals=result.residuals.tolist(),
+            )
+        )
+    elif solver != GIVEN and float(result.residuals.max()) > tolerance:
+        rough = [i for i, value in enumerate(result.residuals.tolist()) if value > tolerance]
+        found.append(
+            _said(
+                "precision",
+                f"directions {_listed(rough)} have residuals of up to {float(result.residuals.max()):.1e}, above the "
+                f"tolerance of {tolerance:.0e}: beside so large a leading variance float32 resolves them no better",
+                residuals=result.residuals.tolist(),
+                directions=rough,
+            )
+        )
+    return found
+
+
+def _at_both_ends(ranking: Ranking, top: int) -> list[int]:
+    """Directions with a row in both lists: equal scores go to the lower row on either side."""
+    lists, k = ranking.lists, len(ranking.raw.positive.rows)
+    ends = [(lists.positive.rows[i, :top].tolist(), lists.negative.rows[i, :top].tolist()) for i in range(k)]
+    return [i for i, (positive, negative) in enumerate(ends) if (set(positive) & set(negative)) - {-1}]
+
+
+def _without_variance(result: PCAResult, dtype: str) -> list[int]:
+    """Directions whose eigenvalue is no larger than rounding makes it.
+
+    Rounding to ``dtype`` adds noise of variance (ulp x)² / 12 to an entry x; n rows of it have eigenvalues of up to
+    (1 + sqrt(d / n))² times that (Marchenko & Pastur 1967). The products themselves are float32.
+    """
+    d = result.mean.numel()
+    spread = (1 + math.sqrt(d / max(result.n_samples, 1))) ** 2
+    rounding = _ULP[dtype] ** 2 / 12 * float(result.mean.square().max()) * spread
+    limit = max(rounding, _NO_VARIANCE * float(result.explained_variance[0]))
+    return [i for i, value in enumerate(result.explained_variance.tolist()) if value <= limit]
+
+
+def _mean_direction(result: PCAResult, ranking: Ranking, top: int) -> dict[str, Any]:
+    share = ranking.positive_share
+    one_sign = [i for i, value in enumerate(share) if max(value, 1 - value) >= _ONE_SIGN]
+    shared = shared_top(ranking, top)
+    text = f"raw and centred cosine share {np.mean(shared):.1f} of the top {top} rows on average"
+    if one_sign:
+        text += f"; the mean is so large that directions {_listed(one_sign)} have raw cosines of one sign only"
+    spread = float(np.sqrt(max(result.total_variance, 0)))
+    return _said(
+        "mean_direction",
+        text,
+        shared=shared,
+        one_sign=one_sign,
+        positive_share=share.tolist(),
+        mean_norm=float(torch.linalg.vector_norm(result.mean)),
+        spread=spread,
+    )
+
+
+def _layer_scale(result: PCAResult, layers: Sequence[slice], layer_ids: Sequence[int | str]) -> dict[str, Any]:
+    shares = (result.layer_variance / result.layer_variance.sum().clamp(min=1e-300)).tolist()
+    first = int(np.argmax(shares))
+    even = 1 / len(shares)
+    text = f"layer {layer_ids[first]} holds {shares[first]:.0%} of the variance (an even share is {even:.0%})"
+    return _said("layer_scale", text, layers=list(layer_ids), variance_share=shares)
+
+
+def _norm(ranking: Ranking) -> dict[str, Any]:
+    correlations = ranking.norm_correlation
+    strong = [i for i, value in enumerate(correlations) if abs(value) >= _NORM]
+    if strong:
+        text = f"the raw cosines of directions {_listed(strong)} correlate with the row norm (" + ", ".join(
+            f"{correlations[i]:+.2f}" for i in strong
+        )
+        text += ")"
+    else:
+        text = f"no direction's raw cosines correlate with the row norm by {_NORM} or more"
+    return _said("norm", text, correlations=correlations.tolist())
+
+
+def _stability(result: PCAResult, stability: Stability) -> dict[str, Any]:
+    cosines = stability.cosines
+    weak = [i for i, value in enumerate(cosines.tolist()) if value < REPRODUCIBLE]
+    groups = [group for group in subspaces(result.explained_variance, stability.standard_errors) if len(group) > 1]
+    if weak:
+        text = f"directions {_listed(weak)} are sample-dependent: |cos| between random halves is below {REPRODUCIBLE}"
+    else:
+        text = f"every direction is reproducible: |cos| between random halves is at least {float(cosines.min()):.2f}"
+    if groups:
+        text += "; eigenvalues too close to tell apart: " + ", ".join(f"{g[0]}-{g[-1]}" for g in groups)
+        text += " - read each such group as one subspace"
+    return _said("stability", text, split_half=cosines.tolist(), sample_dependent=weak, subspaces=groups)
+
+
+def _said(kind: str, text: str, **values: Any) -> dict[str, Any]:
+    return {"kind": kind, "text": text, "values": values}
+
+
+def _listed(indices: Sequence[int]) -> str:
+    return ", ".join(map(str, indices))

@@ -1,0 +1,415 @@
+"""What a job holds in memory, here and on a GPU, before it does anything.
+
+Everything here follows from shape, dtype, options and budget.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from skillaxes import memory
+from skillaxes.cluster.launch import own_rows
+from skillaxes.cluster.world import ALONE, World
+from skillaxes.config import DiscoverConfig
+from skillaxes.errors import UsageError
+from skillaxes.memory import parse_size
+from skillaxes.pca import base as base_module
+from skillaxes.pca import covariance, incremental, krylov
+from skillaxes.pca import krylov as rule
+from skillaxes.pca import solvers as solvers_module
+from skillaxes.pca.projections import BLOCK_ROWS
+from skillaxes.stream import gds
+from skillaxes.stream.panels import SEGMENT
+from skillaxes.stream.prefetch import LAG, LEAST_PANEL_ROWS, LOOK_AHEAD, DeviceMemory, plan_device
+from skillaxes.stream.prefetch import panel_rows_for as device_panel_rows
+from skillaxes.stream.reader import SLOTS, can_share, unit_rows
+
+if TYPE_CHECKING:
+    from skillaxes.store import Store
+    from skillaxes.stream.device import Seam
+    from skillaxes_kernels import Choice
+
+
+RESERVED_READS = 3  # reads whose blocks and projections are planned for
+RANDOM_DIRECTIONS = 20  # ranked beside the components, as a baseline for labels
+MOST_WORKERS = 8
+_KEPT_SHARE = 16  # of the budget: projections beyond it go to disk
+_TYPICAL_INTERPRETER = 300 << 20
+_LIBRARIES = 96 << 20  # what torch, pyarrow and the matrix library still allocate for themselves
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes, by purpose. ``total`` is held within ``budget``."""
+
+    budget: int
+    interpreter: int
+    buffers: int
+    panel: int
+    basis: int
+    sample: int
+    rows: int
+    projections: int
+    cache: int
+    spilled: bool
+
+    @property
+    def total(self) -> int:
+        """All that is held at once."""
+        kept = 0 if self.spilled else self.projections
+        return self.interpreter + self.buffers + self.panel + self.basis + self.sample + self.rows + kept + self.cache
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What the memory of a job follows from.
+
+    Attributes
+    ----------
+    solver : which one runs
+    n_columns, width : columns in use, and of a block of the basis
+    panel_rows, sample_rows : rows of a panel and of the warm start
+    on_gpu : the arithmetic is done on a GPU
+    converts : panels are written out in float32
+    n_rows : rows of this process; all of the store where it is alone
+    size, here : processes of the job, and of those on this host
+    """
+
+    store: Store
+    config: DiscoverConfig
+    solver: str
+    n_columns: int
+    width: int
+    panel_rows: int
+    sample_rows: int
+    on_gpu: bool
+    n_rows: int
+    size: int = 1
+    here: int = 1
+    converts: bool = True
+
+    @property
+    def budget(self) -> int:
+        """Bytes that this process may hold."""
+        return memory.budget(self.config.memory, self.here)
+
+    @property
+    def sampled(self) -> int:
+        """Rows of the warm start that this process may have: its share and a segment."""
+        return min(self.sample_rows, self.n_rows, -(-self.sample_rows // self.size) + (SEGMENT if self.size > 1 else 0))
+
+    @property
+    def unit_bytes(self) -> int:
+        """Bytes that are fetched at once."""
+        return unit_rows(self.store) * self.store.n_features * self.store.itemsize
+
+    @property
+    def workers(self) -> int:
+        """Threads that fetch chunks for a GPU, which takes them faster than one thread can fetch and check them: up to
+        a core each, and as many as a quarter of the budget has buffers for.
+        """
+        if not (self.on_gpu and can_share(self.store)):
+            return 1
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        buffers = self.budget // 4 // _power_of_two(self.unit_bytes)
+        return max(1, min(MOST_WORKERS, cores, buffers - SLOTS - LAG + 1))
+
+    def fits(self) -> bool:
+        """Whether it fits the budget; the same answer in a process that holds other things too."""
+        parts = self._parts() | {"interpreter": _TYPICAL_INTERPRETER + _LIBRARIES}
+        return sum(parts.values()) <= self.budget
+
+    def plan(self, kept_rows: int = 0) -> MemoryPlan:
+        """How the budget is shared out; ``kept_rows`` need no cache here, since they stay on a GPU.
+
+        Raises
+        ------
+        UsageError : the budget cannot hold the least that the job needs
+        """
+        budget = self.budget
+        parts = self._parts()
+        left = budget - sum(parts.values())
+        if left < 0:
+            raise self._too_small(parts)
+        projections = self.n_rows * (self.width - 1) * 4 * self._blocks
+        # A file costs little more than memory does, and memory that does not grow with the rows is worth it.
+        spilled = projections > min(left // 2, budget // _KEPT_SHARE)
+        left -= 0 if spilled else projections
+        n_units = -(-self.n_rows // unit_rows(self.store)) - kept_rows // unit_rows(self.store)
+        # Plain files are in the page cache already; a copy of ours would cost more (fresh pages) than it saves in three
+        # reads.
+        plain = self.store.plain_chunks() is not None
+        cache = 0 if plain else min(n_units, max(left, 0) // self.unit_bytes) * self.unit_bytes
+        return MemoryPlan(budget=budget, projections=projections, cache=cache, spilled=spilled, **parts)
+
+    def on_device(self) -> int:
+        """GPU memory of the solver: bases and sums, the sample, and panels in float32 (float64 where the store is)."""
+        temporaries = self.panel_rows * self.n_columns * (3 * 4 + self._wide)
+        return self._basis() + self.sampled * self.n_columns * self.store.itemsize + temporaries
+
+    @property
+    def _blocks(self) -> int:
+        return 1 if self.solver != "krylov" else min(RESERVED_READS, self.config.max_reads)
+
+    @property
+    def _wide(self) -> int:
+        return 8 if self.store.dtype == "float64" else 0
+
+    def _basis(self) -> int:
+        """Bases in float32; products, sums and what orthonormalises them in float64."""
+        d = self.n_columns
+        basis = d * self.width * (12 * self._blocks + 48)
+        if self.solver == "covariance":
+            basis += 5 * d * d * 8
+        elif self.solver == "incremental":
+            basis += 4 * (incremental.BATCH_ROWS + self.width) * d * 4
+        return basis
+
+    def _parts(self) -> dict[str, int]:
+        store, config, d = self.store, self.config, self.n_columns
+        entry = 4 * self.converts + self._wide + store.itemsize
+        buffers, panel = SLOTS * self.unit_bytes, self.panel_rows * d * entry
+        basis = self._basis()
+        if self.on_gpu:
+            # torch takes page-locked memory in powers of two. What comes back in the end are the directions.
+            buffers = (SLOTS + LAG + self.workers - 1) * _power_of_two(self.unit_bytes)
+            staging = (LOOK_AHEAD + 1) * _power_of_two(self.panel_rows * d * store.itemsize)
+            panel = 0 if d == store.n_features else staging
+            basis = 2 * d * self.width * 8
+        lists = (config.components + RANDOM_DIRECTIONS) * (BLOCK_ROWS * 8 * 8 + 4 * max(config.pool, config.top) * 64)
+        return {
+            "interpreter": memory.resident() + _LIBRARIES,
+            "buffers": buffers,
+            "panel": panel,
+            "basis": basis,
+            "sample": self.sampled * (d if d == store.n_features else d + store.n_features) * store.itemsize,
+            "rows": self.n_rows * 9 + 3 * BLOCK_ROWS * self._blocks * self.width * 8 + lists,
+        }
+
+    def _too_small(self, parts: dict[str, int]) -> UsageError:
+        needed = sum(parts.values())
+        largest = max(parts, key=lambda name: parts[name])
+        hint = f"type --memory {(needed >> 20) + 1}MiB or more"
+        if largest == "buffers":
+            hint += ", or ingest the store again with smaller chunks"
+        return UsageError(
+            f"--memory {memory.show(self.budget)}: this job needs {memory.show(needed)} "
+            f"({largest}: {memory.show(parts[largest])}); {hint}"
+        )
+
+
+def _power_of_two(size: int) -> int:
+    return 1 << max(size - 1, 0).bit_length()
+
+
+PANEL_BYTES = 16 << 20  # of a panel on a CPU as its products read it: with them it stays in the outer cache
+_ROOMY_CACHE = 64 << 20  # an outer cache in which twice as large a panel stays, at fewer passes over the basis
+SAMPLE_ROWS = 1536  # rows of the warm start
+_LEAST_SAMPLE = 256
+GIVEN = "given directions"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a job will do.
+
+    Attributes
+    ----------
+    solver, reasons : which solver, and why
+    device, device_reason : where it computes, and why
+    products : what multiplies panels there, as ``skillaxes_kernels.which`` says, and why nothing faster does
+    road : how rows come from the store
+    n_rows, n_columns : the matrix in use
+    block_size : columns of a block of the Krylov basis
+    panel_rows : rows a panel
+    sample_rows : rows of the warm start
+    reads : reads of the store that are expected
+    bytes_to_read : from the store, over all reads that the cache does not serve
+    memory : what is held
+    gpu : what is held on the GPU; None on a CPU
+    workers : threads that fetch chunks
+    processes : that share the job
+    rows : (first, last) of this process's part, last excluded
+    gds : whether chunks go straight into the GPU's memory, and if not, why; None on a CPU
+    outlook : predicted time and traffic of several processes, see :func:`skillaxes.run.forecast.outlook`; None for one
+    """
+
+    solver: str
+    reasons: tuple[str, ...]
+    device: str
+    device_reason: str
+    products: str
+    road: str
+    n_rows: int
+    n_columns: int
+    block_size: int
+    panel_rows: int
+    sample_rows: int
+    reads: int
+    bytes_to_read: int
+    memory: MemoryPlan
+    gpu: DeviceMemory | None = None
+    gds: str | None = None
+    workers: int = 1
+    processes: int = 1
+    rows: tuple[int, int] = (0, 0)
+    outlook: dict[str, Any] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {**asdict(self), "memory": {**asdict(self.memory), "total": self.memory.total}}
+
+
+def make_plan(
+    store: Store,
+    config: DiscoverConfig,
+    n_columns: int,
+    device: str,
+    device_reason: str,
+    given: str | None = None,
+    seam: Seam | None = None,
+    world: World = ALONE,
+) -> Plan:
+    """Plan a job.
+
+    What changes results is process 0's: solver, widths, panels, reads; the sample is the largest that all can hold.
+
+    Parameters
+    ----------
+    world : the processes that share the job
+    seam : to the GPU; None on a CPU
+    given : where directions come from that are only applied; None where they are to be found
+
+    Raises
+    ------
+    UsageError : the budget cannot hold the least that the job needs; more processes than chunks
+    """
+    rows = own_rows(store, world.rank, world.size)
+    choice = solvers_module.choose_solver(store.n_rows, n_columns, config.components, config.solver)
+    width = rule.block_columns(config.components, n_columns, krylov.UTILITY, storage_bound=seam is not None)
+    if given is not None:
+        choice = solvers_module.SolverChoice(GIVEN, (f"{config.components} directions from {given}",))
+        width = _widened(config.components + RANDOM_DIRECTIONS, config.components + RANDOM_DIRECTIONS)
+    elif choice.name == "covariance":
+        width = _widened(config.components + covariance.SUBSPACE, n_columns)
+    elif choice.name == "incremental":
+        width = _widened(incremental.capacity(n_columns, config.components), n_columns)
+    reads = {"krylov": min(RESERVED_READS, config.max_reads), GIVEN: 1}.get(choice.name, 2) + (config.scale != "none")
+    row_bytes = n_columns * store.itemsize
+    # Solvers that need the rows themselves have them in float32, and so has plain torch.
+    products = _products(device, store.dtype, n_columns, width)
+    converts = choice.name in ("covariance", "incremental") or products.name not in ("amx", "avx512")
+    panel_row = n_columns * (4 if converts else store.itemsize)
+    demand = Demand(
+        store=store,
+        config=config,
+        solver=choice.name,
+        n_columns=n_columns,
+        width=width,
+        panel_rows=panel_rows_for(panel_row) if seam is None else device_panel_rows(row_bytes, seam.l2_bytes()),
+        converts=converts,
+        sample_rows=min(SAMPLE_ROWS, store.n_rows),
+        on_gpu=seam is not None,
+        n_rows=rows[1] - rows[0],
+        size=world.size,
+        here=world.here,
+    )
+    if seam is None and not demand.fits():
+        demand = replace(demand, panel_rows=panel_rows_for(panel_row, roomy=False))
+    while demand.sample_rows > _LEAST_SAMPLE and not demand.fits():
+        demand = replace(demand, sample_rows=max(_LEAST_SAMPLE, demand.sample_rows // 2))
+    if world.size > 1:
+        sample_rows = min(world.gather(demand.sample_rows))
+        choice, width, reads, panel_rows = world.share((choice, width, reads, demand.panel_rows))
+        demand = replace(demand, solver=choice.name, width=width, panel_rows=panel_rows, sample_rows=sample_rows)
+    gpu, declined = None, None
+    if seam is not None:
+        declined = "forbidden by --no-gds" if config.no_gds else gds.declined(store)
+        working = demand.on_device() + (0 if declined else gds.UNITS * demand.unit_bytes)
+        size, panel_rows = demand.n_rows, demand.panel_rows
+        gpu = plan_device(seam, n_rows=size, panel_rows=panel_rows, row_bytes=row_bytes, working=working)
+    kept_rows = 0 if gpu is None else gpu.kept_rows
+    held = demand.plan(kept_rows)
+    own_bytes = demand.n_rows * store.n_features * store.itemsize
+    cached = min(1.0, held.cache / max(own_bytes, 1) + kept_rows / demand.n_rows)
+    from_store = store.nbytes * (1 + (reads - 1) * (1 - cached))
+    return Plan(
+        solver=choice.name,
+        reasons=choice.reasons,
+        device=device,
+        device_reason=device_reason,
+        products="; ".join((products.name, *products.reasons[1:])),
+        road=gds.ROAD if seam is not None and declined is None else _road(store),
+        n_rows=store.n_rows,
+        n_columns=n_columns,
+        block_size=width,
+        panel_rows=demand.panel_rows,
+        sample_rows=demand.sample_rows,
+        reads=reads,
+        bytes_to_read=int(from_store),
+        memory=held,
+        gpu=gpu,
+        workers=demand.workers,
+        processes=world.size,
+        rows=rows,
+        gds=None if seam is None else (f"not taken: {declined}" if declined else "taken"),
+    )
+
+
+def smaller(plan: Plan, row_bytes: int) -> Plan | None:
+    """``plan`` with half the rows a panel and half the rows kept on the GPU; None when there is nothing to halve."""
+    assert plan.gpu is not None
+    rows = max(plan.panel_rows // 2, LEAST_PANEL_ROWS)
+    panels = plan.gpu.kept_rows // 2 // rows
+    if rows >= plan.panel_rows and plan.gpu.kept_rows == 0:
+        return None
+    ring = (LOOK_AHEAD + 1) * rows * row_bytes
+    gpu = replace(plan.gpu, kept=panels * rows * row_bytes, kept_rows=panels * rows, ring=ring)
+    return replace(plan, panel_rows=rows, gpu=gpu)
+
+
+def _products(device: str, dtype: str, n_columns: int, width: int) -> Choice:
+    from skillaxes.stream.files import TORCH_DTYPES
+    from skillaxes_kernels import which
+
+    return which(device, TORCH_DTYPES[dtype], n_columns, width)
+
+
+def panel_rows_for(row_bytes: int, *, roomy: bool = True) -> int:
+    """Rows a panel: a power of two between 64 and 4,096 that fills PANEL_BYTES, or twice that in a large cache."""
+    rows, room = 64, PANEL_BYTES * (2 if roomy and _outer_cache() >= _ROOMY_CACHE else 1)
+    while rows < 4096 and 2 * rows * row_bytes <= room:
+        rows *= 2
+    return rows
+
+
+@cache
+def _outer_cache() -> int:
+    """Bytes of this machine's third-level cache; 0 where it does not say."""
+    try:
+        return parse_size(Path("/sys/devices/system/cpu/cpu0/cache/index3/size").read_text().strip() + "iB")
+    except (OSError, UsageError):
+        return 0
+
+
+def scratch_folder(config: DiscoverConfig) -> Path:
+    """Where spilled projections go: ``--scratch``, $SLURM_TMPDIR, or the system's temporary folder ($TMPDIR)."""
+    import os
+    import tempfile
+
+    if config.scratch is not None:
+        return config.scratch
+    return Path(os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir())
+
+
+def _widened(directions: int, n_columns: int) -> int:
+    wanted = min(directions, n_columns) + krylov.UTILITY
+    return -(-wanted // base_module.MULTIPLE) * base_module.MULTIPLE
+
+
+def _road(store: Store) -> str:
+    return "plain files" if store.plain_chunks() is not None else f"zarr ({store.pipeline})"

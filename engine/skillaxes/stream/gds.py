@@ -1,0 +1,129 @@
+"""The CuPy road: chunks from a local disk straight into device memory, with no bounce through the host.
+
+zarr's GPU buffers over kvikio's store for GPUDirect Storage, handed to torch by DLPack. zarr's GPU buffers alone decode
+in host memory and copy at the end, which is the bounce again; so the road is taken only where nothing has to be decoded
+and GPUDirect is at work. No card has run it yet.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from skillaxes.errors import StoreError
+from skillaxes.stream.prefetch import LAG
+
+if TYPE_CHECKING:
+    from skillaxes.store import Store
+
+
+ROAD = "GPUDirect (CuPy)"
+_AHEAD = 2  # units being fetched while one is copied
+UNITS = 2 * (_AHEAD + LAG + 1)  # that device memory must hold at once; zarr holds each one twice while it reads
+
+
+def missing() -> str | None:
+    """What this machine lacks for the road, as one phrase; None when nothing. Asks kvikio, so only where a GPU is."""
+    absent = missing_package("cupy") or missing_package("kvikio")
+    if absent:
+        return absent
+    try:
+        import kvikio.cufile_driver
+        import kvikio.zarr
+
+        available = bool(kvikio.cufile_driver.get("is_gds_available"))
+    except Exception as error:  # whatever keeps kvikio from starting, the host's road serves
+        return f"kvikio does not start here: {' '.join(str(error).split())}"
+    return None if available else "GPUDirect Storage is not set up here (kvikio says so), and kvikio would use the host"
+
+
+def missing_package(name: str) -> str | None:
+    """That an optional package is missing, as one phrase; None when it is there."""
+    return None if find_spec(name) is not None else f"{name} is not installed"
+
+
+def declined(store: Store) -> str | None:
+    """Why the chunks of ``store`` cannot go straight into device memory; None when they can."""
+    plain = store.plain_chunks()
+    if plain is None:
+        return store.plain_reason
+    if plain.checked:
+        return "its chunks carry checksums, which are checked in host memory"
+    if store.shard_shape is not None:
+        return "its chunks lie in shards, which zarr reads into host memory only"
+    return missing()
+
+
+class DirectReader:
+    """Units of a contiguous part of a store in device memory; :class:`skillaxes.stream.reader.Reader`'s counterpart.
+
+    Parameters
+    ----------
+    store : what to read; :func:`declined` has not declined it
+    first_row, last_row : the part, last_row excluded
+    adopt : makes a torch tensor of another library's device memory
+    """
+
+    on_device = True
+
+    def __init__(self, store: Store, first_row: int, last_row: int, adopt: Callable[[Any], Tensor]) -> None:
+        self._store, self._first, self._last = store, first_row, last_row
+        self._adopt = adopt
+        self._array = _open(store)
+        self.bytes_read = 0
+
+    def units(self, *, verify: bool, from_row: int | None = None) -> Iterator[tuple[int, Tensor]]:
+        """Yield (first row, rows) for each unit in order; rows is of shape (n, n_features), in device memory.
+
+        Raises
+        ------
+        StoreError : a chunk cannot be read
+        torch.OutOfMemoryError : the device has no room for it
+        """
+        rows = self._store.chunk_rows
+        first = self._first if from_row is None else from_row
+        starts = deque(range(first // rows * rows, self._last, rows))
+        coming: deque[tuple[int, Future[Any]]] = deque()
+        with ThreadPoolExecutor(1, thread_name_prefix="skillaxes-gds") as fetcher:
+            while starts or coming:
+                while starts and len(coming) < _AHEAD:
+                    start = max(starts[0], self._first)
+                    stop = min(starts.popleft() + rows, self._last)
+                    coming.append((start, fetcher.submit(self._fetch, start, stop)))
+                start, fetched = coming.popleft()
+                unit = self._adopt(fetched.result())
+                if self._store.dtype == "bfloat16":
+                    unit = unit.view(torch.bfloat16)
+                self.bytes_read += unit.nbytes
+                yield start, unit
+
+    def _fetch(self, start: int, stop: int) -> Any:
+        from zarr.core.buffer.gpu import buffer_prototype
+
+        try:
+            values = self._array.get_basic_selection((slice(start, stop),), prototype=buffer_prototype)
+        except MemoryError as error:  # CuPy's own is one
+            raise torch.OutOfMemoryError(str(error)) from error
+        except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
+            raise StoreError(
+                f"rows {start} to {stop - 1} of {self._store.path} cannot be read into GPU memory "
+                f"({' '.join(str(error).split())}); --no-gds reads them through the host"
+            ) from error
+        return values.reshape(stop - start, self._store.n_features)
+
+
+def _open(store: Store) -> Any:
+    """The store's array over kvikio's files; zarr's own pipeline, since zarrs knows no GPU buffers."""
+    import zarr
+    from kvikio.zarr import GDSStore
+
+    from skillaxes.store.bfloat16 import bfloat16_known
+
+    with bfloat16_known(), zarr.config.set({"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline"}):
+        return zarr.open_array(GDSStore(store.path, read_only=True), mode="r")
