@@ -1,83 +1,287 @@
-"""What a job is asked to do. One frozen value, checked at the door."""
+"""Options of a job, declared once: default, check, flags and help of each. The command line is made from them."""
 
 from __future__ import annotations
 
 import operator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable
+from dataclasses import Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from skillaxes.errors import UsageError
 from skillaxes.memory import parse_size
+from skillaxes.pca.solvers import SOLVERS
 from skillaxes.run_folder.schema import RANKINGS, RAW_COSINE
 
-SOLVERS = ("auto", "krylov", "incremental", "covariance")
+AUTO = "auto"
 SCALES = ("none", "layer-rms", "column-std")
 BAD_ROWS = ("error", "skip")
 
-# How a job runs, not what comes out of it: these may differ between two runs into one folder.
-_HOW = frozenset({"device", "memory", "scratch", "no_gds", "checkpoint_every"})
+
+@dataclass(frozen=True)
+class Option:
+    """One option: everything that a check, a message and the command line need of it.
+
+    Attributes
+    ----------
+    flags : names on the command line besides the one that follows from the field's name, ``-k``
+    at_least : smallest whole number
+    choices : the values it may have
+    accepts, needs : a check, and the end of the message "--option value: needs ..."
+    convert : what a value of another type becomes; by the type of the default where None
+    help, metavar, panel : of the command line
+    shown_default : the default as the command line's help shows it; where None, the default itself
+    """
+
+    flags: tuple[str, ...] = ()
+    at_least: int | None = None
+    choices: tuple[str, ...] | None = None
+    accepts: Callable[[Any], bool] | None = None
+    needs: str = ""
+    convert: Callable[[str, Any], Any] | None = None
+    help: str = ""
+    metavar: str | None = None
+    panel: str = ""
+    shown_default: str | None = None
+
+
+def option(default: Any, *flags: str, between: tuple[float, float] | None = None, **about: Any) -> Any:
+    """A dataclass field that is an option; keywords are the attributes of :class:`Option`.
+
+    Parameters
+    ----------
+    between : the open interval that a number must lie in
+    """
+    if between is not None:
+        low, high = between
+        about = {"accepts": lambda value: low < value < high, "needs": f"a number between {low} and {high}", **about}
+    return field(default=default, metadata={"option": Option(flags=flags, **about)})
+
+
+def option_of(one: Field[Any]) -> Option:
+    """The option that a dataclass field declares."""
+    return one.metadata["option"]
+
+
+def flag(name: str) -> str:
+    """The command line's name of a field."""
+    return f"--{name.replace('_', '-')}"
+
+
+def converted(group: Any, name: str, value: Any) -> Any:
+    """``value`` in the type of the field ``name`` of a class of options.
+
+    Raises
+    ------
+    UsageError : no such value
+    """
+    one = group.__dataclass_fields__[name]
+    convert = option_of(one).convert or _BY_TYPE.get(type(one.default))
+    return value if convert is None or value is None else convert(flag(name), value)
+
+
+def check(group: Any) -> None:
+    """Hold each option of a value against its declaration.
+
+    Raises
+    ------
+    UsageError : the first one that does not fit
+    """
+    for one in fields(group):
+        about, value = option_of(one), getattr(group, one.name)
+        if value is None and one.default is None:
+            continue
+        if about.at_least is not None and (
+            isinstance(value, bool) or not isinstance(value, int) or value < about.at_least
+        ):
+            raise UsageError(f"{flag(one.name)} {value}: needs a whole number of at least {about.at_least}")
+        if about.choices is not None and value not in about.choices:
+            raise UsageError(f"{flag(one.name)} {value}: is not one of {', '.join(about.choices)}")
+        if about.accepts is not None and not about.accepts(value):
+            raise UsageError(f"{flag(one.name)} {value}: needs {about.needs}")
+
+
+def _whole(name: str, value: Any) -> int:
+    """``value`` as an int, for whole numbers of any library."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise UsageError(f"{name} {value}: needs whole numbers") from None
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise UsageError(f"{name} {value}: needs a number") from None
+
+
+def _bytes(name: str, value: Any) -> int | None:
+    """Bytes, or a text such as ``2GiB``; ``auto`` is None."""
+    if value == AUTO:
+        return None
+    if not isinstance(value, str):
+        return _whole(name, value)
+    try:
+        return parse_size(value)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from None
+
+
+def _layer_ids(name: str, value: Any) -> tuple[int, ...]:
+    """Layer ids in ascending order, or a text such as ``15,19``."""
+    if isinstance(value, str):
+        try:
+            value = [int(part) for part in value.split(",") if part.strip()]
+        except ValueError:
+            raise UsageError(f"{name} {value}: needs layer ids with commas between them, for example 15,19") from None
+    ids = tuple(sorted({_whole(name, layer) for layer in value}))
+    if not ids:
+        raise UsageError(f"{name}: needs at least one layer id, for example {name} 15,19")
+    return ids
+
+
+def _path(name: str, value: Any) -> Path:
+    return Path(value)
+
+
+_BY_TYPE: dict[type, Callable[[str, Any], Any]] = {int: _whole, float: _number}
 
 
 @dataclass(frozen=True)
-class DiscoverConfig:
-    """The options of ``discover``.
+class SolverConfig:
+    """How the directions are found.
 
     Attributes
     ----------
     components : directions to find, k
-    top : rows kept at each side of each direction
-    pool : rows kept at each side for labeling; capped at half the rows
-    solver : ``auto``, ``krylov``, ``incremental`` or ``covariance``
+    solver : one of :data:`skillaxes.pca.solvers.SOLVERS`, or ``auto``
     tolerance : a direction is done when ||C v - lambda v|| / lambda is below it, or below what float32 resolves
     max_reads : most reads of the store by the Krylov solver
-    seed : of the warm start, the splits and the samples
-    rank_by : ``raw-cosine``, ``centered-cosine`` or ``projection``
-    layers : ids of the layers to use; None for all columns
     scale : ``none``; ``layer-rms`` divides each layer by the root mean variance of its columns; ``column-std``
         divides each column by its standard deviation. Both cost one further read.
+    seed : of the warm start, the splits and the samples
+    """
+
+    components: int = option(10, "-k", at_least=1, metavar="N", help="Directions to find.")
+    solver: str = option(
+        AUTO,
+        choices=(AUTO, *SOLVERS),
+        metavar="NAME",
+        help=f"{', '.join((AUTO, *list(SOLVERS)[:-1]))} or {list(SOLVERS)[-1]}; auto follows a written rule.",
+    )
+    tolerance: float = option(
+        1e-3,
+        between=(0, 1),
+        needs="a number between 0 and 1, for example 1e-3",
+        metavar="T",
+        help="A direction is done when |C v - λ v| / λ is below it.",
+    )
+    max_reads: int = option(8, at_least=2, metavar="N", help="Read the store at most this often.")
+    scale: str = option(
+        "none",
+        choices=SCALES,
+        metavar="HOW",
+        help="none, layer-rms (layers of equal size) or column-std (columns likewise).",
+    )
+    seed: int = option(0, at_least=0, metavar="N", help="The same seed gives the same bytes.")
+
+
+@dataclass(frozen=True)
+class RankingConfig:
+    """Which rows stand at the ends of a direction.
+
+    Attributes
+    ----------
+    top : rows kept at each side of each direction
+    pool : rows kept at each side for labeling; capped at half the rows
+    rank_by : one of :data:`skillaxes.run_folder.schema.RANKINGS`
+    """
+
+    top: int = option(10, at_least=1, metavar="N", help="Rows kept at each end of each direction.")
+    pool: int = option(
+        200, at_least=0, metavar="N", help="Rows kept at each end for labeling and for the scores of labels."
+    )
+    rank_by: str = option(
+        RAW_COSINE,
+        choices=RANKINGS,
+        metavar="HOW",
+        help=f"{', '.join(RANKINGS[:-1])} or {RANKINGS[-1]}: what the rows of a direction are ordered by.",
+    )
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """Which part of a store is used.
+
+    Attributes
+    ----------
+    layers : ids of the layers to use; None for all columns
     bad_rows : ``error``, or ``skip`` to leave rows with NaN or infinity out of everything
+    """
+
+    layers: tuple[int, ...] | None = option(
+        None, convert=_layer_ids, metavar="IDS", help="Use these layers only, by layer id: --layers 15,19."
+    )
+    bad_rows: str = option(
+        "error",
+        choices=BAD_ROWS,
+        metavar="HOW",
+        help="Rows with NaN or infinity: error names them, skip leaves them out.",
+    )
+
+
+@dataclass(frozen=True)
+class MachineConfig:
+    """What the job may use. None of these changes a result.
+
+    Attributes
+    ----------
     device : ``auto``, ``cpu`` or ``cuda``
-    memory : bytes the process may hold, interpreter included (:func:`make_config` takes a text such as ``2GiB`` too);
-        None for 60% of what the machine grants
+    memory : bytes the process may hold, interpreter included; None for 60% of what the machine grants
     scratch : folder for what memory does not hold; None for $SLURM_TMPDIR, then $TMPDIR
     no_gds : never fetch chunks straight into a GPU's memory
     checkpoint_every : seconds between two checkpoints within a read; 0 for one at every panel
     """
 
-    components: int = 10
-    top: int = 10
-    pool: int = 200
-    solver: str = "auto"
-    tolerance: float = 1e-3
-    max_reads: int = 8
-    seed: int = 0
-    rank_by: str = RAW_COSINE
-    layers: tuple[int, ...] | None = None
-    scale: str = "none"
-    bad_rows: str = "error"
-    device: str = "auto"
-    memory: int | None = None
-    scratch: Path | None = None
-    no_gds: bool = False
-    checkpoint_every: float = 600.0
+    device: str = option(AUTO, metavar="NAME", help="auto, cpu, cuda or cuda:N.")
+    memory: int | None = option(
+        None,
+        convert=_bytes,
+        metavar="SIZE",
+        help="What the process may hold: 2GiB, 512MiB; auto is 60% of what is granted.",
+        shown_default=AUTO,
+    )
+    scratch: Path | None = option(
+        None,
+        convert=_path,
+        metavar="DIR",
+        help="For what memory does not hold. [default: $SLURM_TMPDIR, then $TMPDIR]",
+    )
+    no_gds: bool = option(False, help="Never fetch chunks straight into a GPU's memory (GPUDirect Storage).")
+    checkpoint_every: float = option(
+        600.0,
+        accepts=lambda value: value >= 0,
+        needs="seconds, 0 or more",
+        metavar="SECONDS",
+        help="Write a checkpoint this often within a read; 0 at every panel.",
+    )
+
+
+@dataclass(frozen=True)
+class DiscoverConfig:
+    """The options of ``discover``, in groups; :func:`make_config` takes them one by one."""
+
+    solver: SolverConfig = SolverConfig()
+    ranking: RankingConfig = RankingConfig()
+    input: InputConfig = InputConfig()
+    machine: MachineConfig = MachineConfig()
 
     def __post_init__(self) -> None:
-        _at_least("components", self.components, 1)
-        _at_least("top", self.top, 1)
-        _at_least("pool", self.pool, 0)
-        _at_least("max-reads", self.max_reads, 2)
-        _at_least("seed", self.seed, 0)
-        _one_of("solver", self.solver, SOLVERS)
-        _one_of("rank-by", self.rank_by, RANKINGS)
-        _one_of("scale", self.scale, SCALES)
-        _one_of("bad-rows", self.bad_rows, BAD_ROWS)
-        if not 0 < self.tolerance < 1:
-            raise UsageError(f"--tolerance {self.tolerance}: needs a number between 0 and 1, for example 1e-3")
-        if not self.checkpoint_every >= 0:
-            raise UsageError(f"--checkpoint-every {self.checkpoint_every}: needs seconds, 0 or more")
-        if self.layers is not None and not self.layers:
-            raise UsageError("--layers: needs at least one layer id, for example --layers 15,19")
+        for group in self._groups():
+            check(group)
 
     def check_shape(self, n_rows: int, n_features: int, *, given: bool = False) -> None:
         """Hold the options against the matrix that will be used; any number of given directions can be applied.
@@ -88,73 +292,67 @@ class DiscoverConfig:
         """
         if n_rows < 2:
             raise UsageError(f"a matrix of {n_rows} row has no directions and no two ends: needs at least 2 rows")
-        limit = min(n_rows, n_features)
-        if self.components > limit and not given:
+        limit, components, top = min(n_rows, n_features), self.solver.components, self.ranking.top
+        if components > limit and not given:
             raise UsageError(
-                f"--components {self.components}: a matrix of {n_rows:,} rows x {n_features:,} columns has at most "
+                f"--components {components}: a matrix of {n_rows:,} rows x {n_features:,} columns has at most "
                 f"{limit:,} principal directions; type --components {limit} or less"
             )
-        if self.top > n_rows // 2:
+        if top > n_rows // 2:
             raise UsageError(
-                f"--top {self.top}: both sides together would need {2 * self.top:,} of {n_rows:,} rows, so the lists "
+                f"--top {top}: both sides together would need {2 * top:,} of {n_rows:,} rows, so the lists "
                 f"would overlap; type --top {n_rows // 2} or less"
             )
 
     def as_dict(self) -> dict[str, Any]:
-        """All options, as JSON can hold them."""
-        options = asdict(self)
-        options["scratch"] = None if self.scratch is None else str(self.scratch)
-        options["layers"] = None if self.layers is None else list(self.layers)
-        return options
+        """All options by name, without their groups, as JSON can hold them."""
+        return {name: _plain(value) for group in self._groups() for name, value in asdict(group).items()}
 
     def result_changing(self) -> dict[str, Any]:
-        """The options that change what comes out, for comparing two jobs."""
-        return {name: value for name, value in self.as_dict().items() if name not in _HOW}
+        """The options that change the result, for comparing two jobs: all but the machine's."""
+        machine = {one.name for one in fields(MachineConfig)}
+        return {name: value for name, value in self.as_dict().items() if name not in machine}
+
+    def replaced(self, **options: Any) -> DiscoverConfig:
+        """The same with other values of some options, by name.
+
+        Raises
+        ------
+        UsageError : an unknown option, or a value that it cannot have
+        """
+        known = {one.name: group for group in _GROUPS for one in fields(GROUPS[group])}
+        unknown = sorted(set(options) - set(known))
+        if unknown:
+            raise UsageError(f"unknown option {unknown[0]!r}: the options are {', '.join(sorted(known))}")
+        changed: dict[str, dict[str, Any]] = {}
+        for name, value in options.items():
+            changed.setdefault(known[name], {})[name] = converted(GROUPS[known[name]], name, value)
+        return replace(self, **{group: replace(getattr(self, group), **values) for group, values in changed.items()})
+
+    def _groups(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, group) for group in _GROUPS)
+
+
+GROUPS: dict[str, Any] = {
+    "solver": SolverConfig,
+    "ranking": RankingConfig,
+    "input": InputConfig,
+    "machine": MachineConfig,
+}
+_GROUPS = tuple(GROUPS)
 
 
 def make_config(**options: Any) -> DiscoverConfig:
-    """A :class:`DiscoverConfig` from keywords, with a message that names an unknown one."""
-    known = {field.name for field in fields(DiscoverConfig)}
-    unknown = sorted(set(options) - known)
-    if unknown:
-        raise UsageError(f"unknown option {unknown[0]!r}: the options are {', '.join(sorted(known))}")
-    if isinstance(options.get("memory"), str):
-        options["memory"] = parse_size(options["memory"])
-    for name in ("components", "top", "pool", "max_reads", "seed", "memory"):
-        if options.get(name) is not None:
-            options[name] = _whole(name, options[name])
-    for name in ("tolerance", "checkpoint_every"):
-        if name in options:
-            options[name] = _number(name.replace("_", "-"), options[name])
-    if options.get("layers") is not None:
-        options["layers"] = tuple(sorted({_whole("layers", layer) for layer in options["layers"]}))
-    if options.get("scratch") is not None:
-        options["scratch"] = Path(options["scratch"])
-    return DiscoverConfig(**options)
+    """A :class:`DiscoverConfig` from the options by name.
+
+    Raises
+    ------
+    UsageError : an unknown option, or a value that it cannot have
+    """
+    return DiscoverConfig().replaced(**options)
 
 
-def _whole(name: str, value: Any) -> int:
-    """``value`` as an int, for whole numbers of any library."""
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return operator.index(value)
-    except TypeError:
-        raise UsageError(f"--{name.replace('_', '-')} {value}: needs whole numbers") from None
-
-
-def _number(name: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise UsageError(f"--{name} {value}: needs a number") from None
-
-
-def _at_least(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UsageError(f"--{name} {value}: needs a whole number of at least {least}")
-
-
-def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise UsageError(f"--{name} {value}: is not one of {', '.join(choices)}")
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from skillaxes.run_folder import manifest as manifests
 from skillaxes.run_folder.directions import Directions, read_directions
-from skillaxes.run_folder.schema import TOPK
+from skillaxes.run_folder.schema import TOPK, Manifest
 from skillaxes.run_folder.tables import read_table
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Discovery:
 
     directions: Directions
     topk: pa.Table
-    manifest: dict[str, Any]
+    manifest: Manifest
     run_dir: Path | None
 
 

@@ -8,7 +8,7 @@ import os
 import platform
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from skillaxes.errors import RunFolderError
 from skillaxes.run_folder.files import remove, write_json
@@ -22,6 +22,7 @@ from skillaxes.run_folder.schema import (
     SCORES,
     SELECTION,
     TOPK,
+    Manifest,
 )
 
 RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
@@ -29,7 +30,7 @@ _OURS = (DIRECTIONS, SCORES, TOPK, SELECTION, LABELS, REPORT, CHECKPOINT)
 _PACKAGES = ("skillaxes", "torch", "numpy", "zarr", "zarrs", "triton", "pyarrow", "safetensors")
 
 
-def read_manifest(run_dir: Path) -> dict[str, Any]:
+def read_manifest(run_dir: Path) -> Manifest:
     """The manifest of a run folder.
 
     Raises
@@ -51,10 +52,23 @@ def read_manifest(run_dir: Path) -> dict[str, Any]:
         raise RunFolderError(
             f"{run_dir} has format {version}, this skillaxes reads up to {FORMAT_VERSION}: update skillaxes"
         )
-    return manifest
+    return _as_version_2(manifest) if version < 2 else manifest
 
 
-def write_manifest(run_dir: Path, manifest: dict[str, Any]) -> None:
+def _as_version_2(manifest: dict[str, Any]) -> Manifest:
+    """A manifest of format version 1 with the names of version 2."""
+    found = dict(manifest)
+    if "announcements" in found:
+        found["diagnostics"] = found.pop("announcements")
+    if "directions" in found:
+        found["directions"] = [
+            {"certified" if name == "settled" else name: value for name, value in entry.items()}
+            for entry in found["directions"]
+        ]
+    return cast(Manifest, found)
+
+
+def write_manifest(run_dir: Path, manifest: Manifest) -> None:
     """Put the manifest in place, atomically; NaN becomes null."""
     write_json(run_dir / MANIFEST, _plain(manifest))
 
@@ -63,12 +77,13 @@ def mark_failed(run_dir: Path, message: str) -> None:
     """Put on record that the job has failed, and why; what the manifest says else stays."""
     manifest = read_manifest(run_dir)
     if manifest.get("status") == RUNNING:
-        write_manifest(run_dir, {**manifest, "status": FAILED, "failure": message})
+        manifest.update(status=FAILED, failure=message)
+        write_manifest(run_dir, manifest)
 
 
 def claim(
     run_dir: Path, command: str, config: dict[str, Any], fingerprint: str, overwrite: bool
-) -> dict[str, Any] | None:
+) -> Manifest | None:
     """Hold a run folder against a job that is about to begin.
 
     Parameters
@@ -154,7 +169,7 @@ def machine(device: str, threads: int, memory_bytes: int) -> dict[str, Any]:
     }
 
 
-def _differences(before: dict[str, Any], command: str, config: dict[str, Any], fingerprint: str) -> list[str]:
+def _differences(before: Manifest, command: str, config: dict[str, Any], fingerprint: str) -> list[str]:
     if before.get("command") != command:
         return [f"it was made by `skillaxes {before.get('command')}`"]
     found = []
