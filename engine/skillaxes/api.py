@@ -1,10 +1,8 @@
-"""``discover``: from a store to directions and the rows at their ends, in a run folder or in memory."""
+"""The public functions ``discover``, ``apply`` and ``plan``: checks at the door, then ``run``."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +10,13 @@ import numpy as np
 import torch
 
 from skillaxes.cluster.world import ALONE, World
+from skillaxes.config import make_config
 from skillaxes.errors import UsageError
+from skillaxes.pca.given import Given
 from skillaxes.progress import SILENT, Progress
-from skillaxes.run.driver import (
-    carry_out,
-    solve,
-)
+from skillaxes.run.driver import carry_out
 from skillaxes.run.forecast import STATED, Rates
-from skillaxes.run.given import solve_given
-from skillaxes.run.job import Job, prepare
+from skillaxes.run.job import prepare
 from skillaxes.run.plan import Plan
 from skillaxes.run_folder.contents import Discovery
 from skillaxes.run_folder.schema import CENTERED_COSINE
@@ -56,7 +52,7 @@ def discover(
     UsageError, StoreError, BadRowsError, RunFolderError, DeviceError : see :mod:`skillaxes.errors`
     StoppedEarly : the process was told to stop (see :mod:`skillaxes.cluster.signals`); the same call goes on
     """
-    return carry_out(prepare(store, options, world=world), run_dir, solve, {}, overwrite, progress)
+    return carry_out(prepare(store, options, world=world), run_dir, overwrite, progress)
 
 
 def plan(store: Store | str | Path, *, world_size: int = 1, rates: Rates = STATED, **options: Any) -> Plan:
@@ -83,10 +79,9 @@ def apply(
     """Rank the rows of a store against given directions.
 
     The directions are taken as they are, brought to unit length. Their variances, shares and residuals are those of
-    this
-    store. Centred cosines and projections are relative to the mean that came with the directions, else to the store's
-    own; in the latter case a ranking by centred cosine takes a second read, and ``scores.zarr`` holds no centred norms
-    otherwise.
+    this store. Centred cosines and projections are relative to the mean that came with the directions, else to the
+    store's own; in the latter case a ranking by centred cosine takes a second read, and ``scores.zarr`` holds no
+    centred norms otherwise.
 
     Parameters
     ----------
@@ -108,26 +103,17 @@ def apply(
     k = len(given.components)
     if options.get("scale", "none") != "none" or options.get("solver", "auto") != "auto":
         raise UsageError("apply takes the directions as they are: leave out --scale and --solver")
-    job = prepare(store, {**options, "components": k}, given=given.source, world=world)
-    _check_width(job, given)
-    second = given.mean is None and job.config.rank_by == CENTERED_COSINE
-    if second:
-        job = replace(job, plan=replace(job.plan, reads=2, bytes_to_read=2 * job.plan.bytes_to_read))
+    centered = make_config(**options).ranking.rank_by == CENTERED_COSINE
+    solver = Given(
+        components=torch.from_numpy(given.components),
+        mean=None if given.mean is None else torch.from_numpy(given.mean),
+        scale=None if given.scale is None else torch.from_numpy(given.scale),
+        source=given.source,
+        reads=2 if given.mean is None and centered else 1,
+    )
     identity = {"components": k, "directions": _digest(given)}
-    scale = None if given.scale is None else torch.from_numpy(given.scale)
-    mean = None if given.mean is None else torch.from_numpy(given.mean)
-    components = torch.from_numpy(given.components)
-
-    solver = partial(solve_given, components=components, mean=mean, scale=scale)
-    return carry_out(job, run_dir, solver, identity, overwrite, progress)
-
-
-def _check_width(job: Job, given: GivenDirections) -> None:
-    if given.components.shape[1] != job.plan.n_columns:
-        raise UsageError(
-            f"{given.source}: directions with {given.components.shape[1]:,} columns, but {job.plan.n_columns:,} "
-            "columns of the store are in use: take directions of that width, or choose their layers with --layers"
-        )
+    job = prepare(store, {**options, "components": k}, solver, identity, world)
+    return carry_out(job, run_dir, overwrite, progress)
 
 
 def _digest(given: GivenDirections) -> str:

@@ -21,6 +21,7 @@ there is s * v: the first, brought to unit length with its deviation to match, i
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +96,7 @@ def _raw_space(found: Directions) -> dict[str, NDArray[Any]]:
     return {name: np.ascontiguousarray(value, np.float32) for name, value in tensors.items()}
 
 
-def _layers(run_dir: Path, manifest: dict[str, Any], n_columns: int) -> tuple[list[int], int]:
+def _layers(run_dir: Path, manifest: Mapping[str, Any], n_columns: int) -> tuple[list[int], int]:
     """Ids and width of the layers in use."""
     ids = (manifest.get("layers") or {}).get("ids") or []
     hidden = (manifest.get("store") or {}).get("hidden")

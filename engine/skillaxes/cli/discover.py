@@ -25,6 +25,7 @@ from skillaxes.cli.options import (
     takes,
 )
 from skillaxes.cli.progress import make_progress
+from skillaxes.run_folder.schema import Manifest
 
 
 @takes(Solving, Ranking, Machine, Processes)
@@ -193,6 +194,6 @@ def _show_discovery(run_dir: Path, as_json: bool) -> None:
     )
 
 
-def _said(manifest: dict[str, Any]) -> list[Any]:
+def _said(manifest: Manifest) -> list[Any]:
     said = output.announcements(manifest)
     return [] if said is None else [said, ""]

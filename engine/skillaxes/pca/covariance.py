@@ -1,84 +1,104 @@
 """Exact principal components from the covariance matrix: one read, d x d numbers in float64. For few columns.
 
-What comes out is the start of one Krylov read, which ranks the rows and measures the residuals.
+One read of the block Krylov iteration follows, which ranks the rows and measures the residuals.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from skillaxes.cluster.world import ALONE, World
-from skillaxes.pca.base import Problem
-from skillaxes.pca.row_moments import Centering, RowMoments
+from skillaxes.pca.base import Problem, Scope, compact
+from skillaxes.pca.krylov import BlockSolver
+from skillaxes.pca.row_moments import Centering, MomentRows, RowMoments
 from skillaxes.pca.warm_start import WarmStart, as_shift
 from skillaxes.stream.panel import Panel
 
 SUBSPACE = 32  # directions kept beside the wanted ones: random directions and split halves live in them
 
 
-@dataclass(frozen=True)
-class CovarianceState:
-    """Sums over the rows so far.
+class CovarianceRead:
+    """The read that adds up the covariance matrix.
+
+    Parameters
+    ----------
+    shift : Tensor of shape (d,), float64: the provisional mean m
 
     Attributes
     ----------
-    products : Tensor of shape (d, d), float64: sums of (x - m)(x - m)ᵀ; :func:`update` adds into it
+    products : Tensor of shape (d, d), float64: sums of (x - m)(x - m)ᵀ
     sums : Tensor of shape (d,), float64: sums of x - m
     """
 
-    problem: Problem
-    world: World
-    centering: Centering
-    shift: Tensor
-    moments: RowMoments
-    products: Tensor
-    sums: Tensor
-    done: bool = False
+    title = "covariance"
+
+    def __init__(self, problem: Problem, shift: Tensor, scope: Scope) -> None:
+        self._problem, self._scope, self._world, self._shift = problem, scope, scope.world, shift.to(problem.device)
+
+    def begin(self) -> None:
+        """Make room for the sums."""
+        problem, scope = self._problem, self._scope
+        d, device = problem.n_columns, problem.device
+        self._centering = Centering(problem, self._shift, scope.scale)
+        self._moments = RowMoments.empty(problem, scope.projections.first_row, scope.projections.n_rows)
+        self.products = torch.zeros((d, d), dtype=torch.float64, device=device)
+        self.sums = torch.zeros(d, dtype=torch.float64, device=device)
+
+    def update(self, panel: Panel) -> None:
+        """Add one panel."""
+        rows = self._centering.rows(panel, self._moments).double()
+        self.products.addmm_(rows.T, rows)  # in float64: float32 would blur eigenvalues 1e4 times below the largest
+        self.sums.add_(rows.sum(dim=0))
+
+    def finish(self) -> WarmStart:
+        """The mean and the leading eigenvectors of the covariance matrix."""
+        k = self._problem.n_components
+        self._world.sum_(self.products, self.sums)
+        moments = self._moments.complete(self.sums, self._world, max(2, k))
+        assert moments.delta is not None
+        covariance = (self.products - moments.n_samples * torch.outer(moments.delta, moments.delta)) / moments.degrees
+        vectors = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, : k + SUBSPACE]
+        return WarmStart(as_shift(self._shift + moments.delta, self._problem).cpu(), vectors, moments.n_samples)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums so far."""
+        return {
+            "products": compact(self.products),
+            "sums": compact(self.sums),
+            "layer_squares": compact(self._moments.layer_squares),
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Put sums back, before the first panel."""
+        self.products.copy_(saved["products"])
+        self.sums.copy_(saved["sums"])
+        self._moments.layer_squares.copy_(saved["layer_squares"])
+
+    def row_tables(self) -> dict[str, MomentRows]:
+        """The moments of the rows."""
+        return {"rows-covariance": MomentRows(self._moments)}
 
 
-def init(
-    problem: Problem,
-    shift: Tensor,
-    first_row: int,
-    n_local: int,
-    *,
-    scale: Tensor | None = None,
-    world: World = ALONE,
-) -> CovarianceState:
-    """The state before the read; ``shift`` (d,) is the provisional mean."""
-    d, device = problem.n_columns, problem.device
-    return CovarianceState(
-        problem,
-        world,
-        Centering(problem, shift, scale),
-        shift.to(device),
-        RowMoments.empty(problem, first_row, n_local),
-        torch.zeros((d, d), dtype=torch.float64, device=device),
-        torch.zeros(d, dtype=torch.float64, device=device),
-    )
+class Covariance(BlockSolver):
+    """The eigenvectors of the covariance matrix."""
 
+    name = "covariance"
 
-def update(state: CovarianceState, panel: Panel) -> CovarianceState:
-    """Add one panel."""
-    rows = state.centering.rows(panel, state.moments).double()
-    state.products.addmm_(rows.T, rows)  # in float64: float32 would blur eigenvalues 1e4 times below the largest
-    state.sums.add_(rows.sum(dim=0))
-    return state
+    def block_read(self, problem: Problem, shift: Tensor, scope: Scope) -> CovarianceRead:
+        """The read that adds up the matrix."""
+        return CovarianceRead(problem, shift, scope)
 
+    def block_directions(self, problem: Problem) -> int:
+        """The wanted ones and some beside them."""
+        return problem.n_components + SUBSPACE
 
-def end_read(state: CovarianceState) -> CovarianceState:
-    """Complete the sums."""
-    state.world.sum_(state.products, state.sums)
-    return replace(state, moments=state.moments.complete(state.sums, state.world), done=True)
+    def block_bytes(self, problem: Problem, columns: int) -> int:
+        """The matrix, and what its eigenproblem takes."""
+        return 5 * problem.n_columns**2 * 8
 
-
-def finalize(state: CovarianceState) -> WarmStart:
-    """The mean and the leading eigenvectors of the covariance matrix."""
-    moments, k = state.moments, state.problem.n_components
-    assert moments.delta is not None
-    covariance = (state.products - moments.n_samples * torch.outer(moments.delta, moments.delta)) / moments.degrees
-    vectors = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, : k + SUBSPACE]
-    return WarmStart(as_shift(state.shift + moments.delta, state.problem).cpu(), vectors, moments.n_samples)
+    def block_traffic(self, problem: Problem, columns: int) -> tuple[int, int]:
+        """The matrix, the sums of the columns, and the moments."""
+        d = problem.n_columns
+        return 8 * (d * d + d) + 8 * 2 + 8 * len(problem.layers), 0

@@ -10,11 +10,17 @@ eigenproblem through its Gram matrix instead of an SVD of tall blocks. A batch s
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from skillaxes.cluster.world import World
+from skillaxes.pca.base import Problem, Scope, compact
+from skillaxes.pca.krylov import BlockSolver
+from skillaxes.pca.row_moments import Centering, MomentRows, RowMoments
+from skillaxes.pca.warm_start import WarmStart, as_shift, completed
+from skillaxes.stream.panel import Panel
 
 BATCH_ROWS = 512
 OVERSAMPLING = 4  # directions kept for each one wanted: what is cut off at every batch is the error of the method
@@ -168,3 +174,76 @@ def _shortened(state: IncrementalState, stacked: Tensor) -> IncrementalState:
         squares=squares[:keep].clone(),
         discarded=state.discarded + float(squares[keep:].clamp(min=0).sum()),
     )
+
+
+class IncrementalRead:
+    """The read that takes the rows of a store batch by batch.
+
+    Parameters
+    ----------
+    shift : Tensor of shape (d,), float64: the provisional mean
+    """
+
+    title = "incremental"
+
+    def __init__(self, problem: Problem, shift: Tensor, scope: Scope) -> None:
+        self._problem, self._scope, self._world, self._shift = problem, scope, scope.world, shift
+
+    def begin(self) -> None:
+        """Make room for the summary."""
+        problem, scope, shift = self._problem, self._scope, self._shift
+        self._centering = Centering(problem, shift, scope.scale)
+        self._moments = RowMoments.empty(problem, scope.projections.first_row, scope.projections.n_rows)
+        self._state = init(problem.n_columns, problem.n_components, shift.to(problem.device))
+
+    def update(self, panel: Panel) -> None:
+        """Add one panel."""
+        self._state = update(self._state, self._centering.rows(panel, self._moments))
+
+    def finish(self) -> WarmStart:
+        """The mean and the kept directions, filled up where rows of lower rank gave fewer than are wanted."""
+        problem = self._problem
+        state = merged(self._state, self._world)
+        least = min(problem.n_components, problem.n_columns)
+        block = completed(state.directions.double(), least, torch.Generator().manual_seed(problem.options.seed))
+        return WarmStart(as_shift(state.shift + state.mean, problem).cpu(), block, state.n_seen)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The summary, rows that wait for their batch included."""
+        state = self._state
+        tensors = {name: compact(getattr(state, name)) for name in _SAVED}
+        return {"n_seen": state.n_seen, "discarded": state.discarded, **tensors}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Put a summary back, before the first panel."""
+        tensors = {name: saved[name].to(self._problem.device) for name in _SAVED}
+        self._state = replace(self._state, n_seen=saved["n_seen"], discarded=saved["discarded"], **tensors)
+
+    def row_tables(self) -> dict[str, MomentRows]:
+        """None: a bad row is met again in the next read."""
+        return {}
+
+
+_SAVED = ("mean", "directions", "squares", "pending")
+
+
+class Incremental(BlockSolver):
+    """Ross et al. 2008 over the rows of a store."""
+
+    name = "incremental"
+
+    def block_read(self, problem: Problem, shift: Tensor, scope: Scope) -> IncrementalRead:
+        """The read that takes the rows batch by batch."""
+        return IncrementalRead(problem, shift, scope)
+
+    def block_directions(self, problem: Problem) -> int:
+        """Directions kept."""
+        return capacity(problem.n_columns, problem.n_components)
+
+    def block_bytes(self, problem: Problem, columns: int) -> int:
+        """A batch and the directions, stacked, and what their eigenproblem takes."""
+        return 4 * (BATCH_ROWS + columns) * problem.n_columns * 4
+
+    def block_traffic(self, problem: Problem, columns: int) -> tuple[int, int]:
+        """The largest summary: how many directions it has depends on the rows."""
+        return 0, 4 * problem.n_columns * columns + 8 * (problem.n_columns + columns)

@@ -1,26 +1,49 @@
-"""Which solver serves a store, and why: a rule that can be asked."""
+"""Block Krylov principal components: one read of the store a step, usually two or three in all.
+
+Musco & Musco 2015, algorithm 2, warm-started (Wang et al., arXiv 1508.06429), with Rayleigh-Ritz on the kept
+projections. A product of the covariance with a thin block costs one read: S = (X - m) Omega, Z += (X - m)ᵀ S. The basis
+is the block as the kernel multiplied it, rounding included, so half-precision products lose nothing: the problem is
+solved as the generalised one.
+
+Three values: :class:`Basis` holds the complete reads, :class:`KrylovRead` the sums of the one under way,
+:class:`KrylovState` what stands between two reads.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 import skillaxes_kernels as kernels
-from skillaxes.cluster.world import ALONE, World
-from skillaxes.pca.base import PCAResult, Problem, rounded_up, signs
+from skillaxes.pca.base import (
+    MEAN_COLUMNS,
+    RANDOM_DIRECTIONS,
+    PCAResult,
+    Problem,
+    Reduction,
+    Requirements,
+    Scope,
+    Solution,
+    Solver,
+    basis_bytes,
+    compact,
+    rounded_up,
+    signs,
+)
 from skillaxes.pca.orthonormal import gram, orthonormalize, overlaps, pseudo_inverse
-from skillaxes.pca.projections import Projections, ProjectionStore
+from skillaxes.pca.projections import Projections
 from skillaxes.pca.rayleigh_ritz import RitzPairs, angle_bounds, combine, rayleigh_ritz, residual_norms, whiten
-from skillaxes.pca.row_moments import RowMoments
-from skillaxes.pca.stability import GroupedGrams
+from skillaxes.pca.row_moments import MomentRows, RowMoments
+from skillaxes.pca.row_scores import RowScores, row_scores
+from skillaxes.pca.stability import GroupedGrams, split_half
 from skillaxes.pca.warm_start import WarmStart
-from skillaxes.stream import device as devices
-from skillaxes.stream.device import Outbox
 from skillaxes.stream.panel import Panel
 
 # Columns of a block beyond k, before rounding up. A CPU is bound by its products: 2 reads with 48 columns (k = 10) and
@@ -30,30 +53,30 @@ from skillaxes.stream.panel import Panel
 OVERSAMPLING = 32
 OVERSAMPLING_STORAGE_BOUND = 80
 OVERSAMPLING_LAST = 4  # of the read that is foreseen to be the last
+FLUSH = 16  # panels whose products are summed in float32 before they join the float64 sum
+PLANNED_READS = 3  # reads whose blocks and projections are planned for
+MOMENT_ROWS = "rows-krylov"  # the file of the row moments in a checkpoint
+EPSILON = torch.finfo(torch.float32).eps
+ZERO = 1e-13  # of the largest eigenvalue: what rows of lower rank leave in float32
+BLURRED = 4.0  # times the estimated rounding, up to which a residual may be nothing but rounding
 
 
-def block_columns(n_components: int, n_columns: int, utility: int, *, storage_bound: bool = False) -> int:
-    """Columns of one block of the Krylov basis, l: k, oversampling and the utility columns, rounded up to a multiple of
-    16.
+def block_columns(n_components: int, n_columns: int, *, storage_bound: bool = False) -> int:
+    """Columns of one block of the basis, l: k, oversampling and the mean columns, rounded up to a multiple of 16.
 
     Parameters
     ----------
     storage_bound : rows arrive slower than they are multiplied, as on a GPU: more columns, fewer reads
     """
     oversampling = OVERSAMPLING_STORAGE_BOUND if storage_bound else OVERSAMPLING
-    return rounded_up(min(n_components + oversampling, n_columns) + utility)
+    return rounded_up(min(n_components + oversampling, n_columns) + MEAN_COLUMNS)
 
 
-def last_block_size(n_components: int, block_columns: int, utility: int) -> int:
-    """Columns of the block of the last read, at most ``block_columns``: k, a few more and the utility columns, rounded
+def last_block_columns(n_components: int, block_columns: int) -> int:
+    """Columns of the block of the last read, at most ``block_columns``: k, a few more and the mean columns, rounded
     up.
     """
-    return min(rounded_up(n_components + OVERSAMPLING_LAST + utility), block_columns)
-
-
-EPSILON = torch.finfo(torch.float32).eps
-ZERO = 1e-13  # of the largest eigenvalue: what rows of lower rank leave in float32
-BLURRED = 4.0  # times the estimated rounding, up to which a residual may be nothing but rounding
+    return min(rounded_up(n_components + OVERSAMPLING_LAST + MEAN_COLUMNS), block_columns)
 
 
 def precision(values: Tensor) -> Tensor:
@@ -65,7 +88,7 @@ def precision(values: Tensor) -> Tensor:
     return BLURRED * EPSILON * (largest * values.clamp(min=0)).sqrt() + ZERO * largest
 
 
-def blur(products: Sequence[Tensor], ritz: RitzPairs, n_components: int) -> Tensor:
+def residual_rounding(products: Sequence[Tensor], ritz: RitzPairs, n_components: int) -> Tensor:
     """About the rounding in the residuals of the leading Ritz pairs, of shape (k,), absolute.
 
     Each product C omega is exact to float32's precision of its own length; its weight in a Ritz vector decides how much
@@ -75,97 +98,319 @@ def blur(products: Sequence[Tensor], ritz: RitzPairs, n_components: int) -> Tens
     return EPSILON * torch.linalg.vector_norm(lengths[:, None] * ritz.weights[:, :n_components], dim=0)
 
 
-def is_last(worst: Sequence[float], tolerance: float) -> bool:
+def is_last(max_residuals: Sequence[float], tolerance: float) -> bool:
     """Whether the next read will be the last: it need gain only half of what the read before gained.
 
     Parameters
     ----------
-    worst : the largest relative residual after each read so far
+    max_residuals : the largest relative residual after each read so far
     """
-    if len(worst) < 2:
+    if len(max_residuals) < 2:
         return False
-    gain = worst[-1] / max(worst[-2], 1e-300)
-    return 2 * gain * worst[-1] < tolerance
+    gain = max_residuals[-1] / max(max_residuals[-2], 1e-300)
+    return 2 * gain * max_residuals[-1] < tolerance
 
 
-UTILITY = 2  # columns of a block that carry the mean (first read) or its correction (second), as high and low part
+@dataclass(frozen=True)
+class Iteration:
+    """How often the store is read and what becomes of a block first.
+
+    Attributes
+    ----------
+    least_reads, most_reads : of the store
+    rounds_basis : round a block to the dtype of the product and take the rounded block as the basis; else the block is
+        multiplied as it is
+    solves : a read ends in a Rayleigh-Ritz problem; given directions have none
+    """
+
+    least_reads: int
+    most_reads: int
+    rounds_basis: bool = True
+    solves: bool = True
+
+
+@dataclass(frozen=True)
+class Basis:
+    """The complete reads. d columns, p blocks of l columns each.
+
+    Attributes
+    ----------
+    blocks : p tensors of shape (d, l), float32: the bases as multiplied, mean columns zeroed
+    products : p tensors of shape (d, l), float64: C Omega of each read
+    tables : p tables of kept projections
+    holds_mean_correction : whether the last column of each table holds (x - m)·delta; (x - m)·m if not
+    gram : KᵀK of shape (p l, p l), float64
+    grouped_grams : SᵀS of the kept projections, by group of rows
+    """
+
+    blocks: tuple[Tensor, ...]
+    products: tuple[Tensor, ...]
+    tables: tuple[Projections, ...]
+    holds_mean_correction: tuple[bool, ...]
+    gram: Tensor
+    grouped_grams: GroupedGrams
+
+    @classmethod
+    def empty(cls, problem: Problem, scope: Scope) -> Basis:
+        """No read yet."""
+        grams = GroupedGrams(problem.options.seed, scope.projections.first_row, scope.projections.n_rows)
+        return cls((), (), (), (), torch.empty((0, 0), dtype=torch.float64, device=problem.device), grams)
+
+    @property
+    def widths(self) -> list[int]:
+        """Columns of each block."""
+        return [block.shape[1] for block in self.blocks]
 
 
 @dataclass(frozen=True)
 class KrylovState:
-    """Between two panels. d columns, l columns a block, p reads begun.
+    """The block Krylov iteration between two reads. d columns in use, k components.
 
     Attributes
     ----------
-    problem, world, store : what the solver works on
+    problem, scope, iteration : what the solver works on, with, and how
     moments : counts, norms and bad rows, complete after the first read
-    shift, shift_square : Tensors of shapes (d,) and (), float64: the provisional mean m and |m|²
-    subtrahend : the same in the dtype that the kernels take; always the same tensor, for which they prepare once
+    shift : Tensor of shape (d,), float64: the provisional mean m
     next_block : Tensor of shape (d, b), float64: the block of the next read
-    blocks : p tensors of shape (d, l), float32: the bases as multiplied, utility columns zeroed
-    products : p tensors of shape (d, l), float64: C Omega of each complete read
-    tables : p tables of kept projections
-    carries_delta : whether the last column of each table holds (x - m)·delta; (x - m)·m if not
-    basis_gram : KᵀK of shape (p l, p l), float64
-    grams : SᵀS of the kept projections, by group of rows
-    outbox : what the panels send back to the host
+    basis : the complete reads since the last restart
     reads : complete reads, those before a restart included
     ritz, residual_norms : the last solution, and ||C v - theta v|| of its first k pairs, float64; None before the first
         read is complete
+    max_residuals : the largest relative residual after each read
     done : no further read is needed
-    worst : the largest relative residual after each read
     """
 
     problem: Problem
-    world: World
-    store: ProjectionStore
+    scope: Scope
+    iteration: Iteration
     moments: RowMoments
     shift: Tensor
-    shift_square: Tensor
-    subtrahend: Tensor
     next_block: Tensor
-    blocks: tuple[Tensor, ...]
-    products: tuple[Tensor, ...]
-    tables: tuple[Projections, ...]
-    basis_gram: Tensor
-    grams: GroupedGrams
-    outbox: Outbox
+    basis: Basis
     reads: int = 0
-    carries_delta: tuple[bool, ...] = ()
     ritz: RitzPairs | None = None
     residual_norms: Tensor | None = None
+    max_residuals: tuple[float, ...] = ()
     done: bool = False
-    # of the read under way; width: columns of its block; bits: of the operands of Z
-    directions: Tensor | None = None
-    partial: Tensor | None = None
-    total: Tensor | None = None
-    pending: int = 0
-    width: int = 0
-    bits: int = 24
-    worst: tuple[float, ...] = ()
-    scale: Tensor | None = None
-    scratch: kernels.Scratch | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as plain values, but for the numbers of every row."""
+        moments, basis, ritz = self.moments, self.basis, self.ritz
+        return {
+            "shift": compact(self.shift),
+            "next_block": compact(self.next_block),
+            "blocks": [compact(block) for block in basis.blocks],
+            "products": [compact(product) for product in basis.products],
+            "widths": [table.width for table in basis.tables],
+            "holds_mean_correction": list(basis.holds_mean_correction),
+            "gram": compact(basis.gram),
+            "gram_products": compact(basis.grouped_grams.products),
+            "gram_sums": compact(basis.grouped_grams.sums),
+            "reads": self.reads,
+            "ritz": None if ritz is None else [compact(ritz.values), compact(ritz.weights)],
+            "residual_norms": None if self.residual_norms is None else compact(self.residual_norms),
+            "max_residuals": list(self.max_residuals),
+            "done": self.done,
+            "moments": moments.state_dict(),
+        }
+
+    @classmethod
+    def load(cls, saved: dict[str, Any], problem: Problem, scope: Scope, iteration: Iteration) -> KrylovState:
+        """The state that was saved, with empty tables in place of its kept projections."""
+        device = problem.device
+        fresh = init(problem, WarmStart(saved["shift"], saved["next_block"].to(device), 0), scope, iteration)
+        grams = fresh.basis.grouped_grams
+        grams.products, grams.sums = saved["gram_products"], saved["gram_sums"]
+        ritz = saved["ritz"]
+        return replace(
+            fresh,
+            moments=fresh.moments.loaded(saved["moments"]),
+            basis=Basis(
+                blocks=tuple(block.to(device) for block in saved["blocks"]),
+                products=tuple(product.to(device) for product in saved["products"]),
+                tables=tuple(scope.projections.new(width) for width in saved["widths"]),
+                holds_mean_correction=tuple(saved["holds_mean_correction"]),
+                gram=saved["gram"].to(device),
+                grouped_grams=grams,
+            ),
+            reads=saved["reads"],
+            ritz=None if ritz is None else RitzPairs(ritz[0].to(device), ritz[1].to(device)),
+            residual_norms=None if saved["residual_norms"] is None else saved["residual_norms"].to(device),
+            max_residuals=tuple(saved["max_residuals"]),
+            done=saved["done"],
+        )
+
+    def row_tables(self) -> dict[str, Projections | MomentRows]:
+        """The numbers of every row that the state keeps, by the name of their file in a checkpoint."""
+        first = self.reads - len(self.basis.blocks)
+        tables: dict[str, Projections | MomentRows] = {
+            _table_name(first + number): table for number, table in enumerate(self.basis.tables)
+        }
+        if self.moments.delta is not None:
+            tables[MOMENT_ROWS] = MomentRows(self.moments)
+        return tables
 
 
-def bits_of_products(state: KrylovState) -> int:
+def _table_name(reads_before: int) -> str:
+    """The file of a read's projections: numbered by read, those before a restart included."""
+    return f"projections-{reads_before + 1}"
+
+
+class KrylovRead:
+    """One read: S = (X - m) Omega is kept, Z = (X - m)ᵀ S is summed, in float32 and every few panels in float64.
+
+    The block is rounded to the dtype of the product first, and the rounded block is the basis.
+
+    Parameters
+    ----------
+    state : the state before the read
+
+    Attributes
+    ----------
+    block : Tensor of shape (d, l), float32: the block as multiplied, mean columns zeroed
+    table : the kept projections
+    total : Tensor of shape (d, l), float64: Z, and the sums of the columns in the first mean column
+    """
+
+    title = ""
+
+    def __init__(self, state: KrylovState) -> None:
+        self.width = block_width(state)
+        self.basis_widths = [*state.basis.widths, self.width]
+        self._state = state
+        self._moments, self._scale, self._results = state.moments, state.scope.scale, state.scope.results
+        self._first = state.moments.delta is None
+        self._table_name = _table_name(state.reads)
+
+    def begin(self) -> None:
+        """Round the block, agree on it with the other processes, and make room for the sums."""
+        state = self._state
+        problem, scope, moments = state.problem, state.scope, state.moments
+        carried = state.shift if moments.delta is None else moments.delta
+        columns = torch.zeros((self.width, problem.n_columns), dtype=torch.float32, device=problem.device)
+        columns[: state.next_block.shape[1]] = _rounded(state, state.next_block).T
+        high = _rounded(state, carried[:, None])
+        columns[-MEAN_COLUMNS:] = torch.cat([high, _rounded(state, carried[:, None] - high.double())], dim=1).T
+        directions = columns.T.contiguous()
+        scope.world.broadcast_(directions)  # first: where processors differ, so do their last digits
+        self.block = directions.clone()
+        self.block[:, -MEAN_COLUMNS:] = 0
+        self.table = scope.projections.new(self.width - 1)  # l - 2 projections and the carried one
+        self.total = _sums(problem, self.width, torch.float64)
+        self.bits = scope.world.share(accumulate_bits(state))
+        self._partial = _sums(problem, self.width, torch.float32)
+        self._panels_since_flush = 0
+        self._directions = directions
+        self._shift = state.shift.to(torch.float64 if problem.dtype == torch.float64 else torch.float32)
+        self._shift_square = state.shift.square().sum()  # once: two threads sum, and a panel waits for both
+        self._scratch = kernels.make_scratch(problem.device, problem.panel_rows, problem.n_columns, problem.dtype)
+
+    @property
+    def on_device(self) -> bool:
+        """Whether panels are multiplied on a GPU."""
+        return self._results.deferred
+
+    def update(self, panel: Panel) -> None:
+        """Add one panel."""
+        count = panel.count
+        projection = kernels.project(
+            panel.pieces,
+            self._directions,
+            self._shift,
+            scale=self._scale,
+            scratch=self._scratch,
+            bad=None if self._first or self.on_device else self._moments.known_bad(panel),
+        )
+        carried = projection.dots[:count, -MEAN_COLUMNS] + projection.dots[:count, -MEAN_COLUMNS + 1]
+        if self._first:
+            self._moments.add(panel, projection, carried, self._shift_square, self._scale, self._results)
+        weights = projection.dots
+        weights[:count, -MEAN_COLUMNS] = carried
+        weights[count:] = 0
+        bad = projection.bad[:, None]
+        if self.on_device or bool(bad.any()):  # as few passes as may be that torch hands to all threads
+            weights.masked_fill_(bad, 0)
+        self._results.send(partial(_keep, self.table, panel.start), weights[:count, : -MEAN_COLUMNS + 1])
+        # The sums of the columns come along as one more column of Z.
+        weights[:count, -MEAN_COLUMNS] = ~projection.bad[:count]
+        weights[:, -MEAN_COLUMNS + 1] = 0
+        kernels.accumulate(self._partial, projection, weights, bits=self.bits)
+        self._panels_since_flush += 1
+        if self._panels_since_flush == FLUSH:
+            self._flush()
+            self._partial.zero_()
+            self._panels_since_flush = 0
+
+    def finish_sums(self) -> None:
+        """Bring everything into ``total``; no panel comes any more."""
+        self._results.drain()
+        self._flush()
+
+    def _flush(self) -> None:
+        self.total.add_(self._partial.double())  # adding two dtypes at once takes torch three times as long
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums so far."""
+        self._results.drain()
+        return {
+            "partial": compact(self._partial),
+            "total": compact(self.total),
+            "panels_since_flush": self._panels_since_flush,
+            "layer_squares": compact(self._moments.layer_squares),
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Put sums back, before the first panel."""
+        self._partial.copy_(saved["partial"])
+        self.total.copy_(saved["total"])
+        self._moments.layer_squares.copy_(saved["layer_squares"])
+        self._panels_since_flush = saved["panels_since_flush"]
+
+    def row_tables(self) -> dict[str, Projections | MomentRows]:
+        """The projections, and the moments where this is the first read."""
+        tables: dict[str, Projections | MomentRows] = {self._table_name: self.table}
+        if self._first:
+            tables[MOMENT_ROWS] = MomentRows(self._moments)
+        return tables
+
+
+def _keep(table: Projections, start: int, rows: Tensor) -> None:
+    table.write(start, rows.numpy())
+
+
+def init(problem: Problem, start: WarmStart, scope: Scope, iteration: Iteration) -> KrylovState:
+    """The state before the first read."""
+    return KrylovState(
+        problem=problem,
+        scope=scope,
+        iteration=iteration,
+        moments=RowMoments.empty(problem, scope.projections.first_row, scope.projections.n_rows),
+        shift=start.shift.to(problem.device),
+        next_block=start.block,
+        basis=Basis.empty(problem, scope),
+    )
+
+
+def accumulate_bits(state: KrylovState) -> int:
     """How many bits of the operands of Z have to count in the coming read.
 
     The first Z must be exact: the mean comes with it, its block has large weights in every Ritz vector, and a rough
-    one would blur what is settled. Later blocks are orthogonal to what was found: their products are short and their
-    weights small. The Z of the last read serves the residuals alone.
+    one would hide which rows are certified. Later blocks are orthogonal to what was found: their products are short and
+    their weights small. The Z of the last read serves the residuals alone.
     """
-    if state.problem.min_reads == 1 or not state.products:
+    if state.iteration.least_reads == 1 or not state.basis.products:
         return 24
-    last = state.reads + 1 >= state.problem.max_reads or is_last(state.worst, state.problem.tolerance)
+    tolerance = state.problem.options.tolerance
+    last = state.reads + 1 >= state.iteration.most_reads or is_last(state.max_residuals, tolerance)
     return 8 if last else 16
 
 
-def block_size(state: KrylovState) -> int:
+def block_width(state: KrylovState) -> int:
     """Columns of the block of the coming read: fewer where it will be the last, since no later one builds on it."""
     problem = state.problem
-    if is_last(state.worst, problem.tolerance):
-        return last_block_size(problem.n_components, problem.block_size, UTILITY)
-    return problem.block_size
+    if is_last(state.max_residuals, problem.options.tolerance):
+        return last_block_columns(problem.n_components, problem.block_columns)
+    return problem.block_columns
 
 
 def within_tolerance(state: KrylovState) -> Tensor:
@@ -173,14 +418,16 @@ def within_tolerance(state: KrylovState) -> Tensor:
     assert state.ritz is not None and state.residual_norms is not None
     k = state.problem.n_components
     values, norms = state.ritz.values, state.residual_norms
-    return norms <= torch.maximum(state.problem.tolerance * values[:k], precision(values)[:k])
+    return norms <= torch.maximum(state.problem.options.tolerance * values[:k], precision(values)[:k])
 
 
-def is_blurred(state: KrylovState) -> bool:
+def is_rounding_limited(state: KrylovState) -> bool:
+    """Whether a late direction's residual may be nothing but the rounding of the first products."""
     assert state.ritz is not None and state.residual_norms is not None
     norms = state.residual_norms
     late = ~within_tolerance(state)
-    return len(state.blocks) > 1 and bool((norms <= BLURRED * blur(state.products, state.ritz, len(norms)))[late].any())
+    limit = BLURRED * residual_rounding(state.basis.products, state.ritz, len(norms))
+    return len(state.basis.blocks) > 1 and bool((norms <= limit)[late].any())
 
 
 def converged(state: KrylovState) -> bool:
@@ -200,120 +447,54 @@ def relative_residuals(state: KrylovState) -> Tensor:
     return torch.where(nothing, 0.0, norms / values.clamp(min=1e-300))
 
 
-FLUSH = 16  # panels whose products are summed in float32 before they join the float64 sum
-
-
-def init(
-    problem: Problem, start: WarmStart, store: ProjectionStore, *, scale: Tensor | None = None, world: World = ALONE
-) -> KrylovState:
-    """The state before the first read."""
-    device = problem.device
-    return KrylovState(
-        problem=problem,
-        world=world,
-        store=store,
-        moments=RowMoments.empty(problem, store.first_row, store.n_rows),
-        shift=start.shift.to(device),
-        shift_square=start.shift.to(device).square().sum(),  # once: two threads sum, and a panel waits for both
-        subtrahend=start.shift.to(device, torch.float64 if problem.panel_dtype == torch.float64 else torch.float32),
-        next_block=start.block,
-        blocks=(),
-        products=(),
-        tables=(),
-        basis_gram=torch.empty((0, 0), dtype=torch.float64, device=device),
-        grams=GroupedGrams(problem.seed, store.first_row, store.n_rows),
-        outbox=Outbox(devices.open_seam(device)),
-        scale=scale,
-        scratch=kernels.make_scratch(device, problem.panel_rows, problem.n_columns, problem.panel_dtype),
+def with_read(state: KrylovState, read: KrylovRead) -> KrylovState:
+    """The state with the sums of a complete read: the moments after the first one, and the product C Omega of this."""
+    read.finish_sums()
+    total, moments = read.total, state.moments
+    holds_mean_correction = moments.delta is not None
+    state.scope.world.sum_(total)
+    if moments.delta is None:
+        needed = 2 if not state.iteration.solves else max(2, state.problem.n_components)
+        moments = moments.complete(total[:, -MEAN_COLUMNS].clone(), state.scope.world, needed)
+    assert moments.delta is not None
+    total[:, -MEAN_COLUMNS:] = 0
+    means = gram(moments.delta[:, None], read.block)[0]  # of the kept projections
+    total.addr_(moments.delta, means, alpha=-moments.n_samples).div_(moments.degrees)
+    basis = replace(
+        state.basis,
+        blocks=(*state.basis.blocks, read.block),
+        products=(*state.basis.products, total),
+        tables=(*state.basis.tables, read.table),
+        holds_mean_correction=(*state.basis.holds_mean_correction, holds_mean_correction),
     )
+    return replace(state, moments=moments, basis=basis, reads=state.reads + 1)
 
 
-def begin_read(state: KrylovState) -> KrylovState:
-    """Round the next block to the dtype of the product and take the rounded block as the basis."""
-    problem = state.problem
-    width = block_size(state)
-    carried = state.shift if state.moments.delta is None else state.moments.delta
-    columns = torch.zeros((width, problem.n_columns), dtype=torch.float32, device=problem.device)
-    columns[: state.next_block.shape[1]] = _round(state, state.next_block).T
-    high = _round(state, carried[:, None])
-    columns[-UTILITY:] = torch.cat([high, _round(state, carried[:, None] - high.double())], dim=1).T
-    directions = columns.T.contiguous()
-    state.world.broadcast_(directions)  # first: where processors differ, so do their last digits
-    basis = directions.clone()
-    basis[:, -UTILITY:] = 0
-    return replace(
-        state,
-        directions=directions,
-        blocks=(*state.blocks, basis),
-        tables=(*state.tables, state.store.new(width - 1)),  # l - 2 projections and the carried one
-        carries_delta=(*state.carries_delta, state.moments.delta is not None),
-        partial=_sums(problem, width, torch.float32),
-        total=_sums(problem, width, torch.float64),
-        pending=0,
-        width=width,
-        bits=state.world.share(bits_of_products(state)),
-    )
-
-
-def update(state: KrylovState, panel: Panel) -> KrylovState:
-    """Add one panel to the read under way."""
-    assert state.directions is not None and state.partial is not None and state.total is not None
-    count, first = panel.count, state.moments.delta is None
-    projection = kernels.project(
-        panel.pieces,
-        state.directions,
-        state.subtrahend,
-        scale=state.scale,
-        scratch=state.scratch,
-        bad=None if first or state.outbox.deferred else state.moments.known_bad(panel),
-    )
-    carried = projection.dots[:count, -UTILITY] + projection.dots[:count, -UTILITY + 1]
-    if first:
-        state.moments.add(panel, projection, carried, state.shift_square, state.scale, state.outbox)
-    weights = projection.dots
-    weights[:count, -UTILITY] = carried
-    weights[count:] = 0
-    bad = projection.bad[:, None]
-    if state.outbox.deferred or bool(bad.any()):  # as few passes as may be that torch hands to all threads
-        weights.masked_fill_(bad, 0)
-    state.outbox.send(partial(_keep, state.tables[-1], panel.start), weights[:count, : -UTILITY + 1])
-    weights[:count, -UTILITY] = ~projection.bad[:count]  # the sums of the columns come along as one more column of Z
-    weights[:, -UTILITY + 1] = 0
-    kernels.accumulate(state.partial, projection, weights, bits=state.bits)
-    if state.pending + 1 < FLUSH:
-        return replace(state, pending=state.pending + 1)
-    state.total.add_(state.partial.double())  # adding two dtypes at once takes torch three times as long
-    state.partial.zero_()
-    return replace(state, pending=0)
-
-
-def _keep(table: Projections, start: int, rows: Tensor) -> None:
-    table.write(start, rows.numpy())
-
-
-def end_read(state: KrylovState) -> KrylovState:
+def solve(state: KrylovState) -> KrylovState:
     """Solve the Rayleigh-Ritz problem on all blocks, measure the residuals, choose the next block or stop."""
-    state = close_read(state)
-    problem = state.problem
-    new = state.blocks[-1]
-    cross = overlaps(state.blocks, new)  # (p l, l)
+    problem, world, basis = state.problem, state.scope.world, state.basis
+    new = basis.blocks[-1]
+    cross = overlaps(basis.blocks, new)  # (p l, l)
     before = cross.shape[0] - cross.shape[1]
-    above = torch.cat([state.basis_gram, cross[:before]], dim=1)
+    above = torch.cat([basis.gram, cross[:before]], dim=1)
     basis_gram = torch.cat([above, torch.cat([cross[:before].T, cross[before:]], dim=1)])
-    grams = state.grams.extend(state.tables, [block.shape[1] for block in state.blocks], state.world)
+    grams = basis.grouped_grams.extend(basis.tables, basis.widths, world)
     whitening = whiten(basis_gram)
     ritz = rayleigh_ritz(grams.covariance(state.moments.n_samples).to(whitening.device), whitening)
     k = problem.n_components
-    norms = residual_norms(state.blocks, state.products, ritz.values[:k], ritz.weights[:, :k])
-    state = replace(state, basis_gram=basis_gram, grams=grams, ritz=ritz, residual_norms=norms)
+    norms = residual_norms(basis.blocks, basis.products, ritz.values[:k], ritz.weights[:, :k])
+    basis = replace(basis, gram=basis_gram, grouped_grams=grams)
+    state = replace(state, basis=basis, ritz=ritz, residual_norms=norms)
     # Shared: the width of the next block follows from it, and where processors differ, so do their last digits.
-    state = replace(state, worst=(*state.worst, state.world.share(float(relative_residuals(state).max()))))
-    done = state.reads >= problem.min_reads and (converged(state) or state.reads >= problem.max_reads)
-    if state.world.share(done):
+    largest = world.share(float(relative_residuals(state).max()))
+    state = replace(state, max_residuals=(*state.max_residuals, largest))
+    limits = state.iteration
+    done = state.reads >= limits.least_reads and (converged(state) or state.reads >= limits.most_reads)
+    if world.share(done):
         return replace(state, done=True)
-    block = orthonormalize(_leading_on(state), state.blocks, pseudo_inverse(basis_gram))
-    block = block[:, : block_size(state) - UTILITY]
-    if state.world.share(block.shape[1] == 0 or is_blurred(state)):
+    block = orthonormalize(_leading_on(state), basis.blocks, pseudo_inverse(basis_gram))
+    block = block[:, : block_width(state) - MEAN_COLUMNS]
+    if world.share(block.shape[1] == 0 or is_rounding_limited(state)):
         return _restarted(state)
     return replace(state, next_block=block)
 
@@ -325,10 +506,10 @@ def _leading_on(state: KrylovState) -> Tensor:
     Both span the same where all pairs are taken. What a Ritz vector lacks lies along its own residual first.
     """
     assert state.ritz is not None
-    width = block_size(state)
-    if all(block.shape[1] == width for block in state.blocks):
-        return state.products[-1]
-    return combine(state.products, state.ritz.weights[:, : width - UTILITY])
+    width = block_width(state)
+    if all(block.shape[1] == width for block in state.basis.blocks):
+        return state.basis.products[-1]
+    return combine(state.basis.products, state.ritz.weights[:, : width - MEAN_COLUMNS])
 
 
 def _restarted(state: KrylovState) -> KrylovState:
@@ -338,59 +519,16 @@ def _restarted(state: KrylovState) -> KrylovState:
     residuals of the others; a basis of Ritz vectors keeps the two apart.
     """
     assert state.ritz is not None
-    width = state.problem.block_size - UTILITY
-    vectors = combine(state.blocks, state.ritz.weights[:, :width])
-    for table in state.tables:
+    width = state.problem.block_columns - MEAN_COLUMNS
+    vectors = combine(state.basis.blocks, state.ritz.weights[:, :width])
+    for table in state.basis.tables:
         table.close()
     return replace(
         state,
         next_block=vectors / torch.linalg.vector_norm(vectors, dim=0),
-        blocks=(),
-        products=(),
-        tables=(),
-        carries_delta=(),
-        basis_gram=state.basis_gram[:0, :0],
-        grams=GroupedGrams(state.problem.seed, state.store.first_row, state.store.n_rows),
-        worst=(),
+        basis=Basis.empty(state.problem, state.scope),
+        max_residuals=(),
     )
-
-
-def close_read(state: KrylovState) -> KrylovState:
-    """Complete the sums of the read under way: the moments after the first one, and the product C Omega of this one."""
-    assert state.partial is not None and state.total is not None
-    state.outbox.drain()
-    total = state.total
-    total.add_(state.partial.double())
-    state.world.sum_(total)
-    moments = state.moments
-    if moments.delta is None:
-        moments = moments.complete(total[:, -UTILITY].clone(), state.world)
-    assert moments.delta is not None
-    total[:, -UTILITY:] = 0
-    means = gram(moments.delta[:, None], state.blocks[-1])[0]  # of the kept projections
-    total.addr_(moments.delta, means, alpha=-moments.n_samples).div_(moments.degrees)
-    return replace(
-        state,
-        moments=moments,
-        products=(*state.products, total),
-        reads=state.reads + 1,
-        partial=None,
-        total=None,
-        directions=None,
-    )
-
-
-def products_of_read(state: KrylovState, n_rows: int) -> list[dict[str, Any]]:
-    """The matrix products that the last read made of ``n_rows`` rows, for the record: kind, dtype of the operands as
-    the unit takes them, rows and columns.
-    """
-    project = str(state.problem.panel_dtype if state.outbox.deferred else torch.float32).removeprefix("torch.")
-    accumulate = "bfloat16" if state.bits == 8 and not state.outbox.deferred else project
-    rows_columns = {"rows": n_rows, "columns": state.width}
-    return [
-        {"kind": "project", "dtype": "float32" if project == "float64" else project, **rows_columns},
-        {"kind": "accumulate", "dtype": "float32" if accumulate == "float64" else accumulate, **rows_columns},
-    ]
 
 
 def finalize(state: KrylovState) -> tuple[PCAResult, Tensor]:
@@ -402,18 +540,18 @@ def finalize(state: KrylovState) -> tuple[PCAResult, Tensor]:
     weights : Tensor of shape (n_basis, r), float64, on the CPU: K @ weights is orthonormal and begins with the
         components
     """
-    ritz, moments, k = state.ritz, state.moments, state.problem.n_components
+    ritz, moments, basis, k = state.ritz, state.moments, state.basis, state.problem.n_components
     assert ritz is not None and state.residual_norms is not None and moments.delta is not None
     weights = ritz.weights
-    components = combine(state.blocks, weights[:, :k])
+    components = combine(basis.blocks, weights[:, :k])
     lengths = torch.linalg.vector_norm(components, dim=0)
     factor = signs((components / lengths).T.float()).double() / lengths
     components = (components * factor).T
     weights = torch.cat([weights[:, :k] * factor, weights[:, k:]], dim=1)
     # of the other pairs, roughly: they only bound how the first ones can turn among them
-    others = residual_norms(state.blocks, state.products, ritz.values[k:], ritz.weights[:, k:].float())
+    others = residual_norms(basis.blocks, basis.products, ritz.values[k:], ritz.weights[:, k:].float())
     norms = torch.cat([state.residual_norms, others])
-    bounds = angle_bounds(ritz.values, norms, k, moments.total_variance, state.problem.block_size, moments.n_samples)
+    bounds = angle_bounds(ritz.values, norms, k, moments.total_variance, state.problem.block_columns, moments.n_samples)
     result = PCAResult(
         components=components.cpu(),
         mean=(state.shift + moments.delta).cpu(),
@@ -430,11 +568,203 @@ def finalize(state: KrylovState) -> tuple[PCAResult, Tensor]:
     return result, weights.cpu()
 
 
-def _round(state: KrylovState, block: Tensor) -> Tensor:
-    problem = state.problem
-    if problem.exact_block:
+def scored_rows(state: KrylovState, weights: Tensor) -> RowScores:
+    """Every row against the directions K @ ``weights`` (n_basis, r), float64, each of unit length."""
+    basis = state.basis
+    return row_scores(basis.blocks, basis.tables, basis.holds_mean_correction, state.moments, state.shift, weights)
+
+
+def left_out(state: KrylovState) -> np.ndarray:
+    """Rows of all processes that were left out, int64."""
+    moments = state.moments
+    return np.concatenate(state.scope.world.gather(moments.first_row + np.flatnonzero(moments.bad)))
+
+
+class Krylov(Solver[KrylovState]):
+    """Block Krylov iteration from a warm start, until every residual is below the tolerance."""
+
+    name = "krylov"
+    remedy = "allow more reads with --max-reads"
+
+    def requirements(self, problem: Problem) -> Requirements:
+        """Some blocks of k columns and oversampling, two or three reads."""
+        options = problem.options
+        columns = block_columns(options.components, problem.n_columns, storage_bound=problem.storage_bound)
+        reads = min(PLANNED_READS, options.max_reads)
+        return Requirements(
+            block_columns=columns,
+            reads=reads,
+            kept_blocks=reads,
+            basis_bytes=basis_bytes(problem.n_columns, columns, reads),
+        )
+
+    def iteration(self, problem: Problem) -> Iteration:
+        """How often the store is read."""
+        return Iteration(least_reads=2, most_reads=problem.options.max_reads)
+
+    def start_directions(self, problem: Problem) -> int:
+        """A whole block."""
+        return problem.block_columns - MEAN_COLUMNS
+
+    def init(self, problem: Problem, start: WarmStart, scope: Scope) -> KrylovState:
+        """The state before the first read."""
+        return init(problem, start, scope, self.iteration(problem))
+
+    def load(self, saved: dict[str, Any], problem: Problem, scope: Scope) -> KrylovState:
+        """The state whose ``state_dict`` was saved, with empty row tables."""
+        return KrylovState.load(saved, problem, scope, self.iteration(problem))
+
+    def next_read(self, state: KrylovState) -> KrylovRead | None:
+        """The coming read; None where every residual is small enough, or the reads are used up."""
+        return None if state.done else KrylovRead(state)
+
+    def finish_read(self, state: KrylovState, read: KrylovRead) -> KrylovState:
+        """The state after a complete read: solved, with the next block or done."""
+        return solve(with_read(state, read))
+
+    def solution(self, state: KrylovState) -> Solution:
+        """Directions, stability and the scores of every row."""
+        options, world = state.problem.options, state.scope.world
+        k = options.components
+        result, weights = world.share(finalize(state))
+        stability = split_half(state.basis.grouped_grams, state.moments.bad, weights, k, options.seed, world)
+        generator = torch.Generator().manual_seed(options.seed + 1)
+        mixing = torch.randn((weights.shape[1], RANDOM_DIRECTIONS), generator=generator, dtype=torch.float64)
+        mixing /= torch.linalg.vector_norm(mixing, dim=0)
+        combined = torch.cat([weights[:, :k], weights @ mixing], dim=1)
+        return Solution(result, stability, scored_rows(state, combined), state.scope.scale, left_out(state))
+
+    def record(self, state: KrylovState, read: Any) -> dict[str, Any]:
+        """The matrix products of the read (kind, dtype of the operands as the unit takes them, rows and columns), and
+        the columns of each block of the basis as the read had it.
+        """
+        if not isinstance(read, KrylovRead):
+            return {}
+        project = str(state.problem.dtype if read.on_device else torch.float32).removeprefix("torch.")
+        accumulate = "bfloat16" if read.bits == 8 and not read.on_device else project
+        shape = {"rows": state.scope.projections.n_rows, "columns": read.width}
+        products = [
+            {"kind": kind, "dtype": "float32" if dtype == "float64" else dtype, **shape}
+            for kind, dtype in (("project", project), ("accumulate", accumulate))
+        ]
+        return {"products": products, "basis": read.basis_widths}
+
+    def remark(self, state: KrylovState) -> str:
+        """The largest residual."""
+        if not state.max_residuals and state.ritz is None:
+            return ""
+        largest = float(relative_residuals(state).max())
+        return f"largest residual {largest:.1e} (tolerance {state.problem.options.tolerance:.0e})"
+
+
+class BlockRead(Reduction, Protocol):
+    """A read that ends with a block of directions."""
+
+    def finish(self) -> WarmStart:
+        """The directions, and the mean of the rows as the provisional one of the next read."""
+
+
+@dataclass(frozen=True)
+class BeforeBlock:
+    """A :class:`BlockSolver` before its first read; ``shift`` (d,), float64, is the provisional mean."""
+
+    problem: Problem
+    scope: Scope
+    shift: Tensor
+
+    def state_dict(self) -> dict[str, Any]:
+        """The provisional mean alone."""
+        return {"before": compact(self.shift)}
+
+    def row_tables(self) -> Mapping[str, MomentRows]:
+        """None."""
+        return {}
+
+
+class BlockSolver(Solver[Any]):
+    """A solver whose first read finds a block of directions.
+
+    One read of the block Krylov iteration follows: it turns them to their best within the block, measures the residuals
+    and leaves the scores of every row.
+    """
+
+    @abstractmethod
+    def block_read(self, problem: Problem, shift: Tensor, scope: Scope) -> BlockRead:
+        """The first read; ``shift`` (d,), float64, is the provisional mean."""
+
+    @abstractmethod
+    def block_directions(self, problem: Problem) -> int:
+        """Directions that the first read finds."""
+
+    @abstractmethod
+    def block_traffic(self, problem: Problem, columns: int) -> tuple[int, int]:
+        """Bytes that each process hands to sums and to broadcasts in the first read; ``columns`` are those of a
+        block.
+        """
+
+    @abstractmethod
+    def block_bytes(self, problem: Problem, columns: int) -> int:
+        """Bytes that the first read holds; ``columns`` are those of a block."""
+
+    def requirements(self, problem: Problem) -> Requirements:
+        """The rows in float32, two reads."""
+        d = problem.n_columns
+        columns = rounded_up(min(self.block_directions(problem), d) + MEAN_COLUMNS)
+        return Requirements(
+            block_columns=columns,
+            reads=2,
+            kept_blocks=1,
+            basis_bytes=basis_bytes(d, columns, 1) + self.block_bytes(problem, columns),
+            float_rows=True,
+            block_traffic=self.block_traffic(problem, columns),
+        )
+
+    def init(self, problem: Problem, start: WarmStart, scope: Scope) -> BeforeBlock:
+        """The state before the first read."""
+        return BeforeBlock(problem, scope, start.shift)
+
+    def load(self, saved: dict[str, Any], problem: Problem, scope: Scope) -> BeforeBlock | KrylovState:
+        """The state whose ``state_dict`` was saved, with empty row tables."""
+        if "before" in saved:
+            return BeforeBlock(problem, scope, saved["before"])
+        return KrylovState.load(saved, problem, scope, _ONE_READ)
+
+    def next_read(self, state: BeforeBlock | KrylovState) -> Reduction | None:
+        """The read that finds the block, then the one that ranks."""
+        if isinstance(state, BeforeBlock):
+            return self.block_read(state.problem, state.shift, state.scope)
+        return _KRYLOV.next_read(state)
+
+    def finish_read(self, state: BeforeBlock | KrylovState, read: Any) -> KrylovState:
+        """The state after a complete read."""
+        if not isinstance(state, BeforeBlock):
+            return _KRYLOV.finish_read(state, read)
+        start = read.finish()
+        state.scope.world.broadcast_(start.shift)
+        return init(state.problem, start, state.scope, _ONE_READ)
+
+    def solution(self, state: KrylovState) -> Solution:
+        """Directions, stability and the scores of every row."""
+        return _KRYLOV.solution(state)
+
+    def record(self, state: KrylovState, read: Any) -> dict[str, Any]:
+        """As of any read of the block Krylov iteration."""
+        return _KRYLOV.record(state, read)
+
+    def remark(self, state: KrylovState) -> str:
+        """The largest residual, once it is known."""
+        return _KRYLOV.remark(state)
+
+
+_ONE_READ = Iteration(least_reads=1, most_reads=1)
+_KRYLOV = Krylov()
+
+
+def _rounded(state: KrylovState, block: Tensor) -> Tensor:
+    if not state.iteration.rounds_basis:
         return block.float()
-    return kernels.round_directions(block.float(), problem.panel_dtype, problem.device, state.scale)
+    problem = state.problem
+    return kernels.round_directions(block.float(), problem.dtype, problem.device, state.scope.scale)
 
 
 def _sums(problem: Problem, width: int, dtype: torch.dtype) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 import skillaxes_kernels as kernels
 from skillaxes.cluster.world import World
 from skillaxes.errors import BadRowsError, StoreError
-from skillaxes.pca.base import Problem
+from skillaxes.pca.base import Problem, compact
 from skillaxes.stream import device as devices
 from skillaxes.stream.device import Outbox
 from skillaxes.stream.panel import Panel
@@ -123,8 +124,14 @@ class RowMoments:
         bad[: panel.count] = torch.from_numpy(self.bad[at : at + panel.count])
         return bad
 
-    def complete(self, sums: Tensor, world: World) -> RowMoments:
-        """The moments of all rows, from the sums of x - m by column (all processes) and the squares kept here."""
+    def complete(self, sums: Tensor, world: World, needed: int) -> RowMoments:
+        """The moments of all rows, from the sums of x - m by column (all processes) and the squares kept here.
+
+        Raises
+        ------
+        BadRowsError : fewer than ``needed`` rows count
+        StoreError : all rows are equal
+        """
         counts = torch.tensor(
             [float(len(self.bad) - self.bad.sum()), float(self.shifted_square.sum(dtype=np.float64))],
             dtype=torch.float64,
@@ -132,10 +139,9 @@ class RowMoments:
         squares = self.layer_squares.clone()
         world.sum_(counts, squares)
         n_samples = int(counts[0])
-        least = 2 if self.problem.exact_block else max(2, self.problem.n_components)
-        if n_samples < least:
+        if n_samples < needed:
             raise BadRowsError(
-                f"{n_samples:,} rows are finite: {self.problem.n_components} components need at least {least:,}; "
+                f"{n_samples:,} rows are finite: {self.problem.n_components} components need at least {needed:,}; "
                 "mend the store, or ask for fewer with --components"
             )
         delta = sums / n_samples
@@ -153,6 +159,26 @@ class RowMoments:
             self, n_samples=n_samples, delta=delta, total_variance=total, layer_variance=layer_variance.clamp(min=0)
         )
 
+    def state_dict(self) -> dict[str, Any]:
+        """What is known of all rows together, as plain values."""
+        return {
+            "n_samples": self.n_samples,
+            "delta": None if self.delta is None else compact(self.delta),
+            "total_variance": self.total_variance,
+            "layer_variance": compact(self.layer_variance),
+        }
+
+    def loaded(self, saved: dict[str, Any]) -> RowMoments:
+        """The moments with what was saved; the numbers of every row are :class:`MomentRows`."""
+        device = self.problem.device
+        return replace(
+            self,
+            n_samples=saved["n_samples"],
+            delta=None if saved["delta"] is None else saved["delta"].to(device),
+            total_variance=saved["total_variance"],
+            layer_variance=saved["layer_variance"].to(device),
+        )
+
     def _note_bad(self, start: int, bad: Tensor, overflowed: Tensor) -> None:
         rows = start + bad.nonzero()[:, 0].numpy()
         self.bad[rows - self.first_row] = True
@@ -168,6 +194,28 @@ class RowMoments:
             )
 
 
+class MomentRows:
+    """Norm, squared distance from the provisional mean, and whether a row is bad: three float32 numbers a row."""
+
+    width = 3
+
+    def __init__(self, moments: RowMoments) -> None:
+        self._moments = moments
+        self.first_row, self.n_rows = moments.first_row, len(moments.norm)
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Of rows ``start`` to ``stop`` (global), of shape (stop - start, 3)."""
+        place = slice(start - self.first_row, stop - self.first_row)
+        columns = (self._moments.norm[place], self._moments.shifted_square[place], self._moments.bad[place])
+        return np.stack(columns, axis=1, dtype=np.float32)
+
+    def write(self, start: int, rows: np.ndarray) -> None:
+        """Put ``rows`` of shape (n, 3) at global row ``start``."""
+        place = slice(start - self.first_row, start - self.first_row + len(rows))
+        self._moments.norm[place], self._moments.shifted_square[place] = rows[:, 0], rows[:, 1]
+        self._moments.bad[place] = rows[:, 2] != 0
+
+
 class Centering:
     """Rows less the provisional mean, with the row moments noted on the way.
 
@@ -181,19 +229,19 @@ class Centering:
     def __init__(self, problem: Problem, shift: Tensor, scale: Tensor | None) -> None:
         self._shift = shift.to(problem.device)
         self._shift_square = self._shift.square().sum()
-        self._subtrahend = self._shift if problem.panel_dtype == torch.float64 else self._shift.float()
+        self._subtrahend = self._shift if problem.dtype == torch.float64 else self._shift.float()
         self._scale = scale
         self._outbox = Outbox(devices.open_seam(problem.device))
         self._backend = "cpu" if problem.device.type == "cpu" else "auto"  # the one there that leaves centred rows
         self._scratch = kernels.make_scratch(
-            problem.device, problem.panel_rows, problem.n_columns, problem.panel_dtype, self._backend
+            problem.device, problem.panel_rows, problem.n_columns, problem.dtype, self._backend
         )
         carried = torch.zeros((problem.n_columns, 16), dtype=torch.float64, device=problem.device)
         carried[:, 0] = self._shift
-        high = kernels.round_directions(carried.float(), problem.panel_dtype, problem.device, scale)
+        high = kernels.round_directions(carried.float(), problem.dtype, problem.device, scale)
         carried[:, 1] = carried[:, 0] - high[:, 0].double()
         carried[:, 0] = high[:, 0].double()
-        self._carried = kernels.round_directions(carried.float(), problem.panel_dtype, problem.device, scale)
+        self._carried = kernels.round_directions(carried.float(), problem.dtype, problem.device, scale)
 
     def rows(self, panel: Panel, moments: RowMoments) -> Tensor:
         """Centred rows that count, of shape (n, d), float32; noted in ``moments``. Valid until the next call."""

@@ -1,20 +1,20 @@
-"""What the reads left of every row: projections, norms, and from them every cosine. No further read of the store."""
+"""Scores of every row from its kept projections and norms; no further read of the store."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from skillaxes.pca import krylov
+from skillaxes.pca.base import MEAN_COLUMNS
 from skillaxes.pca.orthonormal import overlaps
-from skillaxes.pca.projections import Projections, blocks
+from skillaxes.pca.projections import Projections
+from skillaxes.pca.projections import blocks as row_blocks
 from skillaxes.pca.rayleigh_ritz import combine
 from skillaxes.pca.row_moments import RowMoments
-from skillaxes.run_folder.schema import CENTERED_COSINE, PROJECTION, RAW_COSINE
 
 _NO_SPREAD = 1e-6  # centred norm over |x - m| under which a row sits on the mean and has no centred cosine
 _ON_MEAN = 1e-7  # centred norm over |x| under which what is left of a row is the rounding of its float32 mean
@@ -41,23 +41,9 @@ class RowBlock:
     centered_norm: Tensor
     bad: Tensor
 
-    def scores(self, rank_by: str) -> Tensor:
-        """Of shape (n, r); 0 where a row has no such score."""
-        if rank_by == PROJECTION:
-            return self.projection
-        if rank_by == RAW_COSINE:
-            return _cosines(self.raw, self.norm)
-        assert rank_by == CENTERED_COSINE
-        return _cosines(self.projection, self.centered_norm)
-
-    def rankable(self, rank_by: str) -> Tensor:
-        """Of shape (n,), bool: a row of zeros has no cosine, a row on the mean no centred one."""
-        usable = ~self.bad & (self.norm > 0)
-        return usable & (self.centered_norm > 0) if rank_by == CENTERED_COSINE else usable
-
 
 @dataclass(frozen=True)
-class ExactRows:
+class RefinedRows:
     """Some rows against r directions, from the rows themselves; all float64.
 
     Attributes
@@ -75,7 +61,7 @@ class ExactRows:
 
 
 @dataclass(frozen=True)
-class KeptRows:
+class RowScores:
     """Everything a ranking needs of the rows of one process.
 
     Attributes
@@ -89,7 +75,7 @@ class KeptRows:
     corrected : whether a table holds (x - m)·delta
     directions : Tensor of shape (d, r), float64, on the CPU
     centered_known : whether norms of centred rows follow; if not, they are NaN
-    exact : the rows that :func:`skillaxes.ranking.refine.refined` has fetched again
+    refined : the rows that :func:`skillaxes.ranking.refine.refine` has fetched again
     """
 
     moments: RowMoments
@@ -102,7 +88,7 @@ class KeptRows:
     directions: Tensor
     carrier: int = 0
     centered_known: bool = True
-    exact: ExactRows | None = None
+    refined: RefinedRows | None = None
 
     @property
     def first_row(self) -> int:
@@ -114,7 +100,7 @@ class KeptRows:
 
     def blocks(self) -> Iterator[RowBlock]:
         """Every row once, in order."""
-        for start, stop in blocks(self.first_row, self.n_rows):
+        for start, stop in row_blocks(self.first_row, self.n_rows):
             yield self.block(start, stop)
 
     def block(self, start: int, stop: int) -> RowBlock:
@@ -129,10 +115,10 @@ class KeptRows:
         """|x| of some rows, float32."""
         return self.moments.norm[rows - self.first_row]
 
-    def cancelled(self) -> np.ndarray:
+    def needs_refinement(self) -> np.ndarray:
         """Rows whose scores the kept projections do not determine well enough, int64, ascending global numbers."""
         found = []
-        for start, stop in blocks(self.first_row, self.n_rows):
+        for start, stop in row_blocks(self.first_row, self.n_rows):
             place = np.arange(start, stop) - self.first_row
             along = self.tables[self.carrier].rows(start, stop)[:, -1] if self.corrected else None
             shifted, square = self._squares(place, along)
@@ -168,11 +154,11 @@ class KeptRows:
             square.clamp(min=0).sqrt(),
             torch.from_numpy(self.moments.bad[place]),
         )
-        if self.exact is not None:
-            self._put_exact(self.exact, rows, block)
+        if self.refined is not None:
+            self._put_refined(self.refined, rows, block)
         return block
 
-    def _put_exact(self, exact: ExactRows, rows: np.ndarray, block: RowBlock) -> None:
+    def _put_refined(self, exact: RefinedRows, rows: np.ndarray, block: RowBlock) -> None:
         """Overwrite what is known exactly in ``block``, which holds ``rows``."""
         source = np.searchsorted(exact.rows, rows)
         source[source == len(exact.rows)] = 0
@@ -188,24 +174,34 @@ class KeptRows:
             block.centered_norm[target] = torch.where(norms < _ON_MEAN * exact.norm[source], 0.0, norms)
 
 
-def kept_rows(state: krylov.KrylovState, weights: Tensor) -> KeptRows:
-    """Every row against the directions K @ ``weights`` (n_basis, r), float64, each of unit length."""
-    assert state.moments.delta is not None
-    parts = weights.split([block.shape[1] for block in state.blocks])
-    onto = weights.to(state.shift.device)
-    at = onto.T @ overlaps(state.blocks, torch.stack([state.shift, state.moments.delta], dim=1))  # (r, 2)
-    return KeptRows(
-        moments=state.moments,
-        tables=state.tables,
-        weights=tuple(part[: -krylov.UTILITY].cpu() for part in parts),
+def row_scores(
+    blocks: Sequence[Tensor],
+    tables: tuple[Projections, ...],
+    holds_mean_correction: Sequence[bool],
+    moments: RowMoments,
+    shift: Tensor,
+    weights: Tensor,
+) -> RowScores:
+    """Every row against the directions K @ ``weights``, each of unit length.
+
+    Parameters
+    ----------
+    blocks, tables, holds_mean_correction : of the basis, see :class:`skillaxes.pca.krylov.Basis`
+    shift : Tensor of shape (d,), float64: the provisional mean
+    weights : Tensor of shape (n_basis, r), float64
+    """
+    assert moments.delta is not None
+    parts = weights.split([block.shape[1] for block in blocks])
+    onto = weights.to(shift.device)
+    at = onto.T @ overlaps(blocks, torch.stack([shift, moments.delta], dim=1))  # (r, 2)
+    return RowScores(
+        moments=moments,
+        tables=tables,
+        weights=tuple(part[:-MEAN_COLUMNS].cpu() for part in parts),
         at_shift=at[:, 0].cpu(),
         at_delta=at[:, 1].cpu(),
-        delta_square=float(state.moments.delta.square().sum()),
-        corrected=any(state.carries_delta),
-        carrier=state.carries_delta.index(True) if any(state.carries_delta) else 0,
-        directions=combine(state.blocks, onto).cpu(),
+        delta_square=float(moments.delta.square().sum()),
+        corrected=any(holds_mean_correction),
+        carrier=holds_mean_correction.index(True) if any(holds_mean_correction) else 0,
+        directions=combine(blocks, onto).cpu(),
     )
-
-
-def _cosines(products: Tensor, norms: Tensor) -> Tensor:
-    return torch.where(norms[:, None] > 0, products / norms.clamp(min=1e-300)[:, None], 0.0).clamp(-1, 1)

@@ -88,7 +88,6 @@ def row_groups(seed: int, start: int, stop: int) -> np.ndarray:
 
 
 SPLITS = 10
-REPRODUCIBLE = 0.9  # |cos| between halves below which a direction is called sample-dependent
 _APART = 2.0  # standard errors between two eigenvalues; equal ones repel each other by about one
 _EXTRA = 10  # directions of a half beyond k that may match one of the k: neighbours swap places
 

@@ -45,7 +45,7 @@ def warm_start(
     passes = _Sample(problem, sample, scale, world)
     shift, n_sample = passes.shift.cpu(), passes.n_rows
     width = min(n_directions, problem.n_columns)
-    generator = torch.Generator().manual_seed(problem.seed)
+    generator = torch.Generator().manual_seed(problem.options.seed)
     n_random = min(RANDOM_COLUMNS, max(width - problem.n_components, 0)) if n_sample < problem.n_rows else 0
     n_led = min(width - n_random, n_sample)
     block = torch.empty((problem.n_columns, 0), dtype=torch.float64, device=problem.device)
@@ -69,7 +69,7 @@ def completed(block: Tensor, width: int, generator: torch.Generator) -> Tensor:
 
 def as_shift(mean: Tensor, problem: Problem) -> Tensor:
     """A mean (d,) as the kernels subtract it, float64: rounded to float32, unless the rows are float64 themselves."""
-    return mean.double() if problem.panel_dtype == torch.float64 else mean.float().double()
+    return mean.double() if problem.dtype == torch.float64 else mean.float().double()
 
 
 class _Sample:
@@ -128,10 +128,10 @@ class _Sample:
         problem = self._problem
         padding = -block.shape[1] % 16  # what the matrix product likes
         padded = torch.nn.functional.pad(block, (0, padding))
-        directions = kernels.round_directions(padded, problem.panel_dtype, problem.device, self._scale)
-        shift = self.shift if problem.panel_dtype == torch.float64 else self.shift.float()
+        directions = kernels.round_directions(padded, problem.dtype, problem.device, self._scale)
+        shift = self.shift if problem.dtype == torch.float64 else self.shift.float()
         total = torch.zeros(padded.shape[::-1]).T if problem.device.type == "cpu" else torch.zeros_like(padded)
-        scratch = kernels.make_scratch(problem.device, problem.panel_rows, problem.n_columns, problem.panel_dtype)
+        scratch = kernels.make_scratch(problem.device, problem.panel_rows, problem.n_columns, problem.dtype)
         for rows in self._panels(one_in):
             good = torch.zeros(sum(map(len, rows)), dtype=torch.bool, device=problem.device)
             projection = kernels.project(rows, directions, shift, scale=self._scale, scratch=scratch, bad=good)

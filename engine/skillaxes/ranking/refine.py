@@ -1,4 +1,4 @@
-"""Rows whose projections cancel, once more from the store in float64.
+"""Rows whose projections cancel, read again from the store in float64.
 
 Projections are kept relative to the provisional mean m: x·v = (x - m)·v + m·v. Of a row much shorter than m nothing but
 rounding is left of that, and dividing by |x| makes it a cosine of any size; the same happens to the centred cosine of a
@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skillaxes.pca.row_scores import ExactRows, KeptRows
+from skillaxes.pca.row_scores import RefinedRows, RowScores
 from skillaxes.stream.panels import PanelStream
 
 _BATCH = 256  # rows multiplied at once; always as many, so that equal rows get equal scores
 _FEW = 1024  # rows that are fetched one by one; more of them take a read
 
 
-def refined(kept: KeptRows, stream: PanelStream, center: Tensor, scale: Tensor | None) -> KeptRows:
-    """``kept`` with the rows that cancel made exact.
+def refine(rows: RowScores, stream: PanelStream, center: Tensor, scale: Tensor | None) -> RowScores:
+    """``rows`` with the rows that cancel made exact.
 
     Parameters
     ----------
@@ -30,21 +30,21 @@ def refined(kept: KeptRows, stream: PanelStream, center: Tensor, scale: Tensor |
     center : Tensor of shape (d,), float64: the mean that centred scores are relative to
     scale : Tensor of shape (d,), the factor of each column, or None
     """
-    rows = kept.cancelled()
-    if not len(rows):
-        return kept
+    numbers = rows.needs_refinement()
+    if not len(numbers):
+        return rows
     factor = None if scale is None else scale.cpu().double()
     raw, projection, norm, centered_norm = [], [], [], []
-    for found in _batches(rows, stream):
+    for found in _batches(numbers, stream):
         values = found if factor is None else found * factor
         centered = values - center
         padding = (0, 0, 0, _BATCH - len(values))
-        raw.append((torch.nn.functional.pad(values, padding) @ kept.directions)[: len(values)])
-        projection.append((torch.nn.functional.pad(centered, padding) @ kept.directions)[: len(values)])
+        raw.append((torch.nn.functional.pad(values, padding) @ rows.directions)[: len(values)])
+        projection.append((torch.nn.functional.pad(centered, padding) @ rows.directions)[: len(values)])
         norm.append(torch.linalg.vector_norm(values, dim=1))
         centered_norm.append(torch.linalg.vector_norm(centered, dim=1))
-    exact = ExactRows(rows, torch.cat(raw), torch.cat(projection), torch.cat(norm), torch.cat(centered_norm))
-    return replace(kept, exact=exact)
+    exact = RefinedRows(numbers, torch.cat(raw), torch.cat(projection), torch.cat(norm), torch.cat(centered_norm))
+    return replace(rows, refined=exact)
 
 
 def _batches(rows: np.ndarray, stream: PanelStream) -> Iterator[Tensor]:

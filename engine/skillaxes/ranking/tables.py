@@ -1,4 +1,4 @@
-"""Rows of the whole store against the components, from whichever process keeps them."""
+"""The tables topk.parquet and selection.parquet, with the listed rows gathered from all processes."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from torch import Tensor
 
 from skillaxes.cluster.world import World
 from skillaxes.pca.projections import BLOCK_ROWS
-from skillaxes.pca.row_scores import KeptRows, RowBlock
-from skillaxes.ranking.topk import Ranking, scores_as_cosines, settled_members
-from skillaxes.run_folder import schema as formats
-from skillaxes.run_folder.schema import SELECTION_SCHEMA, SIDES, TOPK_SCHEMA
-from skillaxes.run_folder.tables import booleans, numbers, repeated_texts, texts
+from skillaxes.pca.row_scores import RowBlock, RowScores
+from skillaxes.ranking.scores import SCORES
+from skillaxes.ranking.topk import Ranking, certified_members
+from skillaxes.run_folder import schema
+from skillaxes.run_folder.schema import SELECTION_COLUMNS, SIDES, TOPK_COLUMNS
+from skillaxes.run_folder.tables import arrow_schema, booleans, numbers, repeated_texts, texts
 
 
-class Lookup(Protocol):
-    """What tables ask of rows."""
+class RowLookup(Protocol):
+    """Scores and norms of rows by their numbers."""
 
     def at(self, rows: np.ndarray) -> RowBlock:
         """Some rows, by their global numbers, in that order."""
@@ -32,19 +33,19 @@ class Lookup(Protocol):
 
 
 @dataclass(frozen=True)
-class FoundRows:
-    """The rows that tables ask for, gathered from all processes.
+class GatheredRows:
+    """The rows of the tables, gathered from all processes.
 
     Attributes
     ----------
     rows : ndarray of shape (n,), int64, ascending
     block : the same rows against the k components
-    listed, norm : ndarrays of shape (m,), int64 ascending and float32: rows whose norm alone is asked for
+    norm_rows, norm : ndarrays of shape (m,), int64 ascending and float32: rows whose norm alone is asked for
     """
 
     rows: np.ndarray
     block: RowBlock
-    listed: np.ndarray
+    norm_rows: np.ndarray
     norm: np.ndarray
 
     def at(self, rows: np.ndarray) -> RowBlock:
@@ -60,20 +61,20 @@ class FoundRows:
         )
 
     def norms(self, rows: np.ndarray) -> np.ndarray:
-        return self.norm[np.searchsorted(self.listed, rows)]
+        return self.norm[np.searchsorted(self.norm_rows, rows)]
 
 
-def look_up(kept: KeptRows, rows: np.ndarray, listed: np.ndarray, n_components: int, world: World) -> Lookup:
-    """What tables will ask for; every process is given the same rows, and gives its own ones.
+def gather_rows(kept: RowScores, rows: np.ndarray, norm_rows: np.ndarray, n_components: int, world: World) -> RowLookup:
+    """The rows of the tables; every process is given the same rows, and gives its own ones.
 
     Parameters
     ----------
     rows : ndarray of shape (n,), int64, ascending: rows whose scores are asked for
-    listed : ndarray of shape (m,), int64, ascending: rows whose norms are asked for
+    norm_rows : ndarray of shape (m,), int64, ascending: rows whose norms are asked for
     """
     if world.size == 1:
         return kept
-    mine, also = _own(kept, rows), _own(kept, listed)
+    mine, also = _own(kept, rows), _own(kept, norm_rows)
     blocks = [kept.at(part) for part in np.array_split(mine, max(1, -(-len(mine) // BLOCK_ROWS)))]
     parts = world.gather(
         (
@@ -85,10 +86,10 @@ def look_up(kept: KeptRows, rows: np.ndarray, listed: np.ndarray, n_components: 
         )
     )
     columns = [torch.cat([part[number] for part in parts]) for number in range(5)]
-    return FoundRows(rows, RowBlock(-1, *columns), listed, np.concatenate(world.gather(kept.norms(also))))
+    return GatheredRows(rows, RowBlock(-1, *columns), norm_rows, np.concatenate(world.gather(kept.norms(also))))
 
 
-def _own(kept: KeptRows, rows: np.ndarray) -> np.ndarray:
+def _own(kept: RowScores, rows: np.ndarray) -> np.ndarray:
     return rows[(rows >= kept.first_row) & (rows < kept.first_row + kept.n_rows)]
 
 
@@ -114,24 +115,24 @@ class _Part:
         return np.arange(self.first, self.first + len(self.rows))
 
 
-def topk_table(kept: Lookup, ranking: Ranking, angles: Tensor, top: int, trace_ids: TraceIds) -> pa.Table:
+def topk_table(kept: RowLookup, ranking: Ranking, angles: Tensor, top: int, trace_ids: TraceIds) -> pa.Table:
     """The ``top`` rows of both sides of every component, as ``topk.parquet`` holds them."""
     parts = []
-    values: dict[str, list[np.ndarray]] = {"raw": [], "centered": [], "projection": [], "settled": []}
+    values: dict[str, list[np.ndarray]] = {"raw": [], "centered": [], "projection": [], "certified": []}
     for direction, angle in enumerate(angles.tolist()):
         for side in SIDES:
             ended = getattr(ranking.lists, side)
             rows = _present(ended.rows[direction, :top])
-            scores = ended.values[direction] * (1 if side == formats.POSITIVE else -1)
-            scaled = scores_as_cosines(scores, ranking.rank_by, ranking.largest_norm)
+            scores = ended.values[direction] * (1 if side == schema.POSITIVE else -1)
+            scaled = SCORES[ranking.rank_by].to_cosine(scores, ranking.largest_norm)
             more = len(_present(ended.rows[direction])) > len(rows)
-            outsider = float(scaled[len(rows)]) if more else -np.inf
+            runner_up = float(scaled[len(rows)]) if more else -np.inf
             block = kept.at(rows)
-            values["settled"].append(settled_members(scaled[: len(rows)], outsider, angle).numpy())
-            values["raw"].append(block.scores(formats.RAW_COSINE)[:, direction].numpy())
-            values["centered"].append(block.scores(formats.CENTERED_COSINE)[:, direction].numpy())
+            values["certified"].append(certified_members(scaled[: len(rows)], runner_up, angle).numpy())
+            values["raw"].append(SCORES[schema.RAW_COSINE].of(block)[:, direction].numpy())
+            values["centered"].append(SCORES[schema.CENTERED_COSINE].of(block)[:, direction].numpy())
             values["projection"].append(block.projection[:, direction].numpy())
-            parts.append(_Part(formats.COMPONENT, formats.SHOWN, direction, side, rows))
+            parts.append(_Part(schema.COMPONENT, schema.SHOWN, direction, side, rows))
     found = {name: np.concatenate(columns) for name, columns in values.items()}
     rows = np.concatenate([part.rows for part in parts])
     columns = {
@@ -143,9 +144,10 @@ def topk_table(kept: Lookup, ranking: Ranking, angles: Tensor, top: int, trace_i
         "cosine": numbers(found["raw"], pa.float32()),
         "cosine_centered": numbers(found["centered"], pa.float32(), np.isnan(found["centered"])),
         "projection": numbers(found["projection"], pa.float32()),
-        "settled": booleans(found["settled"]),
+        "certified": booleans(found["certified"]),
     }
-    return pa.Table.from_arrays([columns[name] for name in TOPK_SCHEMA.names], schema=TOPK_SCHEMA)
+    arrow = arrow_schema(TOPK_COLUMNS)
+    return pa.Table.from_arrays([columns[name] for name in arrow.names], schema=arrow)
 
 
 def listed_rows(
@@ -160,7 +162,7 @@ def listed_rows(
 
 
 def selection_table(
-    kept: Lookup,
+    kept: RowLookup,
     ranking: Ranking,
     *,
     n_components: int,
@@ -171,16 +173,16 @@ def selection_table(
     trace_ids: TraceIds,
     meta: dict[str, Any],
 ) -> pa.Table:
-    """What the labeling module may see: rows and scores, as ``selection.parquet`` holds them."""
+    """The input of labeling, rows and scores, as ``selection.parquet`` holds them."""
     parts = []
     for index in range(len(ranking.lists.positive.rows)):
-        kind, direction = (formats.COMPONENT, index) if index < n_components else (formats.RANDOM, index - n_components)
+        kind, direction = (schema.COMPONENT, index) if index < n_components else (schema.RANDOM, index - n_components)
         for side in SIDES:
             ended = getattr(ranking.lists, side)
             rows = _present(ended.rows[index, : max(top, pool)])
             values = ended.values[index, : len(rows)].numpy()
-            parts.append(_Part(kind, formats.SHOWN, direction, side, rows[:top], values[:top]))
-            parts.append(_Part(kind, formats.HELD_OUT, direction, side, rows[top:], values[top:], top))
+            parts.append(_Part(kind, schema.SHOWN, direction, side, rows[:top], values[:top]))
+            parts.append(_Part(kind, schema.HELD_OUT, direction, side, rows[top:], values[top:], top))
     parts += _sampled(kept, ranking, n_components, n_rows, max(top, pool), seed)
     rows = np.concatenate([part.rows for part in parts])
     unique, inverse = np.unique(rows, return_inverse=True)
@@ -196,27 +198,29 @@ def selection_table(
         "norm": numbers(kept.norms(rows), pa.float32()),
     }
     about = {"n_rows": n_rows, "rank_by": ranking.rank_by, "top": top, "pool": pool, **meta}
-    schema = SELECTION_SCHEMA.with_metadata({formats.SELECTION_META: json.dumps(about, sort_keys=True).encode()})
-    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+    arrow = arrow_schema(SELECTION_COLUMNS).with_metadata(
+        {schema.SELECTION_META: json.dumps(about, sort_keys=True).encode()}
+    )
+    return pa.Table.from_arrays([columns[name] for name in arrow.names], schema=arrow)
 
 
-def _sampled(kept: Lookup, ranking: Ranking, n_components: int, n_rows: int, pool: int, seed: int) -> list[_Part]:
+def _sampled(kept: RowLookup, ranking: Ranking, n_components: int, n_rows: int, pool: int, seed: int) -> list[_Part]:
     """The roles ``sample`` and ``middle`` of every component."""
     rows = sample_rows(n_rows, seed)
     blocks = [kept.at(part) for part in np.array_split(rows, -(-len(rows) // BLOCK_ROWS))]
-    scores = torch.cat([block.scores(ranking.rank_by)[:, :n_components] for block in blocks]).numpy()
-    rankable = torch.cat([block.rankable(ranking.rank_by) for block in blocks]).numpy()
+    scores = torch.cat([SCORES[ranking.rank_by].of(block)[:, :n_components] for block in blocks]).numpy()
+    rankable = torch.cat([SCORES[ranking.rank_by].rankable(block) for block in blocks]).numpy()
     rows, scores = rows[rankable], scores[rankable]
     parts = []
     for direction in range(n_components):
         values = scores[:, direction]
-        parts.append(_Part(formats.COMPONENT, formats.SAMPLE, direction, None, rows, values))
+        parts.append(_Part(schema.COMPONENT, schema.SAMPLE, direction, None, rows, values))
         ends = np.concatenate([_present(getattr(ranking.lists, side).rows[direction, :pool]) for side in SIDES])
         inner = np.flatnonzero(~np.isin(rows, ends))
         inner = inner[np.argsort(values[inner], kind="stable")]
         places = _distinct(np.linspace(0, len(inner) - 1, min(MIDDLE_ROWS, len(inner))).astype(np.int64))
         chosen = inner[places]
-        parts.append(_Part(formats.COMPONENT, formats.MIDDLE, direction, None, rows[chosen], values[chosen]))
+        parts.append(_Part(schema.COMPONENT, schema.MIDDLE, direction, None, rows[chosen], values[chosen]))
     return parts
 
 

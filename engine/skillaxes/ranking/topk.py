@@ -1,4 +1,4 @@
-"""Which members of a top-k list can no longer change, given how far the directions can still turn."""
+"""Top-k lists of every direction, and which of their members are certified, in one pass over the row scores."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from skillaxes.cluster.world import ALONE, World
-from skillaxes.pca.row_scores import KeptRows, RowBlock
-from skillaxes.run_folder.schema import CENTERED_COSINE, PROJECTION, RAW_COSINE
+from skillaxes.pca.row_scores import RowBlock, RowScores
+from skillaxes.ranking.scores import SCORES
+from skillaxes.run_folder.schema import CENTERED_COSINE, RAW_COSINE
 from skillaxes_kernels import TopK, TopKLists
 
 ROUNDING = 1e-6  # of a cosine, by the float32 products behind it: 4e-8 on real activations, more where the mean is far
 
 
-def settled_members(scores: Tensor, next_score: float, angle: float) -> Tensor:
+def certified_members(scores: Tensor, next_score: float, angle: float) -> Tensor:
     """Which members stay in the list whatever the exact direction is, of shape (n,), bool. Membership, not order.
 
     Parameters
@@ -46,7 +47,7 @@ class Ranking:
     ----------
     rank_by : the score that ranked
     lists : r lists of ``depth`` rows a side, by that score, with as many further places as it takes to hold one
-        outsider
+        runner-up
     raw, centered : k lists of ``top`` rows a side by raw and by centred cosine
     n_zero : rows of zeros
     n_ranked : rows that had a score
@@ -67,7 +68,7 @@ class Ranking:
 
 
 def rank(
-    kept: KeptRows,
+    rows: RowScores,
     n_components: int,
     *,
     top: int,
@@ -80,26 +81,27 @@ def rank(
 
     Parameters
     ----------
-    kept : the rows of this process
-    n_components : k, the first directions of ``kept``; the rest are random ones
+    rows : those of this process
+    n_components : k, the first directions of ``rows``; the rest are random ones
     top : length of the lists by raw and by centred cosine
     depth : length of the lists by ``rank_by``
     on_block : sees every block of rows once, in order
     """
-    k, r = n_components, len(kept.at_shift)
+    k, r = n_components, len(rows.at_shift)
+    ranked_by, raw_cosine, centered_cosine = SCORES[rank_by], SCORES[RAW_COSINE], SCORES[CENTERED_COSINE]
     lists = TopK.init(r, depth + 1, dtype=torch.float64)
     both = {name: TopK.init(k, top, dtype=torch.float64) for name in (RAW_COSINE, CENTERED_COSINE)}
     sums = _Correlation(k)
     counts = np.zeros(3)  # rows of zeros, ranked rows, largest centred norm
-    for block in kept.blocks():
+    for block in rows.blocks():
         on_block(block)
-        rankable = block.rankable(rank_by)
-        scores = block.scores(rank_by)
+        rankable = ranked_by.rankable(block)
+        scores = ranked_by.of(block)
         lists = lists.update(scores, block.start, rankable)
-        raw = scores[:, :k] if rank_by == RAW_COSINE else block.scores(RAW_COSINE)[:, :k]
-        for name, cosines in ((RAW_COSINE, raw), (CENTERED_COSINE, block.scores(CENTERED_COSINE)[:, :k])):
-            both[name] = both[name].update(cosines.contiguous(), block.start, block.rankable(name))
-        alive = block.rankable(RAW_COSINE)
+        raw = (scores if ranked_by is raw_cosine else raw_cosine.of(block))[:, :k]
+        for score, cosines in ((raw_cosine, raw), (centered_cosine, centered_cosine.of(block)[:, :k])):
+            both[score.name] = both[score.name].update(cosines.contiguous(), block.start, score.rankable(block))
+        alive = raw_cosine.rankable(block)
         sums.add(raw[alive], block.norm[alive])
         counts[0] += int((~block.bad & (block.norm == 0)).sum())
         counts[1] += int(rankable.sum())
@@ -122,13 +124,6 @@ def rank(
         sums.positive_share(),
         float(counts[2]),
     )
-
-
-def scores_as_cosines(values: Tensor, rank_by: str, largest_norm: float) -> Tensor:
-    """Scores on a scale on which an angle bounds their error: cosines as they are, projections over the largest
-    norm.
-    """
-    return values / largest_norm if rank_by == PROJECTION and largest_norm > 0 else values
 
 
 class _Correlation:

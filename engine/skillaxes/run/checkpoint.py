@@ -1,12 +1,20 @@
-"""When a checkpoint is due."""
+"""Checkpoint and resume of a job.
+
+After a stage all processes together write the state: the results of the complete stages and the kept numbers of every
+row. Within a read each process writes its part alone, without waiting for another: its sums, and the row it has come
+to. A part belongs to one state, by a number that both hold, so any mixture that a kill leaves behind is either a point
+from which the same bits follow, or is passed over. Solvers and reads save and load themselves
+(:class:`skillaxes.pca.base.SolverState`, :class:`skillaxes.pca.base.Reduction`).
+
+Nothing is written before it is due, so a job of a few seconds writes nothing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from skillaxes.cluster import signals as preemption
 from skillaxes.cluster.world import World
@@ -16,11 +24,15 @@ from skillaxes.run.stage_log import StageLog
 from skillaxes.run_folder.checkpoint import CheckpointFolder, Damaged, RowTable
 from skillaxes.stream.panels import PanelStream
 
+if TYPE_CHECKING:
+    from skillaxes.pca.base import Reduction
+
+FORMAT = 3  # of the state and of the parts
 _WORTH = 5.0  # seconds of complete stages that are worth a checkpoint
-_BETWEEN_MARKS = 0.25  # seconds
+_BETWEEN_PROGRESS = 0.25  # seconds
 
 
-class Pace:
+class CheckpointSchedule:
     """The clock of a job's checkpoints: one is due so early that it lies on the disk before the interval is over.
 
     Parameters
@@ -29,13 +41,13 @@ class Pace:
 
     Attributes
     ----------
-    worth_it : whether one was written before; a job of a few seconds writes none
+    has_written : whether one was written before; a job of a few seconds writes none
     """
 
     def __init__(self, every: float) -> None:
         self._every = every
-        self.worth_it = False
-        self._last = self._marked = self._panel = self._began_read = monotonic()
+        self.has_written = False
+        self._last = self._noted = self._panel = self._began_read = monotonic()
         self._read_seconds = self._writing = 0.0
 
     @property
@@ -69,43 +81,24 @@ class Pace:
         """
         since = self.since
         coming = 2 * self._read_seconds if then_locked else 0.0
-        return since >= min(self._every, _WORTH) or since + coming > self._every or (last and self.worth_it)
+        return since >= min(self._every, _WORTH) or since + coming > self._every or (last and self.has_written)
 
-    def mark_due(self) -> bool:
+    def progress_due(self) -> bool:
         """Whether it is time to note how far the work has come since the last checkpoint."""
         now = monotonic()
-        if now - self._marked < _BETWEEN_MARKS:
+        if now - self._noted < _BETWEEN_PROGRESS:
             return False
-        self._marked = now
+        self._noted = now
         return True
 
     def written(self, seconds: float) -> None:
         """One was written, which took that long."""
-        self.worth_it, self._writing = True, seconds
-        self.tried()
+        self.has_written, self._writing = True, seconds
+        self.attempted()
 
-    def tried(self) -> None:
+    def attempted(self) -> None:
         """One is written, or could not be: the next one is tried when it is due."""
-        self._last = self._marked = self._panel = monotonic()
-
-
-FORMAT = 2
-
-
-@dataclass(frozen=True)
-class Accumulator:
-    """What a read adds into, as the checkpoint sees it.
-
-    Attributes
-    ----------
-    save : its sums, as plain values; nothing is under way to them afterwards
-    load : puts sums back
-    tables : the numbers of every row that the read leaves, by the name of their row file
-    """
-
-    save: Callable[[], dict[str, Any]]
-    load: Callable[[dict[str, Any]], None]
-    tables: Mapping[str, RowTable] = field(default_factory=dict)
+        self._last = self._noted = self._panel = monotonic()
 
 
 class Records:
@@ -243,13 +236,14 @@ class Checkpoint:
         progress: Progress,
     ) -> None:
         self._folder = None if run_dir is None else CheckpointFolder(run_dir, world.rank, world.size)
-        self._identity, self._pace = identity, Pace(every)  # what it takes to begin again counts as work
+        self._identity = identity
+        self._schedule = CheckpointSchedule(every)  # what it takes to begin again counts as work
         self._world, self._log, self._progress = world, log, progress
         self.results: dict[str, Any] = {}
         self.resumed, self.repeated = False, (0.0, 0)
         self.stopped_at: dict[str, Any] | None = None
         self._records: Records | None = None
-        self._complaint = ""
+        self._last_warning = ""
 
     def open(self, stream: PanelStream) -> None:
         """Take up what an earlier attempt has left."""
@@ -272,8 +266,8 @@ class Checkpoint:
             self._world.gather(None)  # nobody writes before what was there is gone
             return
         self.results, self._generation, self._on_disk = state["results"], state["generation"], True
-        self._pace.worth_it = True
-        self._take_up(state)
+        self._schedule.has_written = True
+        self._restore_counters(state)
         if self._world.rank == 0:
             self._folder.drop_other_parts()
         stages = state["stages"]
@@ -285,24 +279,25 @@ class Checkpoint:
         assert self._records is not None
         self._records.restore(tables)
 
-    def begin_read(self, name: str, into: Accumulator, panel_rows: int) -> int:
+    def begin_read(self, name: str, read: Reduction, panel_rows: int) -> int:
         """The row at which a read begins: the first one, or where an earlier attempt left it, its sums put back."""
         stream = self._stream
-        self._name, self._into, self._panel_rows = name, into, panel_rows
-        self._pace.begin_read()
+        self._name, self._read, self._panel_rows = name, read, panel_rows
+        tables = read.row_tables()
+        self._schedule.begin_read()
         self._row = self._safe_row = stream.first_row
         if self._records is None:
             return self._row
-        self._records.are_on_disk(into.tables, self._row)
-        part = self._records.part(self._part_identity(), into.tables) if self.resumed else None
+        self._records.are_on_disk(tables, self._row)
+        part = self._records.part(self._part_identity(), tables) if self.resumed else None
         if part is None:
             return self._row
-        into.load(part["sums"])
-        self._take_up(part)
+        read.load_state_dict(part["sums"])
+        self._restore_counters(part)
         self._log.resume(self._log.stages, part["seconds"])
         self._log.go_on(tuple(part["spent"]), stream)
         self._row = self._safe_row = part["row"]
-        self._records.are_on_disk(into.tables, self._row)
+        self._records.are_on_disk(tables, self._row)
         self._progress.note(f"{name}: going on at row {self._row:,} of {stream.store.n_rows:,}")
         return self._row
 
@@ -318,10 +313,10 @@ class Checkpoint:
             self.stop()
         if self._records is None:
             return
-        if self._pace.after_panel():
+        if self._schedule.after_panel():
             self._write_part(self._records)
-        elif self._pace.mark_due():
-            self._mark(self._records)
+        elif self._schedule.progress_due():
+            self._note_progress(self._records)
 
     def stop(self) -> NoReturn:
         """Leave a read, with a checkpoint.
@@ -364,14 +359,14 @@ class Checkpoint:
         StoppedEarly : the job is to stop
         """
         if read:
-            self._pace.end_read()
+            self._schedule.end_read()
             self._unsafe += self._row - self._safe_row
             self._safe_row = self._row
         self._generation += 1
         self._found, self._tables, self._on_disk = found, tables or {}, False
         if self._records is not None:
             self._records.keep_count_of(self._tables)
-        due = self._pace.after_stage(last=last, then_locked=self._world.size > 1 and bool(self._tables))
+        due = self._schedule.after_stage(last=last, then_locked=self._world.size > 1 and bool(self._tables))
         votes = self._world.gather((due, self._world.stopping))
         stopping = any(wish for _, wish in votes)
         wanted = stopping or any(wish for wish, _ in votes)
@@ -390,12 +385,12 @@ class Checkpoint:
         if self._folder is not None:
             self._folder.close()
 
-    def _take_up(self, found: dict[str, Any]) -> None:
+    def _restore_counters(self, found: dict[str, Any]) -> None:
         """Counters of a state or a part, and what was done after it before the process was killed."""
         assert self._folder is not None
         self.resumed = True
         self._stream.resume(**found["counters"])
-        self._carried = self._folder.read_mark()
+        self._carried = self._folder.read_progress()
         self.repeated = (found["repeated"][0] + self._carried[0], found["repeated"][1] + self._carried[1])
 
     def _stop(self, where: str, written: bool, **place: Any) -> NoReturn:
@@ -417,12 +412,12 @@ class Checkpoint:
             "device": stream.device.type,
         }
 
-    def _mark(self, records: Records) -> None:
+    def _note_progress(self, records: Records) -> None:
         rows = self._carried[1] + self._unsafe + self._row - self._safe_row
         try:
-            records.folder.write_mark(self._carried[0] + self._pace.since, rows)
+            records.folder.write_progress(self._carried[0] + self._schedule.since, rows)
         except OSError as error:
-            self._complain(error)
+            self._warn_not_written(error)
 
     def _write_part(self, records: Records) -> bool:
         """Put this process's progress in a read on the disk; whether that is done."""
@@ -430,12 +425,12 @@ class Checkpoint:
         try:
             if not self._on_disk and not self._write_state_alone(records):
                 return False
-            sums = self._into.save()  # first: rows may be on their way to the tables until then
-            records.flush(self._into.tables, self._row)
+            sums = self._read.state_dict()  # first: rows may be on their way to the tables until then
+            records.flush(self._read.row_tables(), self._row)
             place = {"identity": self._part_identity(), "row": self._row, "spent": self._log.spent(self._stream)}
             records.folder.write_part({**place, "sums": sums, **self._totals()})
         except OSError as error:
-            self._complain(error)
+            self._warn_not_written(error)
             return False
         self._written(records, began)
         return True
@@ -445,7 +440,7 @@ class Checkpoint:
         if self._world.size > 1 and self._tables:
             return False
         self._flush_tables(records)
-        self._put_state(records, self._into.tables)
+        self._put_state(records, self._read.row_tables())
         self._on_disk = True
         return True
 
@@ -456,7 +451,7 @@ class Checkpoint:
             try:
                 step(records)
             except OSError as error:
-                done = self._complain(error)
+                done = self._warn_not_written(error)
             if not all(self._world.gather(done)):
                 return False
         self._on_disk = True
@@ -476,13 +471,13 @@ class Checkpoint:
 
     def _written(self, records: Records, began: float) -> None:
         self._carried, self._unsafe, self._safe_row = (0.0, 0), 0, self._row
-        self._pace.written(monotonic() - began)
-        self._mark(records)
+        self._schedule.written(monotonic() - began)
+        self._note_progress(records)
 
-    def _complain(self, error: OSError) -> bool:
+    def _warn_not_written(self, error: OSError) -> bool:
         """A checkpoint that cannot be written is no reason to end the job; False."""
-        self._pace.tried()
-        if str(error) != self._complaint:
-            self._complaint = str(error)
+        self._schedule.attempted()
+        if str(error) != self._last_warning:
+            self._last_warning = str(error)
             self._progress.note(f"no checkpoint could be written ({error}); the job goes on without a new one")
         return False

@@ -1,5 +1,6 @@
-"""What the plain method hides and a job must say aloud: mean direction, layer scale, norm, stability, and what was
-left out.
+"""Diagnostics of a result: mean direction, layer scale, norm, stability, and rows that were left out.
+
+The plain method hides these; a job states them.
 """
 
 from __future__ import annotations
@@ -12,16 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skillaxes.pca.base import PCAResult
-from skillaxes.pca.stability import REPRODUCIBLE, Stability, subspaces
+from skillaxes.pca.base import PCAResult, Solution
+from skillaxes.pca.stability import Stability, subspaces
 from skillaxes.ranking.topk import Ranking
-from skillaxes.run.plan import GIVEN
-from skillaxes.run_folder.schema import SIDES
+from skillaxes.run.job import Job
+from skillaxes.run_folder.schema import NORM_CORRELATED, REPRODUCIBLE, SIDES, Diagnostic
 
 _ONE_SIGN = 0.99  # share of rows whose raw cosines have one sign
 _NO_VARIANCE = 1e-14  # of the largest eigenvalue: what float32 products leave along a direction without variance
 _ULP = {"bfloat16": 2**-7, "float16": 2**-10, "float32": 2**-23, "float64": 2**-23}  # of float64: rows become float32
-_NORM = 0.3  # |correlation| with the row norm that is worth a word
 
 
 def shared_top(ranking: Ranking, top: int) -> list[float]:
@@ -43,81 +43,53 @@ def layer_energy(components: Tensor, layers: Sequence[slice]) -> list[list[float
     return [[float(row[part].square().sum()) for part in layers] for row in components]
 
 
-def announcements(
-    result: PCAResult,
-    stability: Stability,
-    ranking: Ranking,
-    *,
-    top: int,
-    layers: Sequence[slice],
-    layer_ids: Sequence[int | str],
-    bad: np.ndarray,
-    tolerance: float,
-    solver: str,
-    dtype: str,
-) -> list[dict[str, Any]]:
-    """Each as ``{"kind", "text", "values"}``; the text is one sentence."""
+def diagnostics(job: Job, solution: Solution, ranking: Ranking) -> list[Diagnostic]:
+    """Everything that must be said of a result, one sentence each."""
+    result, stability, bad = solution.result, solution.stability, solution.bad_rows
+    top, tolerance = job.config.ranking.top, job.config.solver.tolerance
     found = []
     if bool((ranking.centered.positive.rows >= 0).any()):
         found.append(_mean_direction(result, ranking, top))
-    if layers:
-        found.append(_layer_scale(result, layers, layer_ids))
+    if job.layers:
+        found.append(_layer_scale(result, job.layer_ids))
     found.append(_norm(ranking))
     if not bool(stability.cosines.isnan().any()):
         found.append(_stability(result, stability))
     if ranking.n_zero:
-        found.append(
-            _said(
-                "zero_rows", f"{ranking.n_zero:,} rows of zeros have no cosine and are in no list", count=ranking.n_zero
-            )
-        )
+        text = f"{ranking.n_zero:,} rows of zeros have no cosine and are in no list"
+        found.append(_diagnostic("zero_rows", text, count=ranking.n_zero))
     if len(bad):
         named = ", ".join(f"{row:,}" for row in bad[:8]) + (" ..." if len(bad) > 8 else "")
-        found.append(
-            _said("bad_rows", f"{len(bad):,} rows with NaN or infinity were left out: {named}", rows=bad.tolist())
-        )
-    empty = _without_variance(result, dtype)
+        text = f"{len(bad):,} rows with NaN or infinity were left out: {named}"
+        found.append(_diagnostic("bad_rows", text, rows=bad.tolist()))
+    empty = _without_variance(result, job.store.dtype)
     if empty:
-        found.append(
-            _said(
-                "no_variance",
-                f"the rows vary along directions {_listed(empty)} by no more than the rounding of their numbers: these "
-                f"directions are arbitrary and mean nothing; type --components {max(empty[0], 1)}",
-                directions=empty,
-            )
+        text = (
+            f"the rows vary along directions {_listed(empty)} by no more than the rounding of their numbers: these "
+            f"directions are arbitrary and mean nothing; type --components {max(empty[0], 1)}"
         )
+        found.append(_diagnostic("no_variance", text, directions=empty))
     tied = _at_both_ends(ranking, top)
     if tied:
-        found.append(
-            _said(
-                "ties",
-                f"so many rows have one and the same score that some are listed at both ends of directions "
-                f"{_listed(tied)}: type a smaller --top",
-                directions=tied,
-            )
+        text = (
+            f"so many rows have one and the same score that some are listed at both ends of directions "
+            f"{_listed(tied)}: type a smaller --top"
         )
+        found.append(_diagnostic("ties", text, directions=tied))
     if not result.converged:
-        worst = int(result.residuals.argmax())
-        remedy = "allow more reads with --max-reads" if solver == "krylov" else "use --solver krylov"
-        found.append(
-            _said(
-                "not_converged",
-                f"direction {worst} has a residual of {float(result.residuals[worst]):.1e}, above the tolerance of "
-                f"{tolerance:.0e}: {remedy}",
-                residuals=result.residuals.tolist(),
-            )
+        largest = int(result.residuals.argmax())
+        text = (
+            f"direction {largest} has a residual of {float(result.residuals[largest]):.1e}, above the tolerance of "
+            f"{tolerance:.0e}: {job.solver.remedy}"
         )
-    elif solver != GIVEN and float(result.residuals.max()) > tolerance:
+        found.append(_diagnostic("not_converged", text, residuals=result.residuals.tolist()))
+    elif solution.searched and float(result.residuals.max()) > tolerance:
         rough = [i for i, value in enumerate(result.residuals.tolist()) if value > tolerance]
-        found.append(
-            _said(
-                "precision",
-                f"directions {_listed(rough)} have residuals of up to {float(result.residuals.max()):.1e}, above the "
-                f"tolerance of {tolerance:.0e}: beside so large a leading variance float32 resolves them no better",
-                residuals=result.residuals.tolist(),
-                directions=rough,
-            )
+        text = (
+            f"directions {_listed(rough)} have residuals of up to {float(result.residuals.max()):.1e}, above the "
+            f"tolerance of {tolerance:.0e}: beside so large a leading variance float32 resolves them no better"
         )
+        found.append(_diagnostic("precision", text, residuals=result.residuals.tolist(), directions=rough))
     return found
 
 
@@ -141,7 +113,7 @@ def _without_variance(result: PCAResult, dtype: str) -> list[int]:
     return [i for i, value in enumerate(result.explained_variance.tolist()) if value <= limit]
 
 
-def _mean_direction(result: PCAResult, ranking: Ranking, top: int) -> dict[str, Any]:
+def _mean_direction(result: PCAResult, ranking: Ranking, top: int) -> Diagnostic:
     share = ranking.positive_share
     one_sign = [i for i, value in enumerate(share) if max(value, 1 - value) >= _ONE_SIGN]
     shared = shared_top(ranking, top)
@@ -149,7 +121,7 @@ def _mean_direction(result: PCAResult, ranking: Ranking, top: int) -> dict[str, 
     if one_sign:
         text += f"; the mean is so large that directions {_listed(one_sign)} have raw cosines of one sign only"
     spread = float(np.sqrt(max(result.total_variance, 0)))
-    return _said(
+    return _diagnostic(
         "mean_direction",
         text,
         shared=shared,
@@ -160,28 +132,28 @@ def _mean_direction(result: PCAResult, ranking: Ranking, top: int) -> dict[str, 
     )
 
 
-def _layer_scale(result: PCAResult, layers: Sequence[slice], layer_ids: Sequence[int | str]) -> dict[str, Any]:
+def _layer_scale(result: PCAResult, layer_ids: Sequence[int | str]) -> Diagnostic:
     shares = (result.layer_variance / result.layer_variance.sum().clamp(min=1e-300)).tolist()
     first = int(np.argmax(shares))
     even = 1 / len(shares)
     text = f"layer {layer_ids[first]} holds {shares[first]:.0%} of the variance (an even share is {even:.0%})"
-    return _said("layer_scale", text, layers=list(layer_ids), variance_share=shares)
+    return _diagnostic("layer_scale", text, layers=list(layer_ids), variance_share=shares)
 
 
-def _norm(ranking: Ranking) -> dict[str, Any]:
+def _norm(ranking: Ranking) -> Diagnostic:
     correlations = ranking.norm_correlation
-    strong = [i for i, value in enumerate(correlations) if abs(value) >= _NORM]
+    strong = [i for i, value in enumerate(correlations) if abs(value) >= NORM_CORRELATED]
     if strong:
         text = f"the raw cosines of directions {_listed(strong)} correlate with the row norm (" + ", ".join(
             f"{correlations[i]:+.2f}" for i in strong
         )
         text += ")"
     else:
-        text = f"no direction's raw cosines correlate with the row norm by {_NORM} or more"
-    return _said("norm", text, correlations=correlations.tolist())
+        text = f"no direction's raw cosines correlate with the row norm by {NORM_CORRELATED} or more"
+    return _diagnostic("norm", text, correlations=correlations.tolist())
 
 
-def _stability(result: PCAResult, stability: Stability) -> dict[str, Any]:
+def _stability(result: PCAResult, stability: Stability) -> Diagnostic:
     cosines = stability.cosines
     weak = [i for i, value in enumerate(cosines.tolist()) if value < REPRODUCIBLE]
     groups = [group for group in subspaces(result.explained_variance, stability.standard_errors) if len(group) > 1]
@@ -192,10 +164,10 @@ def _stability(result: PCAResult, stability: Stability) -> dict[str, Any]:
     if groups:
         text += "; eigenvalues too close to tell apart: " + ", ".join(f"{g[0]}-{g[-1]}" for g in groups)
         text += " - read each such group as one subspace"
-    return _said("stability", text, split_half=cosines.tolist(), sample_dependent=weak, subspaces=groups)
+    return _diagnostic("stability", text, split_half=cosines.tolist(), sample_dependent=weak, subspaces=groups)
 
 
-def _said(kind: str, text: str, **values: Any) -> dict[str, Any]:
+def _diagnostic(kind: str, text: str, **values: Any) -> Diagnostic:
     return {"kind": kind, "text": text, "values": values}
 
 

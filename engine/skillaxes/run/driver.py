@@ -1,4 +1,4 @@
-"""From a stream to directions and kept rows: the stages of a job, whichever solver runs."""
+"""A job in its run folder: claim it, go on from a checkpoint, solve, rank, write; fail, stop, retry smaller."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,118 +22,96 @@ from skillaxes import memory
 from skillaxes.cluster import signals as preemption
 from skillaxes.cluster.world import ALONE, World
 from skillaxes.errors import DeviceMemoryError, InputError, StoppedEarly, StoreError, UsageError
-from skillaxes.pca import krylov
-from skillaxes.pca.base import Solved
+from skillaxes.pca.base import Reduction, Solution, SolverState, compact
 from skillaxes.pca.projections import ProjectionStore
-from skillaxes.pca.row_scores import kept_rows
-from skillaxes.pca.saving import own
-from skillaxes.pca.stability import split_half
 from skillaxes.progress import Progress
 from skillaxes.run.checkpoint import Checkpoint
-from skillaxes.run.findings import about, directions_of, findings, ranked, spent, write
+from skillaxes.run.findings import directions_of, effort, findings, manifest_header, ranked, write
 from skillaxes.run.job import Job
-from skillaxes.run.passes import Stages
-from skillaxes.run.plan import RANDOM_DIRECTIONS, Plan, scratch_folder, smaller
+from skillaxes.run.passes import Context, find_scale, read_sample, run_read, start_from
+from skillaxes.run.plan import Plan, scratch_folder
 from skillaxes.run.stage_log import StageLog
 from skillaxes.run_folder import manifest as manifests
 from skillaxes.run_folder.checkpoint import holds_state
 from skillaxes.run_folder.contents import Discovery, load
 from skillaxes.run_folder.files import remove
-from skillaxes.run_folder.schema import CHECKPOINT
+from skillaxes.run_folder.schema import CHECKPOINT, Diagnostic, Manifest
 from skillaxes.stream.panels import PanelStream
 
-if TYPE_CHECKING:
-    pass
 
-
-def solve(job: Stages) -> Solved:
-    """Run the solver of the job's plan over its stream, from where the checkpoint is.
+def solve(context: Context) -> Solution:
+    """Run the job's solver over its stream, from where the checkpoint is.
 
     Raises
     ------
     StoppedEarly : the job was told to stop
     """
-    stream, config, plan, log, checkpoint = job.stream, job.config, job.plan, job.log, job.checkpoint
-    scale = checkpoint.results.get("scale")
+    job, stream, log, checkpoint = context.job, context.stream, context.log, context.checkpoint
+    problem, solver = context.problem, job.solver
+    scale = checkpoint.results.get("scale", solver.scale)
     scale = None if scale is None else scale.to(stream.device)
-    start = job.start_found()
-    if start is None:
-        sample = log.run("sample", stream, job.sample)
-        if config.scale != "none" and scale is None:
-            scale = log.run("column statistics", stream, lambda: job.column_scale(sample))
-            checkpoint.finish(partial(_scale_found, scale))
-        if plan.solver == "krylov":
-            n_directions = plan.block_size - krylov.UTILITY
-            start = log.run("warm start", stream, lambda: job.warm_start(sample, n_directions, scale))
-        else:
-            shift = job.warm_start(sample, 0, scale).shift
-            first = job.covariance if plan.solver == "covariance" else job.incremental
-            start = log.run(f"read 1 ({plan.solver})", stream, lambda: first(shift, scale))
+    if "state" in checkpoint.results:
+        state = solver.load(checkpoint.results["state"], problem, context.scope(scale))
+        checkpoint.restore_rows(state.row_tables())
+        checkpoint.results = {}
+    else:
+        sample = log.run("sample", stream, partial(read_sample, context))
+        if problem.options.scale != "none" and scale is None:
+            scale = log.run("column statistics", stream, partial(find_scale, context, sample))
+            checkpoint.finish(partial(_found, scale))
+        wanted = solver.start_directions(problem)
+        start = log.run("warm start", stream, partial(start_from, context, sample, wanted, scale))
         job.world.broadcast_(start.shift)
-        del sample  # what a read still needs of it, the stream holds
-        job.after_start(start, scale, read=plan.solver != "krylov")
-    state = job.krylov_at(start, scale)
-    while not state.done:
-        number = int(stream.reads) + 1
-        state = log.run(f"read {number}", stream, partial(job.read, state, f"read {number}"))
-        log.note(products=krylov.products_of_read(state, stream.n_rows))
-        worst = float(krylov.relative_residuals(state).max())
-        job.progress.note(f"read {number}: largest residual {worst:.1e} (tolerance {config.tolerance:.0e})")
-        job.after_read(state, start, scale, last=state.done)
-    return log.run("directions", stream, lambda: _finish(job, state, scale))
+        state = solver.init(problem, start, context.scope(scale))
+        del sample, start  # what a read still needs of the sample, the stream holds
+        checkpoint.finish(partial(_found, scale, state), state.row_tables(), read=False)
+    read = solver.next_read(state)
+    while read is not None:
+        name = f"read {int(stream.reads) + 1}"
+        stage = f"{name} ({read.title})" if read.title else name
+        state = log.run(stage, stream, partial(_finish_read, context, stage, state, read))
+        log.note(**solver.record(state, read))
+        if remark := solver.remark(state):
+            context.progress.note(f"{name}: {remark}")
+        read = solver.next_read(state)
+        checkpoint.finish(partial(_found, scale, state), state.row_tables(), last=read is None)
+    return log.run("directions", stream, partial(solver.solution, state))
 
 
-def _scale_found(scale: Tensor) -> dict[str, Tensor]:
-    return {"scale": own(scale)}
+def _finish_read(context: Context, name: str, state: SolverState, read: Reduction) -> SolverState:
+    return context.job.solver.finish_read(state, run_read(context, name, read))
 
 
-def _finish(job: Stages, state: krylov.KrylovState, scale: Tensor | None) -> Solved:
-    """Directions, stability and the rows for ranking, from what the reads left."""
-    k, problem = job.config.components, job.problem
-    result, weights = job.world.share(krylov.finalize(state))
-    stability = split_half(state.grams, state.moments.bad, weights, k, problem.seed, job.world)
-    generator = torch.Generator().manual_seed(problem.seed + 1)
-    mixing = torch.randn((weights.shape[1], RANDOM_DIRECTIONS), generator=generator, dtype=torch.float64)
-    mixing /= torch.linalg.vector_norm(mixing, dim=0)
-    combined = torch.cat([weights[:, :k], weights @ mixing], dim=1)
-    kept = kept_rows(state, combined)
-    bad = state.moments.first_row + np.flatnonzero(state.moments.bad)
-    return Solved(result, stability, kept, scale, np.concatenate(job.world.gather(bad)))
+def _found(scale: Tensor | None, state: SolverState | None = None) -> dict[str, Any]:
+    """The results of all complete stages, as a checkpoint holds them."""
+    found: dict[str, Any] = {"scale": None if scale is None else compact(scale)}
+    return found if state is None else found | {"state": state.state_dict()}
 
 
-Solver = Callable[[Stages], Solved]
-
-
-def within_memory(
-    job: Job,
-    stream: PanelStream,
-    solver: Solver,
-    projections: ProjectionStore,
-    log: StageLog,
-    progress: Progress,
-    checkpoint: Checkpoint,
-) -> tuple[Solved, Plan, list[dict[str, Any]]]:
-    """Run ``solver``; where the GPU runs out of memory, begin anew with half the rows a panel and half the rows kept,
-    or go on from the last complete stage that is in the checkpoint.
+def retry_with_smaller_panels(
+    context: Context, attempt: Callable[[Context], Solution]
+) -> tuple[Solution, Plan, list[dict[str, Any]]]:
+    """Solve; where the GPU runs out of memory, begin anew with half the rows a panel and half the resident rows, or go
+    on from the last complete stage that is in the checkpoint.
 
     Returns
     -------
-    solved : what the solver made
-    plan : what it followed in the end
-    shortages : one record for each time that memory ran out: the panels and kept rows that were too many, those that
-        came next, and what the GPU said
+    solution : of the attempt that succeeded
+    plan : the one it followed
+    shortages : one record for each time that memory ran out: the panels and resident rows that were too many, those
+        that came next, and the GPU's message
 
     Raises
     ------
     DeviceMemoryError : the smallest panels were too large; or there are other processes, which are somewhere else in
         the read and whose panels would have to become smaller too
     """
-    plan, shortages = job.plan, list[dict[str, Any]]()
+    job, stream, shortages = context.job, context.stream, list[dict[str, Any]]()
     while True:
+        plan = context.plan
         try:
-            checkpoint.open(stream)
-            stages = Stages(job, stream, plan, projections, log, progress, checkpoint)
-            return solver(stages), plan, shortages
+            context.checkpoint.open(stream)
+            return attempt(context), plan, shortages
         except torch.OutOfMemoryError as error:
             if plan.gpu is None:
                 raise
@@ -146,7 +123,7 @@ def within_memory(
                 "else uses the GPU and type the same command again, or add --device cpu"
             )
         row_bytes = stream.n_columns * stream.dtype.itemsize
-        less = smaller(plan, row_bytes)
+        less = plan.halved(row_bytes)
         if less is None:
             raise DeviceMemoryError(
                 f"{plan.device} has no room for panels of {plan.panel_rows} rows: {said}; end what else uses it, or "
@@ -162,16 +139,16 @@ def within_memory(
                 "said": said,
             }
         )
-        progress.note(announced(shortages[-1])["text"])
-        log.begin_anew()
-        projections.close()
+        context.progress.note(shortage_diagnostic(shortages[-1])["text"])
+        context.log.begin_anew()
+        context.projections.close()
         gc.collect()  # what the solver held on the GPU
         stream.shrink(less.panel_rows, less.gpu.kept)
-        plan = less
+        context = replace(context, plan=less)
 
 
-def announced(shortage: dict[str, Any]) -> dict[str, Any]:
-    """A shortage as a manifest announces it."""
+def shortage_diagnostic(shortage: dict[str, Any]) -> Diagnostic:
+    """A shortage of GPU memory for the manifest."""
     text = (
         f"the GPU ran out of memory with panels of {shortage['panel_rows']:,} rows and {shortage['kept_rows']:,} rows "
         f"kept there; begun anew with panels of {shortage['next_panel_rows']:,} rows and "
@@ -180,26 +157,13 @@ def announced(shortage: dict[str, Any]) -> dict[str, Any]:
     return {"kind": "gpu_memory", "text": text, "values": shortage}
 
 
-def carry_out(
-    job: Job,
-    run_dir: str | Path | None,
-    solver: Solver,
-    identity: dict[str, Any],
-    overwrite: bool,
-    progress: Progress,
-) -> Discovery:
-    """Run a prepared job in its run folder, go on with it, or return what the same job has left there.
-
-    Parameters
-    ----------
-    solver : makes directions and kept rows out of the stream
-    identity : what changes the result besides the options
-    """
+def carry_out(job: Job, run_dir: str | Path | None, overwrite: bool, progress: Progress) -> Discovery:
+    """Run a prepared job in its run folder, go on with it, or return what the same job has left there."""
     folder = None if run_dir is None else Path(run_dir)
     leads = job.world.rank == 0
-    before: dict[str, Any] | None = None
+    before: Manifest | None = None
     if folder is not None:
-        config = {**job.config.result_changing(), **identity}
+        config = {**job.config.result_changing(), **job.identity}
         if leads:
             before = manifests.claim(folder, job.command, config, job.store.fingerprint(), overwrite)
         before = job.world.share(before)
@@ -210,11 +174,11 @@ def carry_out(
             return load(folder)
         _refuse_restart(folder, before, job.world)
     with run_folder(folder, job.world), memory.freed_is_kept():
-        found = _run(job, folder, solver, identity, before, progress)
+        found = _run(job, folder, before or {}, progress)
     return replace(found, run_dir=folder)
 
 
-def _refuse_restart(folder: Path, before: dict[str, Any] | None, world: World) -> None:
+def _refuse_restart(folder: Path, before: Manifest | None, world: World) -> None:
     """A group that was told to stop looks like a failed one to torchrun, which starts it again.
 
     On several hosts only the agent that was first to see it counts a restart.
@@ -225,47 +189,35 @@ def _refuse_restart(folder: Path, before: dict[str, Any] | None, world: World) -
         raise StoppedEarly(f"{folder}: this torchrun job was told to stop; the same command goes on from there later")
 
 
-def _run(
-    job: Job,
-    folder: Path | None,
-    solver: Solver,
-    identity: dict[str, Any],
-    before: dict[str, Any] | None,
-    progress: Progress,
-) -> Discovery:
+def _run(job: Job, folder: Path | None, before: Manifest, progress: Progress) -> Discovery:
+    """Run a job whose folder may hold what an earlier attempt has left, whose manifest is ``before``."""
     log = StageLog(world=job.world)
-    manifest = about(job)
-    manifest["config"] |= identity
-    earlier = before or {}
-    manifest |= {"attempts": earlier.get("attempts", 0) + 1, "resumptions": earlier.get("resumptions", 0)}
+    manifest = manifest_header(job)
+    resumptions = before.get("resumptions", 0)
+    manifest["attempts"], manifest["resumptions"] = before.get("attempts", 0) + 1, resumptions
 
     def record(**more: Any) -> None:
         if folder is not None and job.world.rank == 0:
-            manifests.write_manifest(folder, {**manifest, **more})
+            manifests.write_manifest(folder, cast(Manifest, {**manifest, **more}))
+
+    def attempt(context: Context) -> Solution:
+        if checkpoint.resumed and manifest["resumptions"] == resumptions:
+            manifest["resumptions"] += 1
+            record(status=manifests.RUNNING)
+        return solve(context)
 
     record(status=manifests.RUNNING)
-    progress.note(opening_words(job))
+    progress.note(summary_line(job))
     stream = open_stream(job)
-    checkpoint = _checkpoint(job, folder, identity, log, progress)
+    checkpoint = _checkpoint(job, folder, log, progress)
     with contextlib.ExitStack() as stack:
         stack.callback(checkpoint.close)
-        spill = None
-        if job.plan.memory.spilled:
-            parent = scratch_folder(job.config)
-            parent.mkdir(parents=True, exist_ok=True)
-            spill = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="skillaxes-", dir=parent)))
-        projections = ProjectionStore(stream.first_row, stream.n_rows, spill)
+        projections = ProjectionStore(stream.first_row, stream.n_rows, _spill_folder(job, stack))
         stack.callback(projections.close)
-
-        def begun(stages: Stages) -> Solved:
-            if checkpoint.resumed and manifest["resumptions"] == earlier.get("resumptions", 0):
-                manifest["resumptions"] += 1
-                record(status=manifests.RUNNING)
-            return solver(stages)
-
+        context = Context(job, job.plan, stream, projections, checkpoint, log, progress)
         try:
-            solved, plan, shortages = within_memory(job, stream, begun, projections, log, progress, checkpoint)
-            ranking, topk, selection = log.run("ranking", stream, lambda: ranked(job, solved, stream, folder))
+            solution, plan, shortages = retry_with_smaller_panels(context, attempt)
+            ranking, topk, selection = log.run("ranking", stream, lambda: ranked(job, solution, stream, folder))
         except StoppedEarly:
             job.world.settle("the stop")  # a crashed process makes it a failed job, not a stopped one
             stopped = {**(checkpoint.stopped_at or {}), "run_id": preemption.run_id()}
@@ -274,37 +226,45 @@ def _run(
         except BaseException:
             record(status=manifests.FAILED, stages=log.stages)
             raise
-    directions = directions_of(solved)
+    directions = directions_of(solution)
     seconds, rows = checkpoint.repeated
-    manifest |= {
+    found = {
         "status": manifests.DONE,
-        **spent(job, stream, log.stages, rows),
-        **findings(job, solved, ranking, topk),
+        **effort(job, stream, log.stages, rows),
+        **findings(job, solution, ranking, topk),
         "seconds": round(log.seconds + seconds, 3),
     }
     if rows or seconds:
-        manifest["repeated"] = {"seconds": round(seconds, 3), "rows": rows}
+        found["repeated"] = {"seconds": round(seconds, 3), "rows": rows}
     if (gpu := stream.on_device()) is not None:
-        manifest |= {"plan": plan.as_dict(), "gpu": {**gpu, "out_of_memory": shortages}}
-        manifest["announcements"] = [*manifest["announcements"], *map(announced, shortages[-1:])]
+        found |= {"plan": plan.as_dict(), "gpu": {**gpu, "out_of_memory": shortages}}
+        found["diagnostics"] = [*found["diagnostics"], *map(shortage_diagnostic, shortages[-1:])]
+    complete = cast(Manifest, {**manifest, **found})
     if folder is not None and job.world.rank == 0:
-        write(folder, directions, topk, selection, manifest)
+        write(folder, directions, topk, selection, complete)
     job.world.together("the end of the job")
     checkpoint.remove()
-    return Discovery(directions, topk, manifest, None)
+    return Discovery(directions, topk, complete, None)
 
 
-def _checkpoint(
-    job: Job, folder: Path | None, identity: dict[str, Any], log: StageLog, progress: Progress
-) -> Checkpoint:
-    about_it = {
+def _spill_folder(job: Job, stack: contextlib.ExitStack) -> Path | None:
+    """A folder for projections that memory does not hold, gone when ``stack`` ends; None where it holds them."""
+    if not job.plan.memory.spilled:
+        return None
+    parent = scratch_folder(job.config)
+    parent.mkdir(parents=True, exist_ok=True)
+    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="skillaxes-", dir=parent)))
+
+
+def _checkpoint(job: Job, folder: Path | None, log: StageLog, progress: Progress) -> Checkpoint:
+    identity = {
         "command": job.command,
         "store": job.store.fingerprint(),
-        "options": {**job.config.result_changing(), **identity},
+        "options": {**job.config.result_changing(), **job.identity},
         "solver": job.plan.solver,
         "block size": job.plan.block_size,
     }
-    return Checkpoint(folder, about_it, job.config.checkpoint_every, job.world, log, progress)
+    return Checkpoint(folder, identity, job.config.machine.checkpoint_every, job.world, log, progress)
 
 
 _REMEMBERED = 10.0  # seconds for which a network file system may answer that a new file is not there
@@ -396,8 +356,8 @@ def open_stream(job: Job) -> PanelStream:
     )
 
 
-def opening_words(job: Job) -> str:
-    """One line on what is about to happen."""
+def summary_line(job: Job) -> str:
+    """One line on the job that is about to begin."""
     store, planned = job.store, job.plan
     shape = " x ".join(f"{extent:,}" for extent in store.shape)
     mine = planned.rows[1] - planned.rows[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,20 +13,18 @@ import torch
 from skillaxes import memory
 from skillaxes.cluster.world import World
 from skillaxes.errors import InputError
-from skillaxes.pca.base import Solved
+from skillaxes.pca.base import Solution
 from skillaxes.pca.row_scores import RowBlock
 from skillaxes.pca.stability import subspaces
-from skillaxes.ranking.refine import refined
-from skillaxes.ranking.tables import listed_rows, look_up, selection_table, topk_table
+from skillaxes.ranking.refine import refine
+from skillaxes.ranking.tables import gather_rows, listed_rows, selection_table, topk_table
 from skillaxes.ranking.topk import Ranking, rank
-from skillaxes.run.diagnostics import announcements, layer_energy, shared_top
-from skillaxes.run.forecast import Shape, read_bytes
+from skillaxes.run.diagnostics import diagnostics, layer_energy, shared_top
 from skillaxes.run.job import Job
-from skillaxes.run.plan import GIVEN
 from skillaxes.run_folder import manifest as manifests
 from skillaxes.run_folder.directions import Directions, write_directions
 from skillaxes.run_folder.files import aside_of, replacing
-from skillaxes.run_folder.schema import FORMAT_VERSION, SCORES, SELECTION, SIDES, TOPK
+from skillaxes.run_folder.schema import FORMAT_VERSION, SCORES, SELECTION, SIDES, TOPK, DirectionStats, Manifest
 from skillaxes.run_folder.scores import ScoresWriter
 from skillaxes.stream.panels import PanelStream
 
@@ -35,38 +32,40 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def ranked(job: Job, solved: Solved, stream: PanelStream, folder: Path | None) -> tuple[Ranking, pa.Table, pa.Table]:
+def ranked(
+    job: Job, solution: Solution, stream: PanelStream, folder: Path | None
+) -> tuple[Ranking, pa.Table, pa.Table]:
     """Top-k tables, and ``scores.zarr`` on the way.
 
     Raises
     ------
     InputError : rows of zeros and rows left out leave too few for two lists that do not overlap
     """
-    config, store = job.config, job.store
-    k = config.components
-    depth = max(config.top, config.pool)
-    kept = refined(solved.kept, stream, solved.result.mean, solved.scale)
+    ranking_options, store = job.config.ranking, job.store
+    k, seed, top = job.config.solver.components, job.config.solver.seed, ranking_options.top
+    depth = max(top, ranking_options.pool)
+    rows = refine(solution.rows, stream, solution.result.mean, solution.scale)
     with _scores(job, folder) as write:
-        ranking = rank(kept, k, top=config.top, depth=depth, rank_by=config.rank_by, on_block=write, world=job.world)
-    _refuse_overlap(job, solved, ranking)
-    pool = min(config.pool, ranking.n_ranked // 2)
-    scored, listed = listed_rows(ranking, k, store.n_rows, config.top, pool, config.seed)
-    found = look_up(kept, scored, listed, k, job.world)
-    topk = topk_table(found, ranking, solved.result.angle_bounds, config.top, store.trace_ids)
-    if not kept.centered_known:
-        topk = _with_centered_cosines(topk, solved, stream, job.world)
+        ranking = rank(rows, k, top=top, depth=depth, rank_by=ranking_options.rank_by, on_block=write, world=job.world)
+    _refuse_overlap(job, solution, ranking)
+    pool = min(ranking_options.pool, ranking.n_ranked // 2)
+    scored, normed = listed_rows(ranking, k, store.n_rows, top, pool, seed)
+    found = gather_rows(rows, scored, normed, k, job.world)
+    topk = topk_table(found, ranking, solution.result.angle_bounds, top, store.trace_ids)
+    if not rows.centered_known:
+        topk = _with_centered_cosines(topk, solution, stream, job.world)
     attributes = store.attributes
     selection = selection_table(
         found,
         ranking,
         n_components=k,
         n_rows=store.n_rows,
-        top=config.top,
+        top=top,
         pool=pool,
-        seed=config.seed,
+        seed=seed,
         trace_ids=store.trace_ids,
         meta={
-            "split_half": [None if np.isnan(v) else round(v, 6) for v in solved.stability.cosines.tolist()],
+            "split_half": [None if np.isnan(v) else round(v, 6) for v in solution.stability.cosines.tolist()],
             "token_range": attributes.token_range,
             "store": {
                 "fingerprint": store.fingerprint(),
@@ -86,12 +85,12 @@ def _scores(job: Job, folder: Path | None) -> Iterator[Callable[[RowBlock], None
     if folder is None:
         yield lambda block: None
         return
-    world, k = job.world, job.config.components
+    world, k = job.world, job.config.solver.components
     path = folder / SCORES
     with replacing(path) if world.rank == 0 else contextlib.nullcontext(aside_of(path)) as aside:
         writer = ScoresWriter(aside, job.store.n_rows, k)
         if world.rank == 0:
-            writer.create({"rank_by": job.config.rank_by})
+            writer.create({"rank_by": job.config.ranking.rank_by})
         world.together("the scores")
 
         def write(block: RowBlock) -> None:
@@ -107,19 +106,19 @@ def _scores(job: Job, folder: Path | None) -> Iterator[Callable[[RowBlock], None
         world.together("the end of the scores")
 
 
-def _refuse_overlap(job: Job, solved: Solved, ranking: Ranking) -> None:
+def _refuse_overlap(job: Job, solution: Solution, ranking: Ranking) -> None:
     """The options were held against all rows; only now it is known how many of them can be ranked."""
-    top, ranked_rows = job.config.top, ranking.n_ranked
+    top, ranked_rows = job.config.ranking.top, ranking.n_ranked
     if 2 * top <= ranked_rows:
         return
     raise InputError(
         f"--top {top}: of {job.store.n_rows:,} rows {ranked_rows:,} can be ranked ({ranking.n_zero:,} rows of zeros, "
-        f"{len(solved.bad):,} left out), so both sides would overlap; "
+        f"{len(solution.bad_rows):,} left out), so both sides would overlap; "
         + (f"type --top {ranked_rows // 2} or less" if ranked_rows >= 2 else "needed: at least 2")
     )
 
 
-def _with_centered_cosines(topk: pa.Table, solved: Solved, stream: PanelStream, world: World) -> pa.Table:
+def _with_centered_cosines(topk: pa.Table, solution: Solution, stream: PanelStream, world: World) -> pa.Table:
     """The centred cosines of the listed rows alone, from the rows themselves: their mean was not known in time."""
     import pyarrow as pa
 
@@ -127,8 +126,8 @@ def _with_centered_cosines(topk: pa.Table, solved: Solved, stream: PanelStream, 
     norms = {}
     for row in rows[(rows >= stream.first_row) & (rows < stream.last_row)].tolist():
         values = stream.sample([(row, row + 1)])[0].double()
-        values = values if solved.scale is None else values * solved.scale.cpu()
-        norms[row] = float((values - solved.result.mean).norm())
+        values = values if solution.scale is None else values * solution.scale.cpu()
+        norms[row] = float((values - solution.result.mean).norm())
     norms = {row: norm for part in world.gather(norms) for row, norm in part.items()}
     lengths = np.array([norms[row] for row in topk["row"].to_pylist()])
     cosines = np.divide(topk["projection"].to_numpy(), lengths, where=lengths > 0, out=np.zeros(len(lengths)))
@@ -136,9 +135,9 @@ def _with_centered_cosines(topk: pa.Table, solved: Solved, stream: PanelStream, 
     return topk.set_column(place, topk.schema.field(place), pa.array(cosines.astype(np.float32)))
 
 
-def directions_of(solved: Solved) -> Directions:
+def directions_of(solution: Solution) -> Directions:
     """As ``directions.safetensors`` holds them."""
-    result = solved.result
+    result = solution.result
     return Directions(
         components=result.components.float().numpy(),
         mean=result.mean.float().numpy(),
@@ -146,12 +145,12 @@ def directions_of(solved: Solved) -> Directions:
         explained_variance_ratio=result.explained_variance_ratio.float().numpy(),
         singular_values=result.singular_values.float().numpy(),
         residuals=result.residuals.float().numpy(),
-        split_half=solved.stability.cosines.float().numpy(),
-        scale=None if solved.scale is None else solved.scale.cpu().numpy(),
+        split_half=solution.stability.cosines.float().numpy(),
+        scale=None if solution.scale is None else solution.scale.cpu().numpy(),
     )
 
 
-def write(folder: Path, directions: Directions, topk: pa.Table, selection: pa.Table, manifest: dict[str, Any]) -> None:
+def write(folder: Path, directions: Directions, topk: pa.Table, selection: pa.Table, manifest: Manifest) -> None:
     """Put everything in place; the manifest, which says that it is done, comes last."""
     import pyarrow.parquet as pq
 
@@ -163,8 +162,8 @@ def write(folder: Path, directions: Directions, topk: pa.Table, selection: pa.Ta
     manifests.write_manifest(folder, manifest)
 
 
-def spent(job: Job, stream: PanelStream, stages: list[dict[str, Any]], repeated: int) -> dict[str, Any]:
-    """What a manifest says of the effort: of all processes together, and of each where there are several.
+def effort(job: Job, stream: PanelStream, stages: list[dict[str, Any]], repeated: int) -> dict[str, Any]:
+    """Time, bytes and memory of a job for its manifest: of all processes together, and of each where there are several.
 
     Parameters
     ----------
@@ -189,27 +188,7 @@ def spent(job: Job, stream: PanelStream, stages: list[dict[str, Any]], repeated:
         return together
     for part in parts:
         part["seconds"] = {stage["name"]: stage["seconds"] for stage in part.pop("stages")}
-    return {**together, "processes": parts, "traffic": _traffic(job, stages)}
-
-
-def _traffic(job: Job, stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What each Krylov read was to hand over by its shape, and what it has handed over; of each process."""
-    found, widths = list[dict[str, Any]](), list[int]()
-    for stage in stages:
-        if stage["status"] == "done" and re.fullmatch(r"read \d+", stage["name"]):
-            number = len(found) + 1
-            shape = Shape(
-                n_rows=job.store.n_rows,
-                n_columns=job.plan.n_columns,
-                itemsize=job.store.itemsize,
-                chunk_rows=job.store.chunk_rows,
-                block_size=job.plan.block_size,
-                n_layers=len(job.layers),
-            )
-            widths.append(stage["products"][0]["columns"] if "products" in stage else shape.block_size)
-            predicted = read_bytes(shape, number, widths, solving=job.plan.solver != GIVEN)
-            found.append({"name": stage["name"], "predicted": predicted, "measured": stage.get("handed_over")})
-    return found
+    return {**together, "processes": parts}
 
 
 def _of_all(stages: tuple[dict[str, Any], ...]) -> dict[str, Any]:
@@ -222,17 +201,9 @@ def _of_all(stages: tuple[dict[str, Any], ...]) -> dict[str, Any]:
     }
 
 
-def findings(job: Job, solved: Solved, ranking: Ranking, topk: pa.Table) -> dict[str, Any]:
-    """What a manifest says of the outcome."""
-    result, stability, config = solved.result, solved.stability, job.config
-    settled = topk.to_pydict()
-    counts = {(i, side): 0 for i in range(config.components) for side in SIDES}
-    for direction, side, value in zip(settled["direction"], settled["side"], settled["settled"], strict=True):
-        counts[direction, side] += value
-    together = subspaces(result.explained_variance, stability.standard_errors)
-    groups = {index: group for group in together for index in group}
-    shared = shared_top(ranking, config.top)
-    energy = layer_energy(result.components, job.layers)
+def findings(job: Job, solution: Solution, ranking: Ranking, topk: pa.Table) -> dict[str, Any]:
+    """The outcome of a job for its manifest."""
+    result, tolerance = solution.result, job.config.solver.tolerance
     variance = result.layer_variance
     return {
         "solver": {
@@ -241,54 +212,57 @@ def findings(job: Job, solved: Solved, ranking: Ranking, topk: pa.Table) -> dict
             "block_size": job.plan.block_size,
             "reads": result.reads,
             "converged": result.converged,
-            "tolerance": config.tolerance,
+            "tolerance": tolerance,
             "max_residual": float(result.residuals.max()),
         },
         "rows": {
             "total": job.store.n_rows,
             "ranked": ranking.n_ranked,
             "zero": ranking.n_zero,
-            "bad": solved.bad.tolist(),
+            "bad": solution.bad_rows.tolist(),
         },
         "total_variance": result.total_variance,
-        "announcements": announcements(
-            result,
-            stability,
-            ranking,
-            top=config.top,
-            layers=job.layers,
-            layer_ids=job.layer_ids,
-            bad=solved.bad,
-            tolerance=config.tolerance,
-            solver=job.plan.solver,
-            dtype=job.store.dtype,
-        ),
+        "diagnostics": diagnostics(job, solution, ranking),
         "layers": {
             "ids": list(job.layer_ids),
             "variance_share": (variance / variance.sum().clamp(min=1e-300)).tolist(),
-            "direction_energy": energy,
+            "direction_energy": layer_energy(result.components, job.layers),
         },
-        "directions": [
-            {
-                "index": i,
-                "eigenvalue": float(result.explained_variance[i]),
-                "explained_variance_ratio": float(result.explained_variance_ratio[i]),
-                "residual": float(result.residuals[i]),
-                "angle_bound": float(result.angle_bounds[i]),
-                "bound": "rigorous" if result.bound_rigorous else "estimated",
-                "split_half": float(stability.cosines[i]),
-                "norm_correlation": float(ranking.norm_correlation[i]),
-                "shared_top": shared[i],
-                "settled": {side: counts[i, side] for side in SIDES},
-                "subspace": groups[i],
-            }
-            for i in range(config.components)
-        ],
+        "directions": [one.as_json() for one in _direction_stats(job, solution, ranking, topk)],
     }
 
 
-def about(job: Job) -> dict[str, Any]:
-    """What a manifest says before anything was found."""
+def _direction_stats(job: Job, solution: Solution, ranking: Ranking, topk: pa.Table) -> list[DirectionStats]:
+    """The numbers of every direction."""
+    result, stability, k = solution.result, solution.stability, job.config.solver.components
+    members = {name: topk[name].to_pylist() for name in ("direction", "side", "certified")}
+    certified = [dict.fromkeys(SIDES, 0) for _ in range(k)]
+    for direction, side, one in zip(*members.values(), strict=True):
+        certified[direction][side] += one
+    groups = {
+        index: group for group in subspaces(result.explained_variance, stability.standard_errors) for index in group
+    }
+    shared = shared_top(ranking, job.config.ranking.top)
+    return [
+        DirectionStats(
+            index=i,
+            eigenvalue=float(result.explained_variance[i]),
+            bound="rigorous" if result.bound_rigorous else "estimated",
+            subspace=tuple(groups[i]),
+            explained_variance_ratio=float(result.explained_variance_ratio[i]),
+            residual=float(result.residuals[i]),
+            angle_bound=float(result.angle_bounds[i]),
+            split_half=float(stability.cosines[i]),
+            norm_correlation=float(ranking.norm_correlation[i]),
+            shared_top=shared[i],
+            certified=certified[i],
+        )
+        for i in range(k)
+    ]
+
+
+def manifest_header(job: Job) -> Manifest:
+    """The manifest of a job that begins."""
     import torch
 
     store = job.store
@@ -296,7 +270,7 @@ def about(job: Job) -> dict[str, Any]:
     return {
         "format_version": FORMAT_VERSION,
         "command": job.command,
-        "config": job.config.as_dict(),
+        "config": {**job.config.as_dict(), **job.identity},
         "store": {
             "path": str(store.path),
             "fingerprint": store.fingerprint(),

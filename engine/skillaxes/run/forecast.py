@@ -6,8 +6,7 @@ Decisions, plans and k-lists, some kilobytes, are not counted here.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -72,13 +71,13 @@ def rates_from(texts: Sequence[str]) -> Rates:
     return replace(STATED, **given)
 
 
-def measured(manifest: dict[str, Any]) -> float:
+def measured(manifest: Mapping[str, Any]) -> float:
     """Bytes/s that one process got through the reads of a job that is done; 0 where none was timed."""
     processes = len(manifest.get("processes") or [None])
     speeds = sorted(
         stage["bytes"] / stage["seconds"] / processes
         for stage in manifest.get("stages", [])
-        if re.fullmatch(r"read \d+", stage["name"]) and stage["seconds"] > 0 and stage["bytes"] > 0
+        if "basis" in stage and stage["seconds"] > 0 and stage["bytes"] > 0
     )
     return speeds[len(speeds) // 2] if manifest.get("status") == "done" and speeds else 0.0
 
@@ -92,7 +91,9 @@ class Shape:
     n_rows, n_columns, itemsize, chunk_rows : the matrix in use and its chunks
     block_size : columns of a block of the Krylov basis, l
     reads : expected, all in all
-    solver : ``krylov``, ``covariance``, ``incremental``, or another name for given directions
+    block_traffic : bytes that each process hands to sums and to broadcasts in a first read that finds a block; None
+        where there is no such read
+    solves : whether a read ends in a Rayleigh-Ritz problem
     scaled : the first read looks for the factors of the columns
     n_layers : layers whose variance is summed
     on_gpu : whether rows go to a GPU
@@ -104,7 +105,8 @@ class Shape:
     chunk_rows: int
     block_size: int
     reads: int = 3
-    solver: str = "krylov"
+    block_traffic: tuple[int, int] | None = None
+    solves: bool = True
     scaled: bool = False
     n_layers: int = 0
     on_gpu: bool = False
@@ -114,21 +116,20 @@ class Shape:
         return self.n_rows * self.n_columns * self.itemsize
 
 
-def read_bytes(shape: Shape, number: int, widths: Sequence[int], *, solving: bool = True) -> dict[str, int]:
+def read_bytes(shape: Shape, number: int, widths: Sequence[int]) -> dict[str, int]:
     """Bytes that each process hands over in a Krylov read.
 
     Parameters
     ----------
     number : of the read, from 1
-    widths : columns of each block of the basis, that of this read included; as many as ``number`` unless the iteration
-        has begun anew
-    solving : whether the read ends in a Rayleigh-Ritz problem; given directions have none
+    widths : columns of each block of the basis as the read had it, its own the last: what the job decided, since a
+        block may be narrower and the basis may have begun anew
     """
     d, width = shape.n_columns, widths[-1]
     summed = 8 * d * width  # Z, and the sums of the columns with it
     if number == 1:
         summed += 8 * 2 + 8 * shape.n_layers  # rows that count, their squares; squares by layer
-    if solving:
+    if shape.solves:
         summed += 8 * GROUPS * (sum(widths) * width + width)
     return {"sum": summed, "broadcast": 4 * d * width}
 
@@ -144,14 +145,33 @@ def every_read(shape: Shape) -> list[dict[str, int]]:
     found = []
     if shape.scaled:
         found.append({"sum": 8 * 2 * d + moments + provisional["sum"], "broadcast": 4 * d + provisional["broadcast"]})
-    if shape.solver == "covariance":
-        found.append({"sum": 8 * (d * d + d) + moments, "broadcast": 0})
-    elif shape.solver == "incremental":
-        found.append({"sum": 0, "broadcast": 4 * d * shape.block_size + 8 * (d + shape.block_size)})
-    solving = shape.solver in ("krylov", "covariance", "incremental")
+    if shape.block_traffic is not None:
+        found.append(dict(zip(("sum", "broadcast"), shape.block_traffic, strict=True)))
     count = max(1, shape.reads - len(found))
     widths = [shape.block_size] * count
-    return found + [read_bytes(shape, number, widths[:number], solving=solving) for number in range(1, count + 1)]
+    return found + [read_bytes(shape, number, widths[:number]) for number in range(1, count + 1)]
+
+
+def held_against(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Predicted and measured bytes that each process handed over in each Krylov read of a job that is done.
+
+    The prediction follows from the basis that the read had.
+    """
+    plan, found = manifest["plan"], list[dict[str, Any]]()
+    shape = Shape(
+        n_rows=plan["n_rows"],
+        n_columns=plan["n_columns"],
+        itemsize=1,
+        chunk_rows=manifest["store"]["chunk_rows"],
+        block_size=plan["block_size"],
+        solves=manifest["command"] == "discover",  # given directions have nothing to solve
+        n_layers=len(manifest["layers"]["ids"]),
+    )
+    for stage in manifest["stages"]:
+        if stage["status"] == "done" and "basis" in stage:
+            predicted = read_bytes(shape, len(found) + 1, stage["basis"])
+            found.append({"name": stage["name"], "predicted": predicted, "measured": stage["handed_over"]})
+    return found
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""A job before it runs: everything that can be refused without reading a row, and the folder it will write to."""
+"""A job before it runs: everything that can be refused without reading a row."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,14 @@ from skillaxes.cluster.world import ALONE, World
 from skillaxes.config import DiscoverConfig, make_config
 from skillaxes.devices import Resolved, resolve
 from skillaxes.errors import StoreError, UsageError
-from skillaxes.run.forecast import STATED, Rates, Shape, outlook
+from skillaxes.pca.base import Problem, Solver
+from skillaxes.pca.given import Given
+from skillaxes.pca.solvers import choose_solver, make_solver
+from skillaxes.run.forecast import STATED, Rates
 from skillaxes.run.plan import Plan, make_plan
 from skillaxes.store import Store, open_store
-from skillaxes.stream import device as devices
+from skillaxes.stream.device import open_seam
+from skillaxes.stream.files import TORCH_DTYPES
 
 
 @dataclass(frozen=True)
@@ -24,28 +28,38 @@ class Job:
     ----------
     command : ``discover`` or ``apply``
     store, config : on what, and how
+    solver, problem : what finds the directions, and in what; the problem is not planned yet
     columns : the columns in use
     layers, layer_ids : columns of each layer among those in use, and the layers' ids; empty where unknown
     device : where it computes
     plan : what it will do and hold
+    identity : what changes the result besides the options, for comparing two jobs
     world : the processes that share it
     """
 
     command: str
     store: Store
     config: DiscoverConfig
+    solver: Solver[Any]
+    problem: Problem
     columns: tuple[slice, ...]
-    layers: tuple[slice, ...]
     layer_ids: tuple[int | str, ...]
     device: Resolved
     plan: Plan
+    identity: dict[str, Any] = field(default_factory=dict)
     world: World = ALONE
+
+    @property
+    def layers(self) -> tuple[slice, ...]:
+        """Columns of each layer among those in use."""
+        return self.problem.layers
 
 
 def prepare(
     store: Store | str | Path,
     options: dict[str, Any],
-    given: str | None = None,
+    given: Given | None = None,
+    identity: dict[str, Any] | None = None,
     world: World = ALONE,
     rates: Rates = STATED,
 ) -> Job:
@@ -55,44 +69,70 @@ def prepare(
     ----------
     store : a store or its path
     options : fields of :class:`skillaxes.config.DiscoverConfig`
-    given : where directions come from that are only applied; None where they are to be found
+    given : directions that are only applied; None where they are to be found
+    identity : what changes the result besides the options
     world : the processes that share the job
     rates : what their time is predicted from
     """
     config = make_config(**options)
-    device = resolve(config.device, local_index=world.local_index)
+    device = resolve(config.machine.device, local_index=world.local_index)
     world.use(device.device)
     opened = store if isinstance(store, Store) else open_store(store)
-    columns = opened.columns if config.layers is None else opened.columns_of(config.layers)
+    columns = opened.columns if config.input.layers is None else opened.columns_of(config.input.layers)
     layers, ids = _layers_in_use(opened, columns)
     _check_store(opened, world)
     if opened.attributes.layer_ids is not None and len(ids) < len(opened.attributes.layer_ids):
-        config = replace(config, layers=tuple(int(layer) for layer in ids))  # chosen when the store was opened
+        config = config.replaced(layers=tuple(int(layer) for layer in ids))  # chosen when the store was opened
     n_columns = sum(part.stop - part.start for part in columns)
     config.check_shape(opened.n_rows, n_columns, given=given is not None)
-    config = replace(config, pool=min(config.pool, opened.n_rows // 2))
-    if config.scale == "layer-rms" and not layers:
+    config = config.replaced(pool=min(config.ranking.pool, opened.n_rows // 2))
+    if config.solver.scale == "layer-rms" and not layers:
         raise UsageError(
             "--scale layer-rms: this store does not say which columns are which layer; ingest it with --layer-ids and "
             "--hidden, or type --scale column-std"
         )
-    seam = devices.open_seam(device.device)
-    planned = make_plan(opened, config, n_columns, str(device.device), device.reason, given, seam, world)
-    if world.size > 1:
-        shape = Shape(
-            n_rows=opened.n_rows,
-            n_columns=n_columns,
-            itemsize=opened.itemsize,
-            chunk_rows=opened.chunk_rows,
-            block_size=planned.block_size,
-            reads=planned.reads,
-            solver=planned.solver,
-            scaled=config.scale != "none",
-            n_layers=len(layers),
-            on_gpu=seam is not None,
+    if given is not None and given.components.shape[1] != n_columns:
+        raise UsageError(
+            f"{given.source}: directions with {given.components.shape[1]:,} columns, but {n_columns:,} columns of the "
+            "store are in use: take directions of that width, or choose their layers with --layers"
         )
-        planned = replace(planned, outlook=outlook(shape, world.size, rates))
-    return Job("discover" if given is None else "apply", opened, config, columns, layers, ids, device, planned, world)
+    streams = open_seam(device.device)
+    problem = Problem(
+        n_rows=opened.n_rows,
+        n_columns=n_columns,
+        dtype=TORCH_DTYPES[opened.dtype],
+        device=device.device,
+        options=config.solver,
+        layers=layers,
+        skip_bad_rows=config.input.bad_rows == "skip",
+        storage_bound=streams is not None,
+    )
+    choice = choose_solver(opened.n_rows, n_columns, config.solver.components, config.solver.solver)
+    solver: Solver[Any] = given or make_solver(choice.name)
+    planned = make_plan(
+        opened,
+        config,
+        problem,
+        solver,
+        reasons=() if given else choice.reasons,
+        device_reason=device.reason,
+        streams=streams,
+        world=world,
+        rates=rates,
+    )
+    return Job(
+        "discover" if given is None else "apply",
+        opened,
+        config,
+        solver,
+        problem,
+        columns,
+        ids,
+        device,
+        planned,
+        identity or {},
+        world,
+    )
 
 
 def _layers_in_use(store: Store, columns: tuple[slice, ...]) -> tuple[tuple[slice, ...], tuple[int | str, ...]]:

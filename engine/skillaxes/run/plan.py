@@ -1,6 +1,7 @@
-"""What a job holds in memory, here and on a GPU, before it does anything.
+"""The plan of a job: solver, block, panels, reads and memory, before it does anything. ``--dry-run`` prints it.
 
-Everything here follows from shape, dtype, options and budget.
+Everything here follows from shape, dtype, options, budget and kind of device (of a CPU the size of its outer cache and
+whether the compiled products serve it), and from what the solver requires; nothing from timings.
 """
 
 from __future__ import annotations
@@ -17,25 +18,22 @@ from skillaxes.cluster.world import ALONE, World
 from skillaxes.config import DiscoverConfig
 from skillaxes.errors import UsageError
 from skillaxes.memory import parse_size
-from skillaxes.pca import base as base_module
-from skillaxes.pca import covariance, incremental, krylov
-from skillaxes.pca import krylov as rule
-from skillaxes.pca import solvers as solvers_module
+from skillaxes.pca.base import RANDOM_DIRECTIONS, Problem, Requirements, Solver
 from skillaxes.pca.projections import BLOCK_ROWS
+from skillaxes.run import forecast
+from skillaxes.run.forecast import STATED, Rates
 from skillaxes.stream import gds
 from skillaxes.stream.panels import SEGMENT
 from skillaxes.stream.prefetch import LAG, LEAST_PANEL_ROWS, LOOK_AHEAD, DeviceMemory, plan_device
 from skillaxes.stream.prefetch import panel_rows_for as device_panel_rows
 from skillaxes.stream.reader import SLOTS, can_share, unit_rows
+from skillaxes_kernels import which
 
 if TYPE_CHECKING:
     from skillaxes.store import Store
     from skillaxes.stream.device import Seam
-    from skillaxes_kernels import Choice
 
 
-RESERVED_READS = 3  # reads whose blocks and projections are planned for
-RANDOM_DIRECTIONS = 20  # ranked beside the components, as a baseline for labels
 MOST_WORKERS = 8
 _KEPT_SHARE = 16  # of the budget: projections beyond it go to disk
 _TYPICAL_INTERPRETER = 300 << 20
@@ -65,37 +63,36 @@ class MemoryPlan:
 
 
 @dataclass(frozen=True)
-class Demand:
-    """What the memory of a job follows from.
+class MemoryModel:
+    """Memory of a job, as it follows from its shape and from what its solver requires.
 
     Attributes
     ----------
-    solver : which one runs
-    n_columns, width : columns in use, and of a block of the basis
+    needs : of the solver
+    n_columns : columns in use
     panel_rows, sample_rows : rows of a panel and of the warm start
     on_gpu : the arithmetic is done on a GPU
-    converts : panels are written out in float32
+    float_rows : panels are written out in float32
     n_rows : rows of this process; all of the store where it is alone
     size, here : processes of the job, and of those on this host
     """
 
     store: Store
     config: DiscoverConfig
-    solver: str
+    needs: Requirements
     n_columns: int
-    width: int
     panel_rows: int
     sample_rows: int
     on_gpu: bool
     n_rows: int
     size: int = 1
     here: int = 1
-    converts: bool = True
+    float_rows: bool = True
 
     @property
     def budget(self) -> int:
         """Bytes that this process may hold."""
-        return memory.budget(self.config.memory, self.here)
+        return memory.budget(self.config.machine.memory, self.here)
 
     @property
     def sampled(self) -> int:
@@ -135,7 +132,7 @@ class Demand:
         left = budget - sum(parts.values())
         if left < 0:
             raise self._too_small(parts)
-        projections = self.n_rows * (self.width - 1) * 4 * self._blocks
+        projections = self.n_rows * (self.needs.block_columns - 1) * 4 * self.needs.kept_blocks
         # A file costs little more than memory does, and memory that does not grow with the rows is worth it.
         spilled = projections > min(left // 2, budget // _KEPT_SHARE)
         left -= 0 if spilled else projections
@@ -149,45 +146,32 @@ class Demand:
     def on_device(self) -> int:
         """GPU memory of the solver: bases and sums, the sample, and panels in float32 (float64 where the store is)."""
         temporaries = self.panel_rows * self.n_columns * (3 * 4 + self._wide)
-        return self._basis() + self.sampled * self.n_columns * self.store.itemsize + temporaries
-
-    @property
-    def _blocks(self) -> int:
-        return 1 if self.solver != "krylov" else min(RESERVED_READS, self.config.max_reads)
+        return self.needs.basis_bytes + self.sampled * self.n_columns * self.store.itemsize + temporaries
 
     @property
     def _wide(self) -> int:
         return 8 if self.store.dtype == "float64" else 0
 
-    def _basis(self) -> int:
-        """Bases in float32; products, sums and what orthonormalises them in float64."""
-        d = self.n_columns
-        basis = d * self.width * (12 * self._blocks + 48)
-        if self.solver == "covariance":
-            basis += 5 * d * d * 8
-        elif self.solver == "incremental":
-            basis += 4 * (incremental.BATCH_ROWS + self.width) * d * 4
-        return basis
-
     def _parts(self) -> dict[str, int]:
-        store, config, d = self.store, self.config, self.n_columns
-        entry = 4 * self.converts + self._wide + store.itemsize
+        store, ranking, d, width = self.store, self.config.ranking, self.n_columns, self.needs.block_columns
+        entry = 4 * self.float_rows + self._wide + store.itemsize
         buffers, panel = SLOTS * self.unit_bytes, self.panel_rows * d * entry
-        basis = self._basis()
+        basis = self.needs.basis_bytes
         if self.on_gpu:
             # torch takes page-locked memory in powers of two. What comes back in the end are the directions.
             buffers = (SLOTS + LAG + self.workers - 1) * _power_of_two(self.unit_bytes)
             staging = (LOOK_AHEAD + 1) * _power_of_two(self.panel_rows * d * store.itemsize)
             panel = 0 if d == store.n_features else staging
-            basis = 2 * d * self.width * 8
-        lists = (config.components + RANDOM_DIRECTIONS) * (BLOCK_ROWS * 8 * 8 + 4 * max(config.pool, config.top) * 64)
+            basis = 2 * d * width * 8
+        directions = self.config.solver.components + RANDOM_DIRECTIONS
+        lists = directions * (BLOCK_ROWS * 8 * 8 + 4 * max(ranking.pool, ranking.top) * 64)
         return {
             "interpreter": memory.resident() + _LIBRARIES,
             "buffers": buffers,
             "panel": panel,
             "basis": basis,
             "sample": self.sampled * (d if d == store.n_features else d + store.n_features) * store.itemsize,
-            "rows": self.n_rows * 9 + 3 * BLOCK_ROWS * self._blocks * self.width * 8 + lists,
+            "rows": self.n_rows * 9 + 3 * BLOCK_ROWS * self.needs.kept_blocks * width * 8 + lists,
         }
 
     def _too_small(self, parts: dict[str, int]) -> UsageError:
@@ -210,7 +194,6 @@ PANEL_BYTES = 16 << 20  # of a panel on a CPU as its products read it: with them
 _ROOMY_CACHE = 64 << 20  # an outer cache in which twice as large a panel stays, at fewer passes over the basis
 SAMPLE_ROWS = 1536  # rows of the warm start
 _LEAST_SAMPLE = 256
-GIVEN = "given directions"
 
 
 @dataclass(frozen=True)
@@ -263,90 +246,122 @@ class Plan:
         """As JSON holds it."""
         return {**asdict(self), "memory": {**asdict(self.memory), "total": self.memory.total}}
 
+    def problem(self, stated: Problem) -> Problem:
+        """The problem with the panels and blocks of this plan."""
+        return replace(stated, panel_rows=self.panel_rows, block_columns=self.block_size)
+
+    def halved(self, row_bytes: int) -> Plan | None:
+        """The plan with half the rows a panel and half the rows kept on the GPU; None when there is nothing to
+        halve.
+        """
+        assert self.gpu is not None
+        rows = max(self.panel_rows // 2, LEAST_PANEL_ROWS)
+        panels = self.gpu.kept_rows // 2 // rows
+        if rows >= self.panel_rows and self.gpu.kept_rows == 0:
+            return None
+        ring = (LOOK_AHEAD + 1) * rows * row_bytes
+        gpu = replace(self.gpu, kept=panels * rows * row_bytes, kept_rows=panels * rows, ring=ring)
+        return replace(self, panel_rows=rows, gpu=gpu)
+
 
 def make_plan(
     store: Store,
     config: DiscoverConfig,
-    n_columns: int,
-    device: str,
-    device_reason: str,
-    given: str | None = None,
-    seam: Seam | None = None,
+    problem: Problem,
+    solver: Solver[Any],
+    *,
+    reasons: tuple[str, ...] = (),
+    device_reason: str = "",
+    streams: Seam | None = None,
     world: World = ALONE,
+    rates: Rates = STATED,
 ) -> Plan:
     """Plan a job.
 
-    What changes results is process 0's: solver, widths, panels, reads; the sample is the largest that all can hold.
+    What changes results is process 0's: widths, panels, reads; the sample is the largest that all can hold.
 
     Parameters
     ----------
+    problem : as the store and the options state it, not planned yet
+    reasons : why this solver
+    streams : of the GPU; None on a CPU
     world : the processes that share the job
-    seam : to the GPU; None on a CPU
-    given : where directions come from that are only applied; None where they are to be found
+    rates : what the time of several processes is predicted from
 
     Raises
     ------
     UsageError : the budget cannot hold the least that the job needs; more processes than chunks
     """
     rows = own_rows(store, world.rank, world.size)
-    choice = solvers_module.choose_solver(store.n_rows, n_columns, config.components, config.solver)
-    width = rule.block_columns(config.components, n_columns, krylov.UTILITY, storage_bound=seam is not None)
-    if given is not None:
-        choice = solvers_module.SolverChoice(GIVEN, (f"{config.components} directions from {given}",))
-        width = _widened(config.components + RANDOM_DIRECTIONS, config.components + RANDOM_DIRECTIONS)
-    elif choice.name == "covariance":
-        width = _widened(config.components + covariance.SUBSPACE, n_columns)
-    elif choice.name == "incremental":
-        width = _widened(incremental.capacity(n_columns, config.components), n_columns)
-    reads = {"krylov": min(RESERVED_READS, config.max_reads), GIVEN: 1}.get(choice.name, 2) + (config.scale != "none")
+    n_columns, device = problem.n_columns, str(problem.device)
+    needs = solver.requirements(problem)
     row_bytes = n_columns * store.itemsize
     # Solvers that need the rows themselves have them in float32, and so has plain torch.
-    products = _products(device, store.dtype, n_columns, width)
-    converts = choice.name in ("covariance", "incremental") or products.name not in ("amx", "avx512")
-    panel_row = n_columns * (4 if converts else store.itemsize)
-    demand = Demand(
+    products = which(device, problem.dtype, n_columns, needs.block_columns)
+    float_rows = needs.float_rows or products.name not in ("amx", "avx512")
+    panel_row = n_columns * (4 if float_rows else store.itemsize)
+    demand = MemoryModel(
         store=store,
         config=config,
-        solver=choice.name,
+        needs=needs,
         n_columns=n_columns,
-        width=width,
-        panel_rows=panel_rows_for(panel_row) if seam is None else device_panel_rows(row_bytes, seam.l2_bytes()),
-        converts=converts,
+        panel_rows=panel_rows_for(panel_row) if streams is None else device_panel_rows(row_bytes, streams.l2_bytes()),
+        float_rows=float_rows,
         sample_rows=min(SAMPLE_ROWS, store.n_rows),
-        on_gpu=seam is not None,
+        on_gpu=streams is not None,
         n_rows=rows[1] - rows[0],
         size=world.size,
         here=world.here,
     )
-    if seam is None and not demand.fits():
+    if streams is None and not demand.fits():
         demand = replace(demand, panel_rows=panel_rows_for(panel_row, roomy=False))
     while demand.sample_rows > _LEAST_SAMPLE and not demand.fits():
         demand = replace(demand, sample_rows=max(_LEAST_SAMPLE, demand.sample_rows // 2))
     if world.size > 1:
         sample_rows = min(world.gather(demand.sample_rows))
-        choice, width, reads, panel_rows = world.share((choice, width, reads, demand.panel_rows))
-        demand = replace(demand, solver=choice.name, width=width, panel_rows=panel_rows, sample_rows=sample_rows)
+        needs, panel_rows = world.share((needs, demand.panel_rows))
+        demand = replace(demand, needs=needs, panel_rows=panel_rows, sample_rows=sample_rows)
+    reads = needs.reads + (config.solver.scale != "none")
     gpu, declined = None, None
-    if seam is not None:
-        declined = "forbidden by --no-gds" if config.no_gds else gds.declined(store)
+    if streams is not None:
+        declined = "forbidden by --no-gds" if config.machine.no_gds else gds.declined(store)
         working = demand.on_device() + (0 if declined else gds.UNITS * demand.unit_bytes)
         size, panel_rows = demand.n_rows, demand.panel_rows
-        gpu = plan_device(seam, n_rows=size, panel_rows=panel_rows, row_bytes=row_bytes, working=working)
+        gpu = plan_device(streams, n_rows=size, panel_rows=panel_rows, row_bytes=row_bytes, working=working)
     kept_rows = 0 if gpu is None else gpu.kept_rows
     held = demand.plan(kept_rows)
     own_bytes = demand.n_rows * store.n_features * store.itemsize
     cached = min(1.0, held.cache / max(own_bytes, 1) + kept_rows / demand.n_rows)
     from_store = store.nbytes * (1 + (reads - 1) * (1 - cached))
+    outlook = None
+    if world.size > 1:
+        outlook = forecast.outlook(
+            forecast.Shape(
+                n_rows=store.n_rows,
+                n_columns=n_columns,
+                itemsize=store.itemsize,
+                chunk_rows=store.chunk_rows,
+                block_size=needs.block_columns,
+                reads=reads,
+                block_traffic=needs.block_traffic,
+                solves=needs.solves,
+                scaled=config.solver.scale != "none",
+                n_layers=len(problem.layers),
+                on_gpu=streams is not None,
+            ),
+            world.size,
+            rates,
+        )
     return Plan(
-        solver=choice.name,
-        reasons=choice.reasons,
+        solver=solver.name,
+        reasons=reasons or needs.reasons,
         device=device,
         device_reason=device_reason,
         products="; ".join((products.name, *products.reasons[1:])),
-        road=gds.ROAD if seam is not None and declined is None else _road(store),
+        road=gds.ROAD if streams is not None and declined is None else _road(store),
         n_rows=store.n_rows,
         n_columns=n_columns,
-        block_size=width,
+        block_size=needs.block_columns,
         panel_rows=demand.panel_rows,
         sample_rows=demand.sample_rows,
         reads=reads,
@@ -356,27 +371,9 @@ def make_plan(
         workers=demand.workers,
         processes=world.size,
         rows=rows,
-        gds=None if seam is None else (f"not taken: {declined}" if declined else "taken"),
+        gds=None if streams is None else (f"not taken: {declined}" if declined else "taken"),
+        outlook=outlook,
     )
-
-
-def smaller(plan: Plan, row_bytes: int) -> Plan | None:
-    """``plan`` with half the rows a panel and half the rows kept on the GPU; None when there is nothing to halve."""
-    assert plan.gpu is not None
-    rows = max(plan.panel_rows // 2, LEAST_PANEL_ROWS)
-    panels = plan.gpu.kept_rows // 2 // rows
-    if rows >= plan.panel_rows and plan.gpu.kept_rows == 0:
-        return None
-    ring = (LOOK_AHEAD + 1) * rows * row_bytes
-    gpu = replace(plan.gpu, kept=panels * rows * row_bytes, kept_rows=panels * rows, ring=ring)
-    return replace(plan, panel_rows=rows, gpu=gpu)
-
-
-def _products(device: str, dtype: str, n_columns: int, width: int) -> Choice:
-    from skillaxes.stream.files import TORCH_DTYPES
-    from skillaxes_kernels import which
-
-    return which(device, TORCH_DTYPES[dtype], n_columns, width)
 
 
 def panel_rows_for(row_bytes: int, *, roomy: bool = True) -> int:
@@ -401,14 +398,9 @@ def scratch_folder(config: DiscoverConfig) -> Path:
     import os
     import tempfile
 
-    if config.scratch is not None:
-        return config.scratch
+    if config.machine.scratch is not None:
+        return config.machine.scratch
     return Path(os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir())
-
-
-def _widened(directions: int, n_columns: int) -> int:
-    wanted = min(directions, n_columns) + krylov.UTILITY
-    return -(-wanted // base_module.MULTIPLE) * base_module.MULTIPLE
 
 
 def _road(store: Store) -> str:

@@ -6,7 +6,7 @@ file                           content                                          
 ``state.pt``                   results of the stages that are complete                                process 0
 ``part-<rank>-of-<size>.pt``   how far a process got in the read under way, and its sums              each process
 ``<name>.f32``                 numbers of every row, in global row order                              each, its rows
-``mark-<rank>-of-<size>``      what was done since: only for counting what a kill made be repeated    each process
+``progress-<rank>-of-<size>``  what was done since: only for counting what a kill made be repeated    each process
 =============================  =====================================================================  ==============
 
 State and parts appear whole or not at all, and what a row file must hold for one of them is on the disk before it
@@ -30,7 +30,7 @@ from skillaxes.run_folder.schema import CHECKPOINT
 _STATE = "state.pt"
 _TRAILER = struct.Struct("<4sI")  # magic, crc32 of all before
 _MAGIC = b"skax"
-_MARK = struct.Struct("<dq")  # seconds and rows since the last checkpoint
+_PROGRESS = struct.Struct("<dq")  # seconds and rows since the last checkpoint
 _STEP = 1 << 20
 
 
@@ -69,9 +69,9 @@ class CheckpointFolder:
     def __init__(self, run_dir: Path, rank: int, size: int) -> None:
         self.path = run_dir / CHECKPOINT
         self._part = f"part-{rank}-of-{size}.pt"
-        self._mark = f"mark-{rank}-of-{size}"
+        self._progress = f"progress-{rank}-of-{size}"
         self._of = f"-of-{size}"
-        self._mark_descriptor = -1
+        self._progress_descriptor = -1
 
     def read_state(self) -> dict[str, Any] | None:
         """The results of complete stages; None where there are none.
@@ -144,17 +144,17 @@ class CheckpointFolder:
         except OSError:
             return False
 
-    def write_mark(self, seconds: float, rows: int) -> None:
+    def write_progress(self, seconds: float, rows: int) -> None:
         """Note what was done since the last checkpoint; survives the process, not the machine."""
-        if self._mark_descriptor < 0:
+        if self._progress_descriptor < 0:
             self.path.mkdir(exist_ok=True)
-            self._mark_descriptor = os.open(self.path / self._mark, os.O_WRONLY | os.O_CREAT, 0o666)
-        os.pwrite(self._mark_descriptor, _MARK.pack(seconds, rows), 0)
+            self._progress_descriptor = os.open(self.path / self._progress, os.O_WRONLY | os.O_CREAT, 0o666)
+        os.pwrite(self._progress_descriptor, _PROGRESS.pack(seconds, rows), 0)
 
-    def read_mark(self) -> tuple[float, int]:
+    def read_progress(self) -> tuple[float, int]:
         """Seconds and rows that an earlier process had done since its last checkpoint."""
         try:
-            return _MARK.unpack((self.path / self._mark).read_bytes())
+            return _PROGRESS.unpack((self.path / self._progress).read_bytes())
         except (OSError, struct.error):
             return 0.0, 0
 
@@ -166,7 +166,7 @@ class CheckpointFolder:
 
     def drop_other_parts(self) -> None:
         """Take away what another number of processes has left."""
-        for path in (*self.path.glob("part-*"), *self.path.glob("mark-*")):
+        for path in (*self.path.glob("part-*"), *self.path.glob("progress-*")):
             if not path.name.removesuffix(".pt").endswith(self._of):
                 remove(path)
 
@@ -177,9 +177,9 @@ class CheckpointFolder:
 
     def close(self) -> None:
         """Give back what is open."""
-        if self._mark_descriptor >= 0:
-            os.close(self._mark_descriptor)
-            self._mark_descriptor = -1
+        if self._progress_descriptor >= 0:
+            os.close(self._progress_descriptor)
+            self._progress_descriptor = -1
 
     def _save(self, name: str, value: dict[str, Any]) -> None:
         import torch

@@ -77,7 +77,7 @@ def mark_failed(run_dir: Path, message: str) -> None:
     """Put on record that the job has failed, and why; what the manifest says else stays."""
     manifest = read_manifest(run_dir)
     if manifest.get("status") == RUNNING:
-        manifest.update(status=FAILED, failure=message)
+        manifest["status"], manifest["failure"] = FAILED, message
         write_manifest(run_dir, manifest)
 
 

@@ -150,8 +150,9 @@ class DirectionStats:
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> DirectionStats:
         """The numbers as a manifest holds them; unknown keys are left out, missing ones are None."""
-        found = {one.name: entry.get(one.name) for one in fields(cls)}
-        return cls(**found | {"certified": entry.get("certified") or {}, "subspace": tuple(entry.get("subspace") or ())})
+        found: dict[str, Any] = {one.name: entry.get(one.name) for one in fields(cls)}
+        found |= {"certified": entry.get("certified") or {}, "subspace": tuple(entry.get("subspace") or ())}
+        return cls(**found)
 
     def as_json(self) -> dict[str, Any]:
         """The numbers as a manifest holds them."""

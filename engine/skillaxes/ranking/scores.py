@@ -1,0 +1,57 @@
+"""The scores by which rows are ranked: one table, from the name in ``--rank-by`` to the number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from skillaxes.pca.row_scores import RowBlock
+from skillaxes.run_folder.schema import CENTERED_COSINE, PROJECTION, RAW_COSINE
+
+
+class Score(NamedTuple):
+    """A number for every row and direction.
+
+    Attributes
+    ----------
+    name : one of :data:`skillaxes.run_folder.schema.RANKINGS`
+    of : of a block of n rows against r directions, of shape (n, r); 0 where a row has no such score
+    rankable : which rows have it, of shape (n,), bool
+    to_cosine : scores on a scale on which an angle bounds their error, given the largest norm of a centred row
+    """
+
+    name: str
+    of: Callable[[RowBlock], Tensor]
+    rankable: Callable[[RowBlock], Tensor]
+    to_cosine: Callable[[Tensor, float], Tensor] = lambda values, largest_norm: values
+
+
+def _cosines(products: Tensor, norms: Tensor) -> Tensor:
+    return torch.where(norms[:, None] > 0, products / norms.clamp(min=1e-300)[:, None], 0.0).clamp(-1, 1)
+
+
+def _not_zero(block: RowBlock) -> Tensor:
+    """A row of zeros has no cosine."""
+    return ~block.bad & (block.norm > 0)
+
+
+SCORES = {
+    score.name: score
+    for score in (
+        Score(RAW_COSINE, lambda block: _cosines(block.raw, block.norm), _not_zero),
+        Score(
+            CENTERED_COSINE,
+            lambda block: _cosines(block.projection, block.centered_norm),
+            lambda block: _not_zero(block) & (block.centered_norm > 0),  # a row on the mean has none
+        ),
+        Score(
+            PROJECTION,
+            lambda block: block.projection,
+            _not_zero,
+            lambda values, largest_norm: values / largest_norm if largest_norm > 0 else values,
+        ),
+    )
+}
