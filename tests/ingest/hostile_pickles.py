@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from skillaxes.ingest.machine import Refused
-from skillaxes.ingest.torch_files import read
+from skillaxes.ingest.pickles.machine import Refused
+from skillaxes.ingest.pickles.torch_files import read
 
 
 class Asks:

@@ -18,7 +18,7 @@ import torch
 
 from skillaxes.errors import InputError, SkillaxesError, SourceError, StoreError
 from skillaxes.ingest import ingest
-from skillaxes.ingest import ingesting as module
+from skillaxes.ingest import ingestion as module
 from skillaxes.progress import Silent
 from skillaxes.store import open_store
 

@@ -21,7 +21,7 @@ from hostile_pickles import Asks, opcodes, refusal, stack_global, text
 
 from skillaxes.errors import SourceError
 from skillaxes.ingest import ingest
-from skillaxes.ingest.torch_files import read
+from skillaxes.ingest.pickles.torch_files import read
 
 pytestmark = pytest.mark.usefixtures("marker")
 

@@ -19,7 +19,7 @@ from hostile_pickles import Asks, opcodes, refusal, stack_global
 
 from skillaxes.errors import SourceError
 from skillaxes.ingest import open_source
-from skillaxes.ingest.machine import Refused
+from skillaxes.ingest.pickles.machine import Refused
 
 pytestmark = pytest.mark.usefixtures("marker")
 

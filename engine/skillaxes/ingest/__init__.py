@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from skillaxes.ingest.ingesting import IngestSummary, ingest
-from skillaxes.ingest.sources import SUFFIXES, open_source
+from skillaxes.ingest.ingestion import IngestSummary, ingest
+from skillaxes.ingest.readers import SUFFIXES, open_source
 
 __all__ = ["SUFFIXES", "IngestSummary", "ingest", "open_source"]

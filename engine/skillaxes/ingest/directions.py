@@ -11,7 +11,7 @@ import numpy as np
 
 from skillaxes.errors import SourceError
 from skillaxes.ingest.matrix import Matrix, described
-from skillaxes.ingest.sources import candidates
+from skillaxes.ingest.readers import candidates
 from skillaxes.store.dtypes import DTYPES, widen
 
 # Names under which directions are looked for: those of a run folder, of an export, and of scikit-learn.

@@ -17,8 +17,8 @@ from typing import IO, Protocol
 import numpy as np
 
 from skillaxes.errors import SourceError
-from skillaxes.ingest.archive import unzipping
-from skillaxes.ingest.rebuild import Values
+from skillaxes.ingest.pickles.rebuild import Values
+from skillaxes.ingest.zip_members import unzipping
 from skillaxes.store.dtypes import DTYPES
 
 _NAMED = 8

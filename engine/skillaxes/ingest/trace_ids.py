@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from skillaxes.errors import SourceError
-from skillaxes.ingest.tables import id_column, read_ids
+from skillaxes.ingest.parquet import id_column, read_ids
 
 _FIELDS = ("trace_id", "id")
 

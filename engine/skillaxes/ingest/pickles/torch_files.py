@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 from skillaxes.errors import SourceError
-from skillaxes.ingest.archive import members
-from skillaxes.ingest.machine import Malformed, Refused, shown
-from skillaxes.ingest.opcodes import unpickle
-from skillaxes.ingest.rebuild import StorageStandIn, Values, resolve, table
+from skillaxes.ingest.pickles.machine import Malformed, Refused, shown
+from skillaxes.ingest.pickles.opcodes import unpickle
+from skillaxes.ingest.pickles.rebuild import StorageStandIn, Values, resolve, table
+from skillaxes.ingest.zip_members import members
 
 ZIP = b"PK\x03\x04"
 _MAGIC = 0x1950A86A20F9469CFC6C  # of torch's old format

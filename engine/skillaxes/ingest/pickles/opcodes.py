@@ -9,7 +9,17 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from skillaxes.errors import SourceError
-from skillaxes.ingest.machine import MARK, Buildable, Malformed, Name, PickleMachine, Refused, StandIn, Table, shown
+from skillaxes.ingest.pickles.machine import (
+    MARK,
+    Buildable,
+    Malformed,
+    Name,
+    PickleMachine,
+    Refused,
+    StandIn,
+    Table,
+    shown,
+)
 
 _PLAIN_KEYS = (str, bytes, int, float, bool, type(None))
 _STEPS: dict[int, Callable[[PickleMachine], None]] = {}

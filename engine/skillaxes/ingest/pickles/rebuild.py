@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from skillaxes.errors import SourceError
-from skillaxes.ingest.machine import Malformed, Mapped, Name, Refused, StandIn, shown
+from skillaxes.ingest.pickles.machine import Malformed, Mapped, Name, Refused, StandIn, shown
 
 # Storage classes of torch: the numpy dtype of their bytes, and the name where numpy has none.
 _STORAGES = {

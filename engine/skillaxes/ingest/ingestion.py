@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from skillaxes.errors import SourceError, StoreError, UsageError
-from skillaxes.ingest.sources import Source, open_source
-from skillaxes.ingest.tables import id_column, read_ids
+from skillaxes.ingest.parquet import id_column, read_ids
+from skillaxes.ingest.readers import Source, open_source
 from skillaxes.ingest.trace_ids import load_ids
 from skillaxes.progress import SILENT, Progress
 from skillaxes.store import StoreWriter, crc32c, create_store, open_store
@@ -92,7 +92,7 @@ def ingest(
 ) -> IngestSummary:
     """Turn a file into a store, and read the store back to compare it with what was read from the file.
 
-    Nothing of a pickle is run (:mod:`skillaxes.ingest.machine`). The store appears under its name only when it is
+    Nothing of a pickle is run (:mod:`skillaxes.ingest.pickles`). The store appears under its name only when it is
     complete and verified; on any error nothing is left. A source of shape (rows, layers, hidden) becomes a store of
     that shape.
 

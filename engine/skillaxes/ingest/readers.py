@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from skillaxes.errors import SourceError
-from skillaxes.ingest import torch_files
-from skillaxes.ingest.array_files import read_npy, read_npz, read_safetensors
 from skillaxes.ingest.matrix import MappedFile, Matrix, ViewMatrix, choose
-from skillaxes.ingest.tables import read_parquet
+from skillaxes.ingest.numpy_files import read_npy, read_npz
+from skillaxes.ingest.parquet import read_parquet
+from skillaxes.ingest.pickles import torch_files
+from skillaxes.ingest.safetensors_files import read_safetensors
 
 PICKLES = (".pkl", ".pickle", ".pt", ".pth")
 SUFFIXES = (*PICKLES, ".npy", ".npz", ".safetensors", ".parquet")

@@ -71,7 +71,7 @@ def shown(value: object) -> str:
 
 
 class PickleMachine:
-    """The state of reading one pickle out of ``data``; the opcodes change it (:mod:`skillaxes.ingest.opcodes`).
+    """The state of reading one pickle out of ``data``; the opcodes change it (:mod:`skillaxes.ingest.pickles.opcodes`).
 
     Parameters
     ----------
