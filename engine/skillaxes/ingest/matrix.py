@@ -12,17 +12,27 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from skillaxes.errors import SourceError
-from skillaxes.ingest.pickles.rebuild import Values
-from skillaxes.ingest.zip_members import unzipping
 from skillaxes.store.dtypes import DTYPES
 
 _NAMED = 8
 _HELD_BYTES = 1 << 20  # of a column-major file at a time: the kernel maps up to eight times that around it
+
+
+@dataclass(frozen=True)
+class Values:
+    """An array as it lies in a file: any strides, any byte order; bfloat16 as its bits in uint16, hence the name."""
+
+    array: np.ndarray
+    dtype: str
+
+    @classmethod
+    def of(cls, array: np.ndarray) -> Values:
+        return cls(array, array.dtype.newbyteorder("=").name)
 
 
 class MappedFile:
@@ -60,7 +70,7 @@ class Matrix(Protocol):
         ...
 
 
-def _native(block: np.ndarray) -> np.ndarray:
+def native(block: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(block, dtype=block.dtype.newbyteorder("="))
 
 
@@ -117,7 +127,7 @@ class ViewMatrix:
                 at = min(stop, ends[place])
                 place += 1
             block = parts[0] if len(parts) == 1 else np.concatenate(parts)
-            yield (self._turned(block) if by_columns else _native(block)).reshape(len(block), columns)
+            yield (self._turned(block) if by_columns else native(block)).reshape(len(block), columns)
             self.release()
 
     def _turned(self, block: np.ndarray) -> np.ndarray:
@@ -133,49 +143,6 @@ class ViewMatrix:
 def unusable(shape: tuple[int, ...], dtype: str) -> Matrix:
     """A candidate that can be named but not taken."""
     return ViewMatrix((np.broadcast_to(np.empty(()), shape),), dtype)
-
-
-@dataclass(frozen=True)
-class StreamMatrix:
-    """A matrix that comes out of a stream from its first to its last byte: compressed members of an ``.npz``."""
-
-    shape: tuple[int, ...]
-    numbers: np.dtype
-    fortran: bool
-    open: Callable[[], IO[bytes]]  # positioned behind the header
-
-    @property
-    def dtype(self) -> str:
-        return self.numbers.newbyteorder("=").name
-
-    @property
-    def bounded(self) -> bool:
-        return not self.fortran
-
-    def blocks(self, rows: int) -> Iterator[np.ndarray]:
-        columns = math.prod(self.shape[1:])
-        with unzipping(), self.open() as stream:
-            if self.fortran:  # its first row is complete only when all of it was read
-                whole = self._read(stream, self.shape[0] * columns).reshape(self.shape, order="F")
-                for start in range(0, self.shape[0], rows):
-                    block = whole[start : start + rows]
-                    yield _native(block).reshape(len(block), columns)
-                return
-            for start in range(0, self.shape[0], rows):
-                count = min(rows, self.shape[0] - start)
-                yield _native(self._read(stream, count * columns).reshape(count, columns))
-
-    def _read(self, stream: IO[bytes], count: int) -> np.ndarray:
-        values = np.empty(count, dtype=self.numbers)
-        buffer = values.view(np.uint8).data
-        filled = 0
-        while filled < len(buffer):
-            piece = stream.read(min(1 << 20, len(buffer) - filled))
-            if not piece:
-                raise SourceError("the array is cut off; the file is damaged")
-            buffer[filled : filled + len(piece)] = piece
-            filled += len(piece)
-        return values
 
 
 def described(name: str, matrix: Matrix) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import math
 import tokenize
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import IO
 
 import numpy as np
 
 from skillaxes.errors import SourceError
-from skillaxes.ingest.matrix import MappedFile, Matrix, StreamMatrix, ViewMatrix, unusable
-from skillaxes.ingest.pickles.rebuild import Values
+from skillaxes.ingest.matrix import MappedFile, Matrix, Values, ViewMatrix, native, unusable
 from skillaxes.ingest.zip_members import Member, ViewFile, members, unzipping
 
 _NUMBERS = "fiubc"  # numpy's kinds of numbers
@@ -49,6 +50,49 @@ def _npy_view(data: memoryview, mapped: MappedFile) -> Matrix:
 def read_npy(mapped: MappedFile) -> dict[str, Matrix]:
     """The array of an ``.npy``, as a view."""
     return {"": _npy_view(mapped.view, mapped)}
+
+
+@dataclass(frozen=True)
+class StreamMatrix:
+    """A matrix that comes out of a stream from its first to its last byte: compressed members of an ``.npz``."""
+
+    shape: tuple[int, ...]
+    numbers: np.dtype
+    fortran: bool
+    open: Callable[[], IO[bytes]]  # positioned behind the header
+
+    @property
+    def dtype(self) -> str:
+        return self.numbers.newbyteorder("=").name
+
+    @property
+    def bounded(self) -> bool:
+        return not self.fortran
+
+    def blocks(self, rows: int) -> Iterator[np.ndarray]:
+        columns = math.prod(self.shape[1:])
+        with unzipping(), self.open() as stream:
+            if self.fortran:  # its first row is complete only when all of it was read
+                whole = self._read(stream, self.shape[0] * columns).reshape(self.shape, order="F")
+                for start in range(0, self.shape[0], rows):
+                    block = whole[start : start + rows]
+                    yield native(block).reshape(len(block), columns)
+                return
+            for start in range(0, self.shape[0], rows):
+                count = min(rows, self.shape[0] - start)
+                yield native(self._read(stream, count * columns).reshape(count, columns))
+
+    def _read(self, stream: IO[bytes], count: int) -> np.ndarray:
+        values = np.empty(count, dtype=self.numbers)
+        buffer = values.view(np.uint8).data
+        filled = 0
+        while filled < len(buffer):
+            piece = stream.read(min(1 << 20, len(buffer) - filled))
+            if not piece:
+                raise SourceError("the array is cut off; the file is damaged")
+            buffer[filled : filled + len(piece)] = piece
+            filled += len(piece)
+        return values
 
 
 def _npy_stream(member: Member) -> Matrix:

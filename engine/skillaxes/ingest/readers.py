@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from skillaxes.errors import SourceError
-from skillaxes.ingest.matrix import MappedFile, Matrix, ViewMatrix, choose
+from skillaxes.ingest.matrix import MappedFile, Matrix, choose
 from skillaxes.ingest.numpy_files import read_npy, read_npz
 from skillaxes.ingest.parquet import read_parquet
-from skillaxes.ingest.pickles import torch_files
+from skillaxes.ingest.pickles.arrays import read_pickle
 from skillaxes.ingest.safetensors_files import read_safetensors
 
 PICKLES = (".pkl", ".pickle", ".pt", ".pth")
@@ -25,22 +25,17 @@ class Source:
     matrix: Matrix
 
 
-def _pickled(mapped: MappedFile) -> dict[str, Matrix]:
-    found = torch_files.read(mapped.view)
-    return {name: ViewMatrix.of(values, name, mapped.release) for name, values in found.items()}
-
-
 def _candidates(path: Path, suffix: str) -> dict[str, Matrix]:
     if suffix == ".parquet":
         return read_parquet(path)
+    if suffix in PICKLES:
+        return read_pickle(path)
     mapped = MappedFile(path)
     if suffix == ".npy":
         return read_npy(mapped)
     if suffix == ".npz":
         return read_npz(mapped)
-    if suffix == ".safetensors":
-        return read_safetensors(mapped)
-    return _pickled(mapped)
+    return read_safetensors(mapped)
 
 
 def candidates(path: Path | str) -> dict[str, Matrix]:
@@ -65,7 +60,7 @@ def candidates(path: Path | str) -> dict[str, Matrix]:
         message = str(error)
         if str(place) in message:
             raise
-        raise type(error)(f"{path}: {message}") from error
+        raise SourceError(f"{path}: {message}") from error
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror or error}") from error
 

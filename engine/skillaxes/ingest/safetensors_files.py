@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from skillaxes.errors import SourceError
-from skillaxes.ingest.matrix import MappedFile, Matrix, ViewMatrix, unusable
-from skillaxes.ingest.pickles.rebuild import Values
+from skillaxes.ingest.matrix import MappedFile, Matrix, Values, ViewMatrix, unusable
 
 _SAFETENSORS = {
     "F16": ("<f2", "float16"),

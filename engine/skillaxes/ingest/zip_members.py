@@ -13,6 +13,7 @@ from typing import IO
 
 from skillaxes.errors import SourceError
 
+ZIP_MAGIC = b"PK\x03\x04"
 _HEADER = 30  # bytes of a local file header, before name and extra field
 
 
@@ -72,7 +73,7 @@ class Member:
             raise SourceError(f"{self.info.filename} is compressed within its file; needed: as torch.save writes it")
         begin = self.info.header_offset
         header = bytes(self.data[begin : begin + _HEADER])
-        if len(header) < _HEADER or header[:4] != b"PK\x03\x04":
+        if len(header) < _HEADER or header[:4] != ZIP_MAGIC:
             raise SourceError(f"{self.info.filename} is not where the file says; the file is damaged")
         begin += _HEADER + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
         if begin + self.info.file_size > len(self.data):
