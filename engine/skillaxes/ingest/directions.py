@@ -11,7 +11,7 @@ import numpy as np
 
 from skillaxes.errors import SourceError
 from skillaxes.ingest.matrix import Matrix, described
-from skillaxes.ingest.readers import candidates
+from skillaxes.ingest.readers import open_arrays
 from skillaxes.store.dtypes import DTYPES, widen
 
 # Names under which directions are looked for: those of a run folder, of an export, and of scikit-learn.
@@ -45,7 +45,7 @@ def read_given_directions(path: Path | str) -> GivenDirections:
     ------
     SourceError : no such file, another format, refused, damaged, not directions, or directions with NaN or zeros only
     """
-    found = candidates(path)
+    found = open_arrays(path)
     name = next((name for name in _NAMES if name in found), next(iter(found), None) if len(found) == 1 else None)
     if name is None:
         held = ", ".join(described(*entry) for entry in found.items()) or "no array"

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from skillaxes.errors import SourceError, StoreError, UsageError
-from skillaxes.ingest.parquet import id_column, read_ids
 from skillaxes.ingest.readers import Source, open_source
 from skillaxes.ingest.trace_ids import load_ids
 from skillaxes.progress import SILENT, Progress
@@ -98,7 +97,7 @@ def ingest(
 
     Parameters
     ----------
-    source : a ``.pkl``, ``.pt``, ``.npy``, ``.npz``, ``.safetensors`` or ``.parquet`` file
+    source : a file of one of the formats of :data:`skillaxes.ingest.readers.READERS`
     store : folder of the new store
     key : which array of the file, where it holds several; the list column of a table
     dtype : of the store; that of the file when None
@@ -185,9 +184,8 @@ def _ids_of(
 ) -> list[str | None] | None:
     if given is not None:
         return load_ids(given, field)
-    if source.path.suffix.lower() == ".parquet":
-        column = id_column(source.path, field)
-        return None if column is None else read_ids(source.path, column)
+    if source.reader.trace_ids is not None:
+        return source.reader.read_trace_ids(source.path, field)
     if field is not None:
         raise UsageError(f"id field {field!r} was given without a file of trace ids; give one, or leave it out")
     return None

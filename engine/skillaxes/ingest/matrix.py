@@ -149,29 +149,29 @@ def described(name: str, matrix: Matrix) -> str:
     return f"{name or 'the array'} {matrix.dtype} {matrix.shape}"
 
 
-def choose(candidates: Mapping[str, Matrix], key: str | None, where: Path | str) -> tuple[str, Matrix]:
+def pick_array(arrays: Mapping[str, Matrix], key: str | None, where: Path | str) -> tuple[str, Matrix]:
     """The one matrix to ingest: the one named, or the only one that can be.
 
     Raises
     ------
     SourceError : none, several, another name, or numbers or a shape that a store does not take
     """
-    if not candidates:
+    if not arrays:
         raise SourceError(f"{where} holds no array; needed: one of shape (rows, features) or (rows, layers, hidden)")
-    listed = ", ".join(described(name, matrix) for name, matrix in list(candidates.items())[:_NAMED])
-    if len(candidates) > _NAMED:
-        listed += f" and {len(candidates) - _NAMED} more"
+    listed = ", ".join(described(name, matrix) for name, matrix in list(arrays.items())[:_NAMED])
+    if len(arrays) > _NAMED:
+        listed += f" and {len(arrays) - _NAMED} more"
     if key is not None:
-        if key not in candidates:
+        if key not in arrays:
             raise SourceError(f"{where} has no array {key!r}; it holds {listed}")
-        return key, _checked(candidates[key], key, where)
-    fitting = [name for name, matrix in candidates.items() if len(matrix.shape) in (2, 3) and matrix.dtype in DTYPES]
+        return key, _checked(arrays[key], key, where)
+    fitting = [name for name, matrix in arrays.items() if len(matrix.shape) in (2, 3) and matrix.dtype in DTYPES]
     if len(fitting) > 1:
         raise SourceError(f"{where} holds several arrays; name one with --key: {listed}")
-    name = fitting[0] if fitting else next(iter(candidates))
-    if not fitting and len(candidates) > 1:
+    name = fitting[0] if fitting else next(iter(arrays))
+    if not fitting and len(arrays) > 1:
         raise SourceError(f"{where} holds no matrix of {', '.join(DTYPES)}; it holds {listed}")
-    return name, _checked(candidates[name], name, where)
+    return name, _checked(arrays[name], name, where)
 
 
 def _checked(matrix: Matrix, name: str, where: Path | str) -> Matrix:

@@ -7,6 +7,7 @@ import math
 import tokenize
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -47,8 +48,9 @@ def _npy_view(data: memoryview, mapped: MappedFile) -> Matrix:
     return ViewMatrix.of(Values.of(flat.reshape(shape, order="F" if fortran else "C")), "", mapped.release)
 
 
-def read_npy(mapped: MappedFile) -> dict[str, Matrix]:
-    """The array of an ``.npy``, as a view."""
+def read_npy(path: Path) -> dict[str, Matrix]:
+    """The array of an ``.npy``, as a view of the mapped file."""
+    mapped = MappedFile(path)
     return {"": _npy_view(mapped.view, mapped)}
 
 
@@ -109,8 +111,9 @@ def _npy_stream(member: Member) -> Matrix:
     return StreamMatrix(shape, dtype, fortran, behind_header)
 
 
-def read_npz(mapped: MappedFile) -> dict[str, Matrix]:
-    """The arrays of an ``.npz``: views, or streams where they are compressed."""
+def read_npz(path: Path) -> dict[str, Matrix]:
+    """The arrays of an ``.npz`` by name: views of the mapped file, or streams where they are compressed."""
+    mapped = MappedFile(path)
     arrays: dict[str, Matrix] = {}
     for name, member in members(mapped.view).items():
         if name.endswith(".npy"):

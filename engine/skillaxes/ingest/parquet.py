@@ -103,8 +103,7 @@ def _measured(matrix: ColumnMatrix) -> ColumnMatrix:
     return ColumnMatrix(matrix.path, matrix.column, (matrix.shape[0], width), matrix.dtype)
 
 
-def id_column(path: Path, named: str | None) -> str | None:
-    """The column of trace ids: the one named, else ``trace_id`` or ``id`` where there is one."""
+def _id_column(path: Path, named: str | None) -> str | None:
     import pyarrow.types as kinds
 
     with _open(path) as table:
@@ -121,8 +120,16 @@ def id_column(path: Path, named: str | None) -> str | None:
     return None
 
 
-def read_ids(path: Path, column: str) -> list[str | None]:
-    """A column as texts."""
+def read_ids(path: Path, named: str | None) -> list[str | None] | None:
+    """The trace ids of a table as texts: the column that is named, else ``trace_id`` or ``id``; None without one.
+
+    Raises
+    ------
+    SourceError : no such column, or a damaged table
+    """
+    column = _id_column(path, named)
+    if column is None:
+        return None
     ids: list[str | None] = []
     for batch in _batches(path, column, 65_536):
         ids.extend(None if value is None else str(value) for value in batch.to_pylist())

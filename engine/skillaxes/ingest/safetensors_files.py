@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,12 @@ _SAFETENSORS = {
 _LARGEST_HEADER = 100_000_000  # bytes, the limit of the safetensors library
 
 
-def read_safetensors(mapped: MappedFile) -> dict[str, Matrix]:
-    """The tensors of a ``.safetensors`` (8 bytes of length, a JSON header, the values), as views."""
+def read_safetensors(path: Path) -> dict[str, Matrix]:
+    """The tensors of a ``.safetensors`` by name, as views of the mapped file.
+
+    Format: 8 bytes of length, a JSON header of that length, the values (huggingface/safetensors, README).
+    """
+    mapped = MappedFile(path)
     data = mapped.view
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > min(_LARGEST_HEADER, len(data) - 8):
