@@ -1,4 +1,4 @@
-"""Directions that come from elsewhere, out of any file that ``ingest`` reads: for ``apply``."""
+"""Given directions for ``apply``, from any file that ``ingest`` reads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from skillaxes.ingest.matrix import Matrix, described
 from skillaxes.ingest.readers import open_arrays
 from skillaxes.store.dtypes import DTYPES, widen
 
-# Names under which directions are looked for: those of a run folder, of an export, and of scikit-learn.
+# Names of directions in a run folder, in an export, and in scikit-learn.
 _NAMES = ("components", "directions", "components_")
 _MEANS = ("mean", "mean_")
 
@@ -24,9 +24,9 @@ class GivenDirections:
     """Directions to rank rows against.
 
     components : array of shape (k, d), float32 or float64, any length
-    mean : array of shape (d,) that came with them, or None
+    mean : array of shape (d,) from the same file, or None
     scale : array of shape (d,), the factor of each column before anything else, or None
-    source : where they come from, for messages
+    source : the file, for messages
     """
 
     components: np.ndarray
@@ -36,7 +36,7 @@ class GivenDirections:
 
 
 def read_given_directions(path: Path | str) -> GivenDirections:
-    """Directions in a file: ``components`` (or ``directions``), ``mean`` and ``scale``, or the only array there.
+    """The directions in a file: its ``components`` (or ``directions``), ``mean`` and ``scale``, or its only array.
 
     A single vector is one direction; (k, layers, hidden) is flattened to (k, layers * hidden). Pickles are read without
     running anything.

@@ -1,4 +1,4 @@
-"""Matrices as they lie in files: named candidates, the choice of one, and its rows block by block.
+"""Matrices in files: their shape and dtype, their rows block by block, and the pick of one among several.
 
 A block is a C-ordered array of shape (n, columns) in native byte order; bfloat16 as its bits in uint16.
 """
@@ -25,7 +25,11 @@ _HELD_BYTES = 1 << 20  # of a column-major file at a time: the kernel maps up to
 
 @dataclass(frozen=True)
 class Values:
-    """An array as it lies in a file: any strides, any byte order; bfloat16 as its bits in uint16, hence the name."""
+    """A view of an array in a file.
+
+    array : any strides and byte order; bfloat16 as its bits in uint16
+    dtype : name of the numbers
+    """
 
     array: np.ndarray
     dtype: str
@@ -36,7 +40,12 @@ class Values:
 
 
 class MappedFile:
-    """A file as memory that the kernel fetches when it is looked at, and forgets on :meth:`release`."""
+    """A memory-mapped file whose pages can be released.
+
+    Raises
+    ------
+    SourceError : the file is empty
+    """
 
     def __init__(self, path: Path) -> None:
         with open(path, "rb") as file:
@@ -46,15 +55,15 @@ class MappedFile:
         self.view = memoryview(self._map)
 
     def release(self) -> None:
-        """Give back the pages that were looked at: what is read once must not count as this process's memory."""
+        """Release the pages that were read, which would count as memory of this process."""
         if hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
 
 
 class Matrix(Protocol):
-    """Rows of numbers.
+    """An array in a file.
 
-    shape : (rows, features) or (rows, layers, hidden); a candidate that was not chosen may have any
+    shape : (rows, features) or (rows, layers, hidden) if it can be ingested, else any
     dtype : name of the numbers
     bounded : whether rows are read in bounded memory
     """
@@ -66,7 +75,12 @@ class Matrix(Protocol):
     @property
     def bounded(self) -> bool: ...
     def blocks(self, rows: int) -> Iterator[np.ndarray]:
-        """All rows in order, at most ``rows`` at a time."""
+        """Rows in order, at most ``rows`` at a time.
+
+        Raises
+        ------
+        SourceError : a damaged file, or rows that differ in length
+        """
         ...
 
 
@@ -76,7 +90,7 @@ def native(block: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ViewMatrix:
-    """A matrix that lies in a mapped file, in one piece or as a list of pieces (rows, or stretches of rows)."""
+    """A matrix in a mapped file, in one piece or in several: rows, or batches of rows."""
 
     pieces: tuple[np.ndarray, ...]  # each (n, ...)
     dtype: str
@@ -127,34 +141,35 @@ class ViewMatrix:
                 at = min(stop, ends[place])
                 place += 1
             block = parts[0] if len(parts) == 1 else np.concatenate(parts)
-            yield (self._turned(block) if by_columns else native(block)).reshape(len(block), columns)
+            yield (self._row_major(block) if by_columns else native(block)).reshape(len(block), columns)
             self.release()
 
-    def _turned(self, block: np.ndarray) -> np.ndarray:
+    def _row_major(self, block: np.ndarray) -> np.ndarray:
         """A column-major block in C order, some columns at a time, so that few pages of the file are held."""
-        turned = np.empty(block.shape, dtype=block.dtype.newbyteorder("="))
+        values = np.empty(block.shape, dtype=block.dtype.newbyteorder("="))
         at_once = max(1, _HELD_BYTES * block.shape[-1] // max(1, block.nbytes))
         for start in range(0, block.shape[-1], at_once):
-            turned[..., start : start + at_once] = block[..., start : start + at_once]
+            values[..., start : start + at_once] = block[..., start : start + at_once]
             self.release()
-        return turned
+        return values
 
 
 def unusable(shape: tuple[int, ...], dtype: str) -> Matrix:
-    """A candidate that can be named but not taken."""
+    """An array that messages can name and that cannot be ingested."""
     return ViewMatrix((np.broadcast_to(np.empty(()), shape),), dtype)
 
 
 def described(name: str, matrix: Matrix) -> str:
+    """Name, dtype and shape, for messages."""
     return f"{name or 'the array'} {matrix.dtype} {matrix.shape}"
 
 
 def pick_array(arrays: Mapping[str, Matrix], key: str | None, where: Path | str) -> tuple[str, Matrix]:
-    """The one matrix to ingest: the one named, or the only one that can be.
+    """The name and the matrix to ingest: the one named by ``key``, or the only one that can be ingested.
 
     Raises
     ------
-    SourceError : none, several, another name, or numbers or a shape that a store does not take
+    SourceError : none, several, no such name, or a dtype or shape that no store holds
     """
     if not arrays:
         raise SourceError(f"{where} holds no array; needed: one of shape (rows, features) or (rows, layers, hidden)")

@@ -1,4 +1,4 @@
-"""``.npy`` and ``.npz`` as named matrices."""
+"""``.npy`` and ``.npz``: mapped views, and streams of compressed members (numpy/lib/format.py)."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def read_npy(path: Path) -> dict[str, Matrix]:
 
 @dataclass(frozen=True)
 class StreamMatrix:
-    """A matrix that comes out of a stream from its first to its last byte: compressed members of an ``.npz``."""
+    """A matrix in a stream that cannot be sought: a compressed member of an ``.npz``."""
 
     shape: tuple[int, ...]
     numbers: np.dtype

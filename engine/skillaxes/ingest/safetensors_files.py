@@ -1,4 +1,4 @@
-"""``.safetensors`` as named matrices."""
+"""``.safetensors``: tensors as views of the mapped file."""
 
 from __future__ import annotations
 
