@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from skillaxes.ingest.machine import Refused
-from skillaxes.ingest.torch_files import read
+from skillaxes.errors import SourceError
+from skillaxes.ingest.pickles.arrays import read
 
 
 class Asks:
@@ -23,7 +23,7 @@ class Asks:
 
 
 def refusal(content: bytes) -> str:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(SourceError) as caught:
         read(memoryview(content))
     message = str(caught.value)
     assert message.startswith("refused:") and "\n" not in message

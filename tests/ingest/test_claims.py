@@ -16,7 +16,7 @@ import torch
 
 from skillaxes.errors import SourceError
 from skillaxes.ingest import open_source
-from skillaxes.ingest.torch_files import read
+from skillaxes.ingest.pickles.arrays import read
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 

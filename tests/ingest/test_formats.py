@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skillaxes.ingest import ingest, open_source
-from skillaxes.ingest.rebuild import Values
-from skillaxes.ingest.torch_files import read
+from skillaxes.ingest.matrix import Values
+from skillaxes.ingest.pickles.arrays import read
 from skillaxes.store import open_store
 from skillaxes.store.dtypes import DTYPES, convert
 

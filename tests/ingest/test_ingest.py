@@ -18,7 +18,7 @@ import torch
 
 from skillaxes.errors import InputError, SkillaxesError, SourceError, StoreError
 from skillaxes.ingest import ingest
-from skillaxes.ingest import ingesting as module
+from skillaxes.ingest import ingestion as module
 from skillaxes.progress import Silent
 from skillaxes.store import open_store
 
@@ -203,7 +203,7 @@ print(peak() - before, summary.bounded)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
-@pytest.mark.parametrize("kind", ["npy", "npy fortran", "pkl tensor", "safetensors", "parquet"])
+@pytest.mark.parametrize("kind", ["npy", "npy fortran", "pkl tensor", "pt", "pt old", "safetensors", "parquet"])
 def test_bounded_memory(tmp_path: Path, kind: str) -> None:
     """A file of 240 MB costs far less, whatever the format."""
     file = tmp_path / f"x.{kind.partition(' ')[0]}"
@@ -216,6 +216,8 @@ def test_bounded_memory(tmp_path: Path, kind: str) -> None:
         np.save(file, np.asfortranarray(values))
     elif kind == "pkl tensor":
         file.write_bytes(pickle.dumps(tensor))
+    elif kind.startswith("pt"):
+        torch.save(tensor, file, _use_new_zipfile_serialization=kind == "pt")
     elif kind == "safetensors":
         from safetensors.torch import save_file
 

@@ -9,7 +9,9 @@ import importlib
 import operator
 import os
 import pickle
+import pickletools
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from hostile_pickles import Asks, opcodes, refusal, stack_global, text
 
 from skillaxes.errors import SourceError
 from skillaxes.ingest import ingest
-from skillaxes.ingest.torch_files import read
+from skillaxes.ingest.pickles.arrays import read
 
 pytestmark = pytest.mark.usefixtures("marker")
 
@@ -163,6 +165,23 @@ def test_names_that_look_like_admitted_ones(module: str, name: str) -> None:
 )
 def test_other_ways_to_make_objects(content: bytes, what: str) -> None:
     assert what in refusal(content)
+
+
+def test_a_name_that_is_refused_is_not_imported() -> None:
+    for content in (
+        b"cantigravity\nfly\n.",
+        b"(iantigravity\nfly\n.",
+        opcodes(b"\x80\x04", stack_global("antigravity", "fly"), b"."),
+    ):
+        assert "asks for antigravity.fly" in refusal(content)
+    assert "antigravity" not in sys.modules
+
+
+def test_every_other_opcode_is_refused() -> None:
+    """Whatever Python's own unpickler learns, this one does not."""
+    known = {ord(opcode.code) for opcode in pickletools.opcodes if opcode.proto <= pickle.HIGHEST_PROTOCOL}
+    for code in set(range(256)) - known:
+        assert f"uses opcode {bytes([code])!r}, which no array needs" in refusal(b"\x80\x02" + bytes([code]) + b".")
 
 
 @pytest.mark.parametrize("kind", ["matrix", "memmap", "recarray"])

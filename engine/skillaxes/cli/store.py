@@ -10,12 +10,16 @@ import typer
 from skillaxes.cli import tables as output
 from skillaxes.cli.options import AsJson, Overwrite, Quiet, Store, layer_ids, size
 from skillaxes.cli.progress import make_progress
+from skillaxes.ingest.readers import READERS
+from skillaxes.ingest.trace_ids import ID_READERS
+
+_FORMATS = ", ".join(f"{reader.suffixes[0]} ({reader.content})" for reader in READERS)
 
 
 def ingest(
     source: Annotated[
         Path,
-        typer.Argument(metavar="SOURCE", help="A .pkl, .pt, .npy, .npz, .safetensors or .parquet file of activations."),
+        typer.Argument(metavar="SOURCE", help=f"A file of activations: {_FORMATS}."),
     ],
     store: Annotated[Path, typer.Argument(metavar="STORE", help="The zarr store to make.")],
     key: Annotated[
@@ -37,13 +41,13 @@ def ingest(
         str | None, typer.Option(metavar="TEXT", help="The tokens a row has seen, FIRST:STOP as in Python, or a text.")
     ] = None,
     trace_ids: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A file with one id a row: lines, .jsonl or .parquet.")
+        Path | None, typer.Option(metavar="FILE", help=f"A file with one id a row: {', '.join(ID_READERS)}.")
     ] = None,
     id_field: Annotated[
         str | None, typer.Option(metavar="NAME", help="The field or column that holds the ids.")
     ] = None,
     chunk_rows: Annotated[
-        int | None, typer.Option(metavar="N", help="Rows a chunk. [default: chunks of 8 to 64 MiB]")
+        int | None, typer.Option(metavar="N", help="Rows a chunk. [default: chunks of 8 to 32 MiB]")
     ] = None,
     shard_size: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Put chunks together into files of this size: 1GiB.")

@@ -1,4 +1,4 @@
-"""Directions that come from elsewhere, out of any file that ``ingest`` reads: for ``apply``."""
+"""Given directions for ``apply``, from any file that ``ingest`` reads."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 
 from skillaxes.errors import SourceError
 from skillaxes.ingest.matrix import Matrix, described
-from skillaxes.ingest.sources import candidates
+from skillaxes.ingest.readers import open_arrays
 from skillaxes.store.dtypes import DTYPES, widen
 
-# Names under which directions are looked for: those of a run folder, of an export, and of scikit-learn.
+# Names of directions in a run folder, in an export, and in scikit-learn.
 _NAMES = ("components", "directions", "components_")
 _MEANS = ("mean", "mean_")
 
@@ -24,9 +24,9 @@ class GivenDirections:
     """Directions to rank rows against.
 
     components : array of shape (k, d), float32 or float64, any length
-    mean : array of shape (d,) that came with them, or None
+    mean : array of shape (d,) from the same file, or None
     scale : array of shape (d,), the factor of each column before anything else, or None
-    source : where they come from, for messages
+    source : the file, for messages
     """
 
     components: np.ndarray
@@ -36,7 +36,7 @@ class GivenDirections:
 
 
 def read_given_directions(path: Path | str) -> GivenDirections:
-    """Directions in a file: ``components`` (or ``directions``), ``mean`` and ``scale``, or the only array there.
+    """The directions in a file: its ``components`` (or ``directions``), ``mean`` and ``scale``, or its only array.
 
     A single vector is one direction; (k, layers, hidden) is flattened to (k, layers * hidden). Pickles are read without
     running anything.
@@ -45,7 +45,7 @@ def read_given_directions(path: Path | str) -> GivenDirections:
     ------
     SourceError : no such file, another format, refused, damaged, not directions, or directions with NaN or zeros only
     """
-    found = candidates(path)
+    found = open_arrays(path)
     name = next((name for name in _NAMES if name in found), next(iter(found), None) if len(found) == 1 else None)
     if name is None:
         held = ", ".join(described(*entry) for entry in found.items()) or "no array"

@@ -1,4 +1,4 @@
-"""Matrices as they lie in files: named candidates, the choice of one, and its rows block by block.
+"""Matrices in files: their shape and dtype, their rows block by block, and the pick of one among several.
 
 A block is a C-ordered array of shape (n, columns) in native byte order; bfloat16 as its bits in uint16.
 """
@@ -12,21 +12,40 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from skillaxes.errors import SourceError
-from skillaxes.ingest.archive import unzipping
-from skillaxes.ingest.rebuild import Values
 from skillaxes.store.dtypes import DTYPES
 
 _NAMED = 8
 _HELD_BYTES = 1 << 20  # of a column-major file at a time: the kernel maps up to eight times that around it
 
 
+@dataclass(frozen=True)
+class Values:
+    """A view of an array in a file.
+
+    array : any strides and byte order; bfloat16 as its bits in uint16
+    dtype : name of the numbers
+    """
+
+    array: np.ndarray
+    dtype: str
+
+    @classmethod
+    def of(cls, array: np.ndarray) -> Values:
+        return cls(array, array.dtype.newbyteorder("=").name)
+
+
 class MappedFile:
-    """A file as memory that the kernel fetches when it is looked at, and forgets on :meth:`release`."""
+    """A memory-mapped file whose pages can be released.
+
+    Raises
+    ------
+    SourceError : the file is empty
+    """
 
     def __init__(self, path: Path) -> None:
         with open(path, "rb") as file:
@@ -36,15 +55,15 @@ class MappedFile:
         self.view = memoryview(self._map)
 
     def release(self) -> None:
-        """Give back the pages that were looked at: what is read once must not count as this process's memory."""
+        """Release the pages that were read, which would count as memory of this process."""
         if hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
 
 
 class Matrix(Protocol):
-    """Rows of numbers.
+    """An array in a file.
 
-    shape : (rows, features) or (rows, layers, hidden); a candidate that was not chosen may have any
+    shape : (rows, features) or (rows, layers, hidden) if it can be ingested, else any
     dtype : name of the numbers
     bounded : whether rows are read in bounded memory
     """
@@ -56,17 +75,22 @@ class Matrix(Protocol):
     @property
     def bounded(self) -> bool: ...
     def blocks(self, rows: int) -> Iterator[np.ndarray]:
-        """All rows in order, at most ``rows`` at a time."""
+        """Rows in order, at most ``rows`` at a time.
+
+        Raises
+        ------
+        SourceError : a damaged file, or rows that differ in length
+        """
         ...
 
 
-def _native(block: np.ndarray) -> np.ndarray:
+def native(block: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(block, dtype=block.dtype.newbyteorder("="))
 
 
 @dataclass(frozen=True)
 class ViewMatrix:
-    """A matrix that lies in a mapped file, in one piece or as a list of pieces (rows, or stretches of rows)."""
+    """A matrix in a mapped file, in one piece or in several: rows, or batches of rows."""
 
     pieces: tuple[np.ndarray, ...]  # each (n, ...)
     dtype: str
@@ -117,94 +141,52 @@ class ViewMatrix:
                 at = min(stop, ends[place])
                 place += 1
             block = parts[0] if len(parts) == 1 else np.concatenate(parts)
-            yield (self._turned(block) if by_columns else _native(block)).reshape(len(block), columns)
+            yield (self._row_major(block) if by_columns else native(block)).reshape(len(block), columns)
             self.release()
 
-    def _turned(self, block: np.ndarray) -> np.ndarray:
+    def _row_major(self, block: np.ndarray) -> np.ndarray:
         """A column-major block in C order, some columns at a time, so that few pages of the file are held."""
-        turned = np.empty(block.shape, dtype=block.dtype.newbyteorder("="))
+        values = np.empty(block.shape, dtype=block.dtype.newbyteorder("="))
         at_once = max(1, _HELD_BYTES * block.shape[-1] // max(1, block.nbytes))
         for start in range(0, block.shape[-1], at_once):
-            turned[..., start : start + at_once] = block[..., start : start + at_once]
+            values[..., start : start + at_once] = block[..., start : start + at_once]
             self.release()
-        return turned
-
-
-def unusable(shape: tuple[int, ...], dtype: str) -> Matrix:
-    """A candidate that can be named but not taken."""
-    return ViewMatrix((np.broadcast_to(np.empty(()), shape),), dtype)
-
-
-@dataclass(frozen=True)
-class StreamMatrix:
-    """A matrix that comes out of a stream from its first to its last byte: compressed members of an ``.npz``."""
-
-    shape: tuple[int, ...]
-    numbers: np.dtype
-    fortran: bool
-    open: Callable[[], IO[bytes]]  # positioned behind the header
-
-    @property
-    def dtype(self) -> str:
-        return self.numbers.newbyteorder("=").name
-
-    @property
-    def bounded(self) -> bool:
-        return not self.fortran
-
-    def blocks(self, rows: int) -> Iterator[np.ndarray]:
-        columns = math.prod(self.shape[1:])
-        with unzipping(), self.open() as stream:
-            if self.fortran:  # its first row is complete only when all of it was read
-                whole = self._read(stream, self.shape[0] * columns).reshape(self.shape, order="F")
-                for start in range(0, self.shape[0], rows):
-                    block = whole[start : start + rows]
-                    yield _native(block).reshape(len(block), columns)
-                return
-            for start in range(0, self.shape[0], rows):
-                count = min(rows, self.shape[0] - start)
-                yield _native(self._read(stream, count * columns).reshape(count, columns))
-
-    def _read(self, stream: IO[bytes], count: int) -> np.ndarray:
-        values = np.empty(count, dtype=self.numbers)
-        buffer = values.view(np.uint8).data
-        filled = 0
-        while filled < len(buffer):
-            piece = stream.read(min(1 << 20, len(buffer) - filled))
-            if not piece:
-                raise SourceError("the array is cut off; the file is damaged")
-            buffer[filled : filled + len(piece)] = piece
-            filled += len(piece)
         return values
 
 
+def unusable(shape: tuple[int, ...], dtype: str) -> Matrix:
+    """An array that messages can name and that cannot be ingested."""
+    return ViewMatrix((np.broadcast_to(np.empty(()), shape),), dtype)
+
+
 def described(name: str, matrix: Matrix) -> str:
+    """Name, dtype and shape, for messages."""
     return f"{name or 'the array'} {matrix.dtype} {matrix.shape}"
 
 
-def choose(candidates: Mapping[str, Matrix], key: str | None, where: Path | str) -> tuple[str, Matrix]:
-    """The one matrix to ingest: the one named, or the only one that can be.
+def pick_array(arrays: Mapping[str, Matrix], key: str | None, where: Path | str) -> tuple[str, Matrix]:
+    """The name and the matrix to ingest: the one named by ``key``, or the only one that can be ingested.
 
     Raises
     ------
-    SourceError : none, several, another name, or numbers or a shape that a store does not take
+    SourceError : none, several, no such name, or a dtype or shape that no store holds
     """
-    if not candidates:
+    if not arrays:
         raise SourceError(f"{where} holds no array; needed: one of shape (rows, features) or (rows, layers, hidden)")
-    listed = ", ".join(described(name, matrix) for name, matrix in list(candidates.items())[:_NAMED])
-    if len(candidates) > _NAMED:
-        listed += f" and {len(candidates) - _NAMED} more"
+    listed = ", ".join(described(name, matrix) for name, matrix in list(arrays.items())[:_NAMED])
+    if len(arrays) > _NAMED:
+        listed += f" and {len(arrays) - _NAMED} more"
     if key is not None:
-        if key not in candidates:
+        if key not in arrays:
             raise SourceError(f"{where} has no array {key!r}; it holds {listed}")
-        return key, _checked(candidates[key], key, where)
-    fitting = [name for name, matrix in candidates.items() if len(matrix.shape) in (2, 3) and matrix.dtype in DTYPES]
+        return key, _checked(arrays[key], key, where)
+    fitting = [name for name, matrix in arrays.items() if len(matrix.shape) in (2, 3) and matrix.dtype in DTYPES]
     if len(fitting) > 1:
         raise SourceError(f"{where} holds several arrays; name one with --key: {listed}")
-    name = fitting[0] if fitting else next(iter(candidates))
-    if not fitting and len(candidates) > 1:
+    name = fitting[0] if fitting else next(iter(arrays))
+    if not fitting and len(arrays) > 1:
         raise SourceError(f"{where} holds no matrix of {', '.join(DTYPES)}; it holds {listed}")
-    return name, _checked(candidates[name], name, where)
+    return name, _checked(arrays[name], name, where)
 
 
 def _checked(matrix: Matrix, name: str, where: Path | str) -> Matrix:

@@ -1,4 +1,4 @@
-"""From a file to a store: copied block by block, then read back and compared."""
+"""From a file to a store: rows copied block by block, then read back and compared."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from skillaxes.errors import SourceError, StoreError, UsageError
-from skillaxes.ingest.sources import Source, open_source
-from skillaxes.ingest.tables import id_column, read_ids
+from skillaxes.ingest.readers import Source, open_source
 from skillaxes.ingest.trace_ids import load_ids
 from skillaxes.progress import SILENT, Progress
 from skillaxes.store import StoreWriter, crc32c, create_store, open_store
@@ -23,14 +22,14 @@ from skillaxes.store.attributes import fit, parse
 from skillaxes.store.dtypes import DTYPES, bad_rows, convert, holder, overflowing_rows
 from skillaxes.store.writer import name_rows
 
-_BLOCK_BYTES = 16 << 20  # of a block on its way: enough to be fast, and a few of them fit anywhere
+_BLOCK_BYTES = 16 << 20  # large enough to be fast, small enough for several at once
 _BAD_ROWS_KEPT = 1_000
 _OVERHEAD = 1.01  # files and checksums beside the values
 
 
 @dataclass(frozen=True)
 class IngestSummary:
-    """What was ingested.
+    """A finished ingest.
 
     source, key : the file, and the name of the matrix in it (``""``: the file is the matrix)
     source_dtype : of the numbers in the file
@@ -38,7 +37,7 @@ class IngestSummary:
     bounded : whether the file could be read in bounded memory
     bad_rows, first_bad_rows : how many rows hold NaN or infinity, and the first of them
     has_trace_ids : whether rows have ids
-    seconds : all of it, verification included
+    seconds : of the whole, verification included
     """
 
     source: str
@@ -63,7 +62,7 @@ class IngestSummary:
 
 @dataclass
 class _Copied:
-    """What the verification compares with: rows and checksum of every block, and the bad rows met."""
+    """Rows and checksum of every copied block, for the verification; the first bad rows and their number."""
 
     blocks: list[tuple[int, int]]
     bad: list[int]
@@ -90,15 +89,15 @@ def ingest(
     overwrite: bool = False,
     progress: Progress = SILENT,
 ) -> IngestSummary:
-    """Turn a file into a store, and read the store back to compare it with what was read from the file.
+    """Turn a file into a store, then read the store back and compare it with the rows of the file.
 
-    Nothing of a pickle is run (:mod:`skillaxes.ingest.machine`). The store appears under its name only when it is
+    Nothing of a pickle is run (:mod:`skillaxes.ingest.pickles`). The store appears under its name only when it is
     complete and verified; on any error nothing is left. A source of shape (rows, layers, hidden) becomes a store of
     that shape.
 
     Parameters
     ----------
-    source : a ``.pkl``, ``.pt``, ``.npy``, ``.npz``, ``.safetensors`` or ``.parquet`` file
+    source : a file of one of the formats of :data:`skillaxes.ingest.readers.READERS`
     store : folder of the new store
     key : which array of the file, where it holds several; the list column of a table
     dtype : of the store; that of the file when None
@@ -107,13 +106,13 @@ def ingest(
         ``trace_id`` or ``id`` when None
     id_field : the field or column that holds the ids
     chunk_rows, shard_size : see :func:`skillaxes.store.create_store`
-    overwrite : replace a store that is there, once the new one is verified
-    progress : where the stages ``ingest`` and ``verify`` are reported
+    overwrite : replace an existing store once the new one is verified
+    progress : receives the stages ``ingest`` and ``verify``
 
     Raises
     ------
     SourceError : a file that cannot be taken, values too large for ``dtype``, too few ids, no room on the disk
-    StoreError : the store is there already, attributes that do not fit, a store that reads back differently
+    StoreError : the store exists already, attributes that do not fit, a store that reads back differently
     UsageError : an unknown dtype, a size that cannot be
     """
     began = time.perf_counter()
@@ -123,7 +122,7 @@ def ingest(
         raise UsageError(f"dtype is {dtype!r}; needed: one of {', '.join(DTYPES)}")
     found = open_source(source, key)
     shape = found.matrix.shape
-    known = parse(
+    given = parse(
         {
             "layer_ids": None if layer_ids is None else list(layer_ids),
             "hidden": hidden,
@@ -134,17 +133,17 @@ def ingest(
             "token_range": token_range,
         }
     )
-    attributes = fit(known, shape[1:])
+    attributes = fit(given, shape[1:])
     ids = _ids_of(found, trace_ids, id_field)
     if ids is not None and len(ids) != shape[0]:
         raise SourceError(f"there are {len(ids)} trace ids for the {shape[0]} rows of {source}; needed: one a row")
-    kept = dtype or found.matrix.dtype
-    aside = target.with_name(f"{target.name}.ingest")
-    _check_room(aside, math.prod(shape) * holder(kept).itemsize)
-    with _removed_on_error(aside):
+    store_dtype = dtype or found.matrix.dtype
+    temporary = target.with_name(f"{target.name}.ingest")
+    _check_room(temporary, math.prod(shape) * holder(store_dtype).itemsize)
+    with _removed_on_error(temporary):
         writer = create_store(
-            aside,
-            dtype=kept,
+            temporary,
+            dtype=store_dtype,
             n_rows=shape[0],
             n_features=math.prod(shape[1:]),
             layered=len(shape) == 3,
@@ -154,9 +153,9 @@ def ingest(
             overwrite=True,
         )
         with writer:
-            copied = _copy(found, writer, kept, ids, progress)
-        summary = _verify(found, aside, target, copied, began, progress)
-        _put_in_place(aside, target)
+            copied = _copy(found, writer, store_dtype, ids, progress)
+        summary = _verify(found, temporary, target, copied, began, progress)
+        _put_in_place(temporary, target)
     return summary
 
 
@@ -169,8 +168,8 @@ def _check_target(target: Path, *, overwrite: bool) -> None:
         raise StoreError(f"{target} is not a zarr array, so it is not overwritten; give another path")
 
 
-def _check_room(aside: Path, nbytes: int) -> None:
-    folder = next((parent for parent in aside.absolute().parents if parent.exists()), None)
+def _check_room(temporary: Path, nbytes: int) -> None:
+    folder = next((parent for parent in temporary.absolute().parents if parent.exists()), None)
     if folder is None:
         return
     if not folder.is_dir():
@@ -185,25 +184,24 @@ def _ids_of(
 ) -> list[str | None] | None:
     if given is not None:
         return load_ids(given, field)
-    if source.path.suffix.lower() == ".parquet":
-        column = id_column(source.path, field)
-        return None if column is None else read_ids(source.path, column)
+    if source.reader.trace_ids is not None:
+        return source.reader.read_trace_ids(source.path, field)
     if field is not None:
         raise UsageError(f"id field {field!r} was given without a file of trace ids; give one, or leave it out")
     return None
 
 
 @contextmanager
-def _removed_on_error(aside: Path) -> Iterator[None]:
+def _removed_on_error(temporary: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
 def _copy(source: Source, writer: StoreWriter, dtype: str, ids: list[str | None] | None, progress: Progress) -> _Copied:
-    """Source to store; what is remembered is a checksum a block."""
+    """Copy the rows of the source to the store."""
     matrix = source.matrix
     row_bytes = math.prod(matrix.shape[1:]) * holder(matrix.dtype).itemsize
     chunk_rows = writer.chunk_rows or 1
@@ -213,11 +211,12 @@ def _copy(source: Source, writer: StoreWriter, dtype: str, ids: list[str | None]
     with progress.stage("ingest", matrix.shape[0], unit_bytes=row_bytes) as stage:
         for block in matrix.blocks(rows):
             values = convert(block, matrix.dtype, dtype)
-            lost = overflowing_rows(block, matrix.dtype, values, dtype)
-            if lost.size:
+            overflowing = overflowing_rows(block, matrix.dtype, values, dtype)
+            if overflowing.size:
                 wider = "bfloat16 or float32" if dtype == "float16" else "float64"
                 raise SourceError(
-                    f"{source.path}: {name_rows(lost + done)} hold values too large for {dtype}; ingest as {wider}"
+                    f"{source.path}: {name_rows(overflowing + done)} hold values too large for {dtype}; "
+                    f"ingest as {wider}"
                 )
             bad = bad_rows(values, dtype)
             copied.n_bad += bad.size
@@ -230,16 +229,16 @@ def _copy(source: Source, writer: StoreWriter, dtype: str, ids: list[str | None]
 
 
 def _verify(
-    source: Source, aside: Path, target: Path, copied: _Copied, began: float, progress: Progress
+    source: Source, temporary: Path, target: Path, copied: _Copied, began: float, progress: Progress
 ) -> IngestSummary:
-    """Read the new store through zarr and compare block by block."""
-    made = open_store(aside)
-    if made.missing_chunks():
+    """Read the new store through zarr and compare its checksums block by block."""
+    store = open_store(temporary)
+    if store.missing_chunks():
         raise StoreError(f"{target} lacks chunks that were just written; check the disk and ingest again")
     start = 0
-    with progress.stage("verify", made.n_rows, unit_bytes=made.n_features * made.itemsize) as stage:
+    with progress.stage("verify", store.n_rows, unit_bytes=store.n_features * store.itemsize) as stage:
         for rows, checksum in copied.blocks:
-            if crc32c(made.read_rows(start, start + rows)) != checksum:
+            if crc32c(store.read_rows(start, start + rows)) != checksum:
                 raise StoreError(
                     f"rows {start} to {start + rows - 1} of {target} read back differently than they were written; "
                     f"check the disk and ingest again"
@@ -253,27 +252,27 @@ def _verify(
         key=source.name,
         source_dtype=source.matrix.dtype,
         store=str(target),
-        shape=made.shape,
-        dtype=made.dtype,
-        chunk_rows=made.chunk_rows,
-        n_chunks=made.n_chunks,
-        shard_rows=made.shard_shape[0] if made.shard_shape else None,
-        nbytes=made.nbytes,
+        shape=store.shape,
+        dtype=store.dtype,
+        chunk_rows=store.chunk_rows,
+        n_chunks=store.n_chunks,
+        shard_rows=store.shard_shape[0] if store.shard_shape else None,
+        nbytes=store.nbytes,
         bounded=source.matrix.bounded,
         bad_rows=copied.n_bad,
         first_bad_rows=tuple(copied.bad),
-        has_trace_ids=made.trace_ids([0])[0] is not None,
+        has_trace_ids=store.trace_ids([0])[0] is not None,
         seconds=time.perf_counter() - began,
     )
 
 
-def _put_in_place(aside: Path, target: Path) -> None:
-    """The new store under its name; an old one goes only now."""
+def _put_in_place(temporary: Path, target: Path) -> None:
+    """Rename the new store to its name; an old store is removed only now."""
     if not target.exists():
-        aside.rename(target)
+        temporary.rename(target)
         return
     old = target.with_name(f"{target.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     target.rename(old)
-    aside.rename(target)
+    temporary.rename(target)
     shutil.rmtree(old, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Parquet: a column of lists as a matrix, batch by batch."""
+"""``.parquet``: list columns as matrices, batch by batch, and the column of trace ids."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from skillaxes.errors import SourceError
 from skillaxes.ingest.matrix import Matrix
 
-_SMALLER = 4
+_BATCHES_PER_BLOCK = 4  # arrow holds each number several times while it decodes
 _FLOATS = {"halffloat": "float16", "float": "float32", "double": "float64"}
 
 
@@ -27,7 +27,7 @@ def _open(path: Path) -> Any:
 
 
 def _batches(path: Path, column: str, rows: int) -> Iterator[Any]:
-    """The column, ``rows`` at a time, without holding the table."""
+    """The batches of a column, at most ``rows`` at a time."""
     import pyarrow as pa
 
     with _open(path) as table:
@@ -40,7 +40,7 @@ def _batches(path: Path, column: str, rows: int) -> Iterator[Any]:
 
 @dataclass(frozen=True)
 class ColumnMatrix:
-    """A list column: one list a row."""
+    """A list column, one list a row."""
 
     path: Path
     column: str
@@ -50,8 +50,7 @@ class ColumnMatrix:
 
     def blocks(self, rows: int) -> Iterator[np.ndarray]:
         first = 0
-        # arrow holds each number several times while it decodes
-        for batch in _batches(self.path, self.column, max(1, rows // _SMALLER)):
+        for batch in _batches(self.path, self.column, max(1, rows // _BATCHES_PER_BLOCK)):
             yield self._dense(batch, first)
             first += len(batch)
 
@@ -59,9 +58,9 @@ class ColumnMatrix:
         import pyarrow.types as kinds
 
         if batch.null_count:
-            lost = int(np.flatnonzero(batch.is_null().to_numpy(zero_copy_only=False))[0])
+            missing = int(np.flatnonzero(batch.is_null().to_numpy(zero_copy_only=False))[0])
             raise SourceError(
-                f"{self.path}, {self.column}, has nothing in row {first + lost}; needed: numbers in every row"
+                f"{self.path}, {self.column}, has nothing in row {first + missing}; needed: numbers in every row"
             )
         columns = self.shape[1]
         if not kinds.is_fixed_size_list(batch.type):
@@ -75,13 +74,15 @@ class ColumnMatrix:
                 )
         values = batch.flatten()
         if values.null_count:
-            lost = int(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0]) // columns
-            raise SourceError(f"{self.path}, {self.column}, lacks a number in row {first + lost}; needed: all of them")
+            missing = int(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0]) // columns
+            raise SourceError(
+                f"{self.path}, {self.column}, lacks a number in row {first + missing}; needed: all of them"
+            )
         return np.asarray(values.to_numpy(zero_copy_only=False)).reshape(len(batch), columns)
 
 
 def read_parquet(path: Path) -> dict[str, Matrix]:
-    """The list columns of a table, by name."""
+    """The list columns of a table by name."""
     import pyarrow.types as kinds
 
     arrays: dict[str, Matrix] = {}
@@ -96,15 +97,14 @@ def read_parquet(path: Path) -> dict[str, Matrix]:
 
 
 def _measured(matrix: ColumnMatrix) -> ColumnMatrix:
-    """With the width of a row, which only the rows tell where lists have no fixed size."""
+    """The matrix with the width of its first row, unless the lists have a fixed size."""
     if matrix.shape[1] >= 0 or not matrix.shape[0]:
         return matrix
     width = len(next(_batches(matrix.path, matrix.column, 1))[0].as_py() or ())
     return ColumnMatrix(matrix.path, matrix.column, (matrix.shape[0], width), matrix.dtype)
 
 
-def id_column(path: Path, named: str | None) -> str | None:
-    """The column of trace ids: the one named, else ``trace_id`` or ``id`` where there is one."""
+def _id_column(path: Path, named: str | None) -> str | None:
     import pyarrow.types as kinds
 
     with _open(path) as table:
@@ -121,8 +121,16 @@ def id_column(path: Path, named: str | None) -> str | None:
     return None
 
 
-def read_ids(path: Path, column: str) -> list[str | None]:
-    """A column as texts."""
+def read_ids(path: Path, named: str | None) -> list[str | None] | None:
+    """The trace ids of a table as texts: the column that is named, else ``trace_id`` or ``id``; None without one.
+
+    Raises
+    ------
+    SourceError : no such column, or a damaged table
+    """
+    column = _id_column(path, named)
+    if column is None:
+        return None
     ids: list[str | None] = []
     for batch in _batches(path, column, 65_536):
         ids.extend(None if value is None else str(value) for value in batch.to_pylist())

@@ -1,4 +1,4 @@
-"""Members of a zip file in memory; stored ones as views, so that a large array in it is not copied."""
+"""Members of a mapped zip file: views of stored members, streams of compressed ones."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from typing import IO
 
 from skillaxes.errors import SourceError
 
+ZIP_MAGIC = b"PK\x03\x04"
 _HEADER = 30  # bytes of a local file header, before name and extra field
 
 
 class ViewFile(io.RawIOBase):
-    """A read-only file over a view, without a copy."""
+    """A read-only file over a view, which is not copied."""
 
     def __init__(self, data: memoryview) -> None:
         self._data = data
@@ -41,13 +42,13 @@ class ViewFile(io.RawIOBase):
         return len(piece)
 
 
-# What zipfile and zlib raise over damaged, encrypted or unusual files.
+# Errors of zipfile and zlib over damaged, encrypted or unusual files.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, OSError, RuntimeError, EOFError, struct.error)
 
 
 @contextmanager
 def unzipping() -> Iterator[None]:
-    """Damage within it is a SourceError."""
+    """Errors of zipfile and zlib in this context become SourceErrors."""
     try:
         yield
     except _DAMAGE as error:
@@ -67,12 +68,12 @@ class Member:
         return self.info.compress_type != zipfile.ZIP_STORED
 
     def stored(self) -> memoryview:
-        """The bytes of a member that is not compressed."""
+        """The bytes of a member that is not compressed, as a view of the zip."""
         if self.compressed:
             raise SourceError(f"{self.info.filename} is compressed within its file; needed: as torch.save writes it")
         begin = self.info.header_offset
         header = bytes(self.data[begin : begin + _HEADER])
-        if len(header) < _HEADER or header[:4] != b"PK\x03\x04":
+        if len(header) < _HEADER or header[:4] != ZIP_MAGIC:
             raise SourceError(f"{self.info.filename} is not where the file says; the file is damaged")
         begin += _HEADER + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
         if begin + self.info.file_size > len(self.data):
@@ -80,7 +81,7 @@ class Member:
         return self.data[begin : begin + self.info.file_size]
 
     def open(self) -> IO[bytes]:
-        """The bytes as a stream, decompressed on the way."""
+        """The bytes of a member as a stream, decompressed."""
         return self.archive.open(self.info)
 
 
