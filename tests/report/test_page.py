@@ -12,7 +12,7 @@ import pytest
 
 from skillaxes.errors import RunFolderError
 from skillaxes.report import write_report
-from skillaxes.report.contents import read_contents
+from skillaxes.run_folder.contents import read_contents
 
 HOSTILE = "</div><script>alert(1)</script>\u202egnp.exe\x00 <img src=http://evil/x onerror=alert(1)> & \"quoted\" 'it'"
 

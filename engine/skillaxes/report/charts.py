@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from skillaxes.report.contents import Histogram
 from skillaxes.report.html import Markup, element
 from skillaxes.report.numbers import percent, plain
+from skillaxes.run_folder.contents import Histogram
 
 _WIDTH, _HEIGHT = 480, 150
 _LEFT, _RIGHT, _TOP, _BOTTOM = 8, 8, 16, 22  # margins around the plot

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from skillaxes.report.contents import Direction, Row
 from skillaxes.report.html import Markup, element, joined
 from skillaxes.report.parts import words_of
+from skillaxes.run_folder.contents import Direction, Row
 from skillaxes.run_folder.formats import CENTERED_COSINE, PROJECTION, RAW_COSINE
 
 _OPEN = 3  # examples that are shown at once

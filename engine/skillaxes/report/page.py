@@ -9,11 +9,11 @@ from typing import Any
 
 from skillaxes.memory import show as size
 from skillaxes.report import charts
-from skillaxes.report.contents import Contents, Direction
 from skillaxes.report.html import Markup, element, joined
 from skillaxes.report.numbers import duration, percent
 from skillaxes.report.parts import pole, stability_of, verdict_of
 from skillaxes.report.section import direction_section
+from skillaxes.run_folder.contents import Contents, Direction
 from skillaxes.run_folder.formats import SIDES
 
 _HEADINGS = {

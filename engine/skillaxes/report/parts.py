@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from skillaxes.report.contents import Direction
 from skillaxes.report.html import Markup, element, joined
+from skillaxes.run_folder.contents import Direction
 
 STABLE = 0.9  # |cos| between the directions of two halves of the rows
 

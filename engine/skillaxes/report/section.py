@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from skillaxes.report import charts
-from skillaxes.report.contents import Contents, Direction
 from skillaxes.report.examples import end_of, score_of
 from skillaxes.report.html import Markup, element, joined
 from skillaxes.report.numbers import percent
 from skillaxes.report.parts import stability_of, verdict_of, words_of
+from skillaxes.run_folder.contents import Contents, Direction
 from skillaxes.run_folder.formats import CENTERED_COSINE, NEGATIVE, POSITIVE, PROJECTION, RAW_COSINE, SIDES
 
 _TITLES = {

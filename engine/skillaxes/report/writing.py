@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from skillaxes.report.contents import read_contents
 from skillaxes.report.page import render
 from skillaxes.run_folder.atomic import replacing
+from skillaxes.run_folder.contents import read_contents
 from skillaxes.run_folder.formats import REPORT
 
 
