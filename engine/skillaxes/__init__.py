@@ -19,17 +19,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from skillaxes.applying import apply
     from skillaxes.config import DiscoverConfig
-    from skillaxes.discovery import Discovery, discover, load, plan
+    from skillaxes.discovery import discover, plan
     from skillaxes.errors import SkillaxesError
     from skillaxes.estimator import StreamingPCA
+    from skillaxes.run_folder.contents import Discovery, load
     from skillaxes.store import Store, create_store, open_store, open_writer
 
 _HOME = {
     "apply": "applying",
     "DiscoverConfig": "config",
-    "Discovery": "discovery",
+    "Discovery": "run_folder.contents",
     "discover": "discovery",
-    "load": "discovery",
+    "load": "run_folder.contents",
     "plan": "discovery",
     "SkillaxesError": "errors",
     "StreamingPCA": "estimator",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from skillaxes import memory
 from skillaxes.checkpointing import Checkpoint
@@ -20,36 +20,14 @@ from skillaxes.progress import SILENT, Progress
 from skillaxes.results import directions_of, findings, ranked, spent, write
 from skillaxes.run_folder import manifest as manifests
 from skillaxes.run_folder.atomic import remove
-from skillaxes.run_folder.directions import Directions, read_directions
-from skillaxes.run_folder.formats import CHECKPOINT, TOPK
-from skillaxes.run_folder.tables import read_table
+from skillaxes.run_folder.contents import Discovery, load
+from skillaxes.run_folder.formats import CHECKPOINT
 from skillaxes.shortage import Solver, announced, within_memory
 from skillaxes.solve import Solved, solve
 from skillaxes.stage_log import StageLog
 from skillaxes.stages import Stages
 from skillaxes.store import Store
 from skillaxes.traffic import STATED, Rates
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-
-@dataclass(frozen=True)
-class Discovery:
-    """What ``discover`` found.
-
-    Attributes
-    ----------
-    directions : components (k, d), mean (d,) and their numbers, float32
-    topk : the rows at both ends of every direction, as ``topk.parquet`` holds them
-    manifest : what was done and what has to be announced
-    run_dir : where it was written; None if nowhere
-    """
-
-    directions: Directions
-    topk: pa.Table
-    manifest: dict[str, Any]
-    run_dir: Path | None
 
 
 def discover(
@@ -89,18 +67,6 @@ def plan(store: Store | str | Path, *, world_size: int = 1, rates: Rates = STATE
     rates : what time and traffic of several processes are predicted from
     """
     return prepare(store, options, world=World(0, world_size), rates=rates).plan
-
-
-def load(run_dir: str | Path) -> Discovery:
-    """What a run folder holds.
-
-    Raises
-    ------
-    RunFolderError : it is no run folder, or not complete
-    """
-    folder = Path(run_dir)
-    manifest = manifests.read_manifest(folder)
-    return Discovery(read_directions(folder), read_table(folder, TOPK), manifest, folder)
 
 
 def carry_out(

@@ -1,4 +1,4 @@
-"""A finished run folder, typed: its manifest, and of each direction the numbers, the listed rows and the label."""
+"""A run folder, typed: its arrays and tables as they lie there, or direction by direction with lists and labels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from skillaxes.errors import RunFolderError
 from skillaxes.run_folder import formats
@@ -16,6 +16,39 @@ from skillaxes.run_folder.labels import read_labels
 from skillaxes.run_folder.manifest import DONE, read_manifest
 from skillaxes.run_folder.stored_scores import STORED_SCORES
 from skillaxes.run_folder.tables import read_table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """The result of a job.
+
+    Attributes
+    ----------
+    directions : components (k, d), mean (d,) and their numbers, float32
+    topk : the rows at both ends of every direction, as ``topk.parquet`` holds them
+    manifest : the job, its effort and its findings
+    run_dir : the folder that it was written to; None if it was kept in memory
+    """
+
+    directions: Directions
+    topk: pa.Table
+    manifest: dict[str, Any]
+    run_dir: Path | None
+
+
+def load(run_dir: str | Path) -> Discovery:
+    """Read the result of a job from its run folder.
+
+    Raises
+    ------
+    RunFolderError : it is no run folder, or not complete
+    """
+    folder = Path(run_dir)
+    manifest = read_manifest(folder)
+    return Discovery(read_directions(folder), read_table(folder, formats.TOPK), manifest, folder)
 
 
 @dataclass(frozen=True)
