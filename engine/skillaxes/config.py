@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -147,6 +147,12 @@ def _path(name: str, value: Any) -> Path:
     return Path(value)
 
 
+def _in_words(names: Iterable[str]) -> str:
+    """``"a, b or c"``."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}"
+
+
 _BY_TYPE: dict[type, Callable[[str, Any], Any]] = {int: _whole, float: _number}
 
 
@@ -170,7 +176,7 @@ class SolverConfig:
         AUTO,
         choices=(AUTO, *SOLVERS),
         metavar="NAME",
-        help=f"{', '.join((AUTO, *list(SOLVERS)[:-1]))} or {list(SOLVERS)[-1]}; auto follows a written rule.",
+        help=f"{_in_words((AUTO, *SOLVERS))}; auto follows a written rule.",
     )
     tolerance: float = option(
         1e-3,
@@ -206,9 +212,9 @@ class RankingConfig:
     )
     rank_by: str = option(
         RAW_COSINE,
-        choices=RANKINGS,
+        choices=tuple(RANKINGS),
         metavar="HOW",
-        help=f"{', '.join(RANKINGS[:-1])} or {RANKINGS[-1]}: what the rows of a direction are ordered by.",
+        help=f"{_in_words(RANKINGS)}: what the rows of a direction are ordered by.",
     )
 
 

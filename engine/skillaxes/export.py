@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from skillaxes.errors import RunFolderError, UsageError
+from skillaxes.run_folder.contents import read_finished_manifest
 from skillaxes.run_folder.directions import Directions, read_directions
 from skillaxes.run_folder.files import replacing
-from skillaxes.run_folder.manifest import DONE, read_manifest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,11 +61,7 @@ def export(run_dir: str | Path, file: str | Path, *, flat: bool = False, overwri
         raise UsageError(f"{file}: exists already; type another name, or --overwrite to replace it")
     if not file.parent.is_dir():
         raise UsageError(f"{file}: the folder {file.parent} does not exist")
-    manifest = read_manifest(run_dir)
-    if manifest.get("status") != DONE:
-        raise RunFolderError(
-            f"{run_dir}: the run is not finished (status: {manifest.get('status')}); run the same command again"
-        )
+    manifest = read_finished_manifest(run_dir)
     tensors = _raw_space(read_directions(run_dir))
     if not flat:
         tensors = _by_layer(tensors, *_layers(run_dir, manifest, tensors["mean"].size))

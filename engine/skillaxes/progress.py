@@ -53,3 +53,13 @@ class Silent:
 
 
 SILENT = Silent()
+
+
+def format_duration(seconds: float) -> str:
+    """``"0.42 s"``, ``"12 s"``, ``"3 min 20 s"``, ``"2 h 5 min"``."""
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

@@ -7,8 +7,7 @@ import io
 from rich.console import Console
 
 from skillaxes.cli.progress import Bars, Lines, clock_time, make_progress
-from skillaxes.progress import SILENT
-from skillaxes.report.numbers import duration
+from skillaxes.progress import SILENT, format_duration
 
 
 class Clock:
@@ -85,4 +84,10 @@ def test_the_stream_decides() -> None:
 
 def test_times() -> None:
     assert [clock_time(s) for s in (0, 12.4, 61, 3723)] == ["0:00", "0:12", "1:01", "1:02:03"]
-    assert [duration(s) for s in (0.0421, 9, 12, 200, 3723)] == ["0.042 s", "9 s", "12 s", "3 min 20 s", "62 min 3 s"]
+    assert [format_duration(s) for s in (0.0421, 9, 12, 200, 3723)] == [
+        "0.042 s",
+        "9 s",
+        "12 s",
+        "3 min 20 s",
+        "62 min 3 s",
+    ]

@@ -7,12 +7,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from skillaxes.errors import RunFolderError
 from skillaxes.report import write_report
-from skillaxes.report.contents import read_contents
+from skillaxes.run_folder.contents import read_contents
 
 HOSTILE = "</div><script>alert(1)</script>\u202egnp.exe\x00 <img src=http://evil/x onerror=alert(1)> & \"quoted\" 'it'"
 
@@ -118,8 +117,10 @@ def test_no_text_can_speak_html(run_folder: Path) -> None:
 
     before = [tag for tag, _ in page_of(run_folder).tags]
     edit_labels(run_folder, poison)
-    store = json.loads((run_folder / "manifest.json").read_text())["store"]
-    edit_manifest(run_folder, store={**store, "model": HOSTILE, "path": HOSTILE})
+    manifest = json.loads((run_folder / "manifest.json").read_text())
+    store, layers = manifest["store"], manifest["layers"]
+    layers["ids"][0] = HOSTILE
+    edit_manifest(run_folder, store={**store, "model": HOSTILE, "path": HOSTILE}, layers=layers)
     page = page_of(run_folder)
     assert {tag for tag, _ in page.tags} <= set(before) | {"ul", "li", "details", "summary"}
     assert "<script>alert(1)</script>" in page.text  # as text
@@ -175,38 +176,36 @@ def test_kinds_of_label(run_folder: Path, status: str, kind: str | None, text: s
         assert all(word in page.text for word in ("because", "tone", "calm", "loud"))
 
 
+@pytest.mark.parametrize(
+    ("change", "marked"),
+    [
+        ({"split_half": 0.9}, 0),
+        ({"split_half": 0.89}, 1),
+        ({"split_half": None}, 0),
+        ({"norm_correlation": -0.29}, 0),
+        ({"norm_correlation": -0.3}, 1),
+        ({"settled": {"positive": 10, "negative": 10}}, 0),
+        ({"settled": {"positive": 9, "negative": 10}}, 1),
+        ({"residual": None, "angle_bound": None, "shared_top": None, "settled": None}, 0),
+    ],
+)
+def test_a_number_to_doubt_is_marked(run_folder: Path, change: dict[str, Any], marked: int) -> None:
+    good = {"split_half": 1.0, "norm_correlation": 0.0, "settled": {"positive": 10, "negative": 10}}
+    directions = json.loads((run_folder / "manifest.json").read_text())["directions"]
+    directions = [{**entry, **good} for entry in directions]
+    directions[1].update(change)
+    edit_manifest(run_folder, directions=directions)
+    page = page_of(run_folder)
+    assert len(page.all("li", class_="bad")) == marked
+    assert len(page.all("td", class_="right open")) == (marked if "split_half" in change else 0)
+
+
 def test_one_subspace_is_named(run_folder: Path) -> None:
     directions = json.loads((run_folder / "manifest.json").read_text())["directions"]
     for entry in directions[1:3]:
         entry["subspace"] = [1, 2]
     edit_manifest(run_folder, directions=directions)
     assert "read directions 1 to 2 as one subspace" in page_of(run_folder).text
-
-
-def test_histograms_count_every_row_and_agree_with_the_lists(run_folder: Path) -> None:
-    import zarr
-
-    contents = read_contents(run_folder)
-    scores: Any = zarr.open_group(str(run_folder / "scores.zarr"), mode="r")
-    n_rows = scores["norm"].shape[0]
-    for direction in contents.directions:
-        for histogram in direction.histograms.values():
-            assert int(histogram.counts.sum()) == n_rows
-            assert len(histogram.edges) == len(histogram.counts) + 1
-            assert np.all(np.diff(histogram.edges) > 0)
-            assert histogram.counts[0] > 0 and histogram.counts[-1] > 0
-        rows = [row for end in direction.ends.values() for row in end]
-        for name, values in (
-            ("raw-cosine", [row.cosine for row in rows]),
-            ("centered-cosine", [row.cosine_centered for row in rows]),
-        ):
-            edges = direction.histograms[name].edges
-            width = 2 / 4800  # of the finest bin
-            assert edges[0] - width <= min(values) and max(values) <= edges[-1] + width
-        # The most extreme rows lie in the outermost bins.
-        edges, counts = direction.histograms["raw-cosine"].edges, direction.histograms["raw-cosine"].counts
-        top = [row.cosine for row in direction.ends["positive"]]
-        assert sum(value >= edges[-2] for value in top) >= min(len(top), int(counts[-1])) - 1
 
 
 @pytest.mark.parametrize("rank_by", ["raw-cosine", "centered-cosine"])
@@ -216,12 +215,13 @@ def test_the_ends_are_marked_in_the_histogram_of_what_rows_are_ranked_by(
     import skillaxes
 
     skillaxes.discover(sample / "activations.zarr", tmp_path / "run", components=2, top=40, rank_by=rank_by)
-    [first, _] = read_contents(tmp_path / "run").directions
+    contents = read_contents(tmp_path / "run")
+    [first, _] = contents.directions
     score = "cosine" if rank_by == "raw-cosine" else "cosine_centered"
     page = page_of(tmp_path / "run")
     lines = page.all("line", class_="threshold positive")
     assert len(lines) == 2  # one a direction: in one of its two histograms
-    histogram = first.histograms[rank_by]
+    histogram = contents.histograms[rank_by][first.index]
     left, width = 8, 480 - 8 - 8
     least = min(getattr(row, score) for row in first.ends["positive"])
     expected = left + width * (least - histogram.edges[0]) / (histogram.edges[-1] - histogram.edges[0])

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
-from skillaxes.progress import SILENT, Progress, Stage
-from skillaxes.report.numbers import duration
+from skillaxes.progress import SILENT, Progress, Stage, format_duration
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,7 +66,7 @@ class Tally:
         return f"{self.name}: " + "  ".join(part for part in parts if part)
 
     def ended(self) -> str:
-        parts = [f"{self.done:,} {self.unit} in {duration(self.seconds)}", self.rates()]
+        parts = [f"{self.done:,} {self.unit} in {format_duration(self.seconds)}", self.rates()]
         return f"{self.name}: " + "  ".join(part for part in parts if part)
 
 

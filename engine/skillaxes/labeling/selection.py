@@ -91,7 +91,7 @@ def read_selection(run_dir: Path) -> Selection:
     except (OSError, ValueError) as error:
         raise RunFolderError(f"{path} cannot be read as parquet ({error}): run skillaxes discover again") from error
     meta = json.loads((table.schema.metadata or {}).get(formats.SELECTION_META, b"{}"))
-    missing = [name for name in formats.SELECTION_SCHEMA.names if name not in table.column_names]
+    missing = [name for name in (column.name for column in formats.SELECTION_COLUMNS) if name not in table.column_names]
     missing += [name for name in ("n_rows", "top") if name not in meta]
     if missing:
         raise RunFolderError(f"{path} lacks {', '.join(missing)}: it is not of format version {formats.FORMAT_VERSION}")

@@ -1,156 +1,111 @@
-"""Charts as inline SVG and plain HTML: no script, no library, both colour schemes by style sheet."""
+"""The geometry of the page's charts; ``charts.html.j2`` draws it as SVG, without a script or a library."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
-from skillaxes.report.contents import Histogram
-from skillaxes.report.html import Markup, element
-from skillaxes.report.numbers import percent, plain
+from skillaxes.report.filters import percent, three_digits
+from skillaxes.run_folder.histograms import Histogram
+from skillaxes.run_folder.schema import NEGATIVE, POSITIVE
 
 _WIDTH, _HEIGHT = 480, 150
 _LEFT, _RIGHT, _TOP, _BOTTOM = 8, 8, 16, 22  # margins around the plot
+_FLOOR = _HEIGHT - _BOTTOM
+_PLOT_HEIGHT = _HEIGHT - _TOP - _BOTTOM
 
 
-def _svg(title: str, *children: object, height: int = _HEIGHT) -> Markup:
-    return element(
-        "svg", element("title", title), *children, viewBox=f"0 0 {_WIDTH} {height}", role="img", class_="chart"
-    )
+@dataclass(frozen=True)
+class Mark:
+    """One SVG element.
+
+    Attributes
+    ----------
+    tag : ``rect``, ``line`` or ``text``
+    place : its coordinates and extents, in units of the view box
+    style : its classes in the style sheet; empty for none
+    text : what it says: written there, or shown while the pointer is over it
+    """
+
+    tag: str
+    place: dict[str, str]
+    style: str = ""
+    text: str = ""
 
 
-def _text(x: float, y: float, text: str, anchor: str = "middle", class_: str | None = None) -> Markup:
-    return element("text", text, x=f"{x:.1f}", y=f"{y:.1f}", text_anchor=anchor, class_=class_)
+@dataclass(frozen=True)
+class Chart:
+    """One drawing: marks in the order in which they are painted."""
+
+    title: str
+    marks: list[Mark]
+    width: int = _WIDTH
+    height: int = _HEIGHT
 
 
-def _rect(x: float, y: float, width: float, height: float, class_: str, title: str | None = None) -> Markup:
-    children = [element("title", title)] if title else []
-    return element(
-        "rect", *children, x=f"{x:.2f}", y=f"{y:.2f}", width=f"{max(0.0, width):.2f}", height=f"{max(0.0, height):.2f}",
-        class_=class_,
-    )  # fmt: skip
-
-
-def scree(ratios: Sequence[float]) -> Markup:
+def scree(ratios: Sequence[float]) -> Chart:
     """Share of the variance of each direction, one bar each."""
     k = len(ratios)
     most = max([*ratios, 1e-12])
     slot = (_WIDTH - _LEFT - _RIGHT) / k
-    floor, tall = _HEIGHT - _BOTTOM, _HEIGHT - _TOP - _BOTTOM
     every = -(-k // 20)  # labels that still stand apart
-    marks: list[Markup] = []
+    marks = []
     for index, ratio in enumerate(ratios):
-        x, height = _LEFT + index * slot, tall * ratio / most
-        marks.append(
-            _rect(x + slot * 0.12, floor - height, slot * 0.76, height, "bar", f"direction {index}: {percent(ratio)}")
-        )
+        x, height = _LEFT + index * slot, _PLOT_HEIGHT * ratio / most
+        title = f"direction {index}: {percent(ratio)}"
+        marks.append(_rect(x + slot * 0.12, _FLOOR - height, slot * 0.76, height, "bar", title))
         if index % every == 0:
             marks.append(_text(x + slot / 2, _HEIGHT - 7, str(index)))
         if k <= 12:
-            marks.append(_text(x + slot / 2, floor - height - 4, percent(ratio), class_="value"))
-    axis = element("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=floor, y2=floor, class_="axis")
-    return _svg("Share of the variance of each direction", marks, axis)
+            marks.append(_text(x + slot / 2, _FLOOR - height - 4, percent(ratio), style="value"))
+    return Chart("Share of the variance of each direction", [*marks, _axis()])
 
 
-def histogram(title: str, data: Histogram, low: float | None, high: float | None) -> Markup:
-    """How the rows spread over a score; beyond ``low`` and ``high`` lie the ends that were kept."""
+def histogram(title: str, data: Histogram, low: float | None, high: float | None) -> Chart:
+    """The rows' spread over a score; the lists hold the rows from ``low`` down and from ``high`` up."""
     edges, counts = data.edges, data.counts
-    floor, tall = _HEIGHT - _BOTTOM, _HEIGHT - _TOP - _BOTTOM
-    first, span = float(edges[0]), float(edges[-1] - edges[0]) or 1.0
+    first, last = float(edges[0]), float(edges[-1])
+    span = float(edges[-1] - edges[0]) or 1.0
 
     def at(value: float) -> float:
         return _LEFT + (_WIDTH - _LEFT - _RIGHT) * (value - first) / span
 
     most = max(1, int(counts.max()))
-    bars = []
-    for left, right, count in zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True):
-        if not count:
-            continue
-        side = (
-            "positive" if high is not None and left >= high else "negative" if low is not None and right <= low else ""
-        )
-        # A bin with one row in a million must still be seen.
-        height = max(1.0, tall * count / most)
-        label = f"{plain(left)} to {plain(right)}: {count:,} rows"
-        bars.append(_rect(at(left), floor - height, at(right) - at(left) - 0.4, height, f"bar {side}".strip(), label))
     marks = []
-    for value, side in ((low, "negative"), (high, "positive")):
-        if value is not None and first <= value <= float(edges[-1]):
-            x = f"{at(value):.1f}"
-            marks.append(element("line", x1=x, x2=x, y1=_TOP - 4, y2=floor, class_=f"threshold {side}"))
-    axis = [
-        element("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=floor, y2=floor, class_="axis"),
-        _text(_LEFT, _HEIGHT - 7, plain(first), "start"),
-        _text(_WIDTH - _RIGHT, _HEIGHT - 7, plain(float(edges[-1])), "end"),
+    for left, right, rows in zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True):
+        if not rows:
+            continue
+        side = POSITIVE if high is not None and left >= high else NEGATIVE if low is not None and right <= low else ""
+        # A bin with one row in a million must still be seen.
+        height = max(1.0, _PLOT_HEIGHT * rows / most)
+        label = f"{three_digits(left)} to {three_digits(right)}: {rows:,} rows"
+        width = at(right) - at(left) - 0.4
+        marks.append(_rect(at(left), _FLOOR - height, width, height, f"bar {side}".strip(), label))
+    for value, side in ((low, NEGATIVE), (high, POSITIVE)):
+        if value is not None and first <= value <= last:
+            marks.append(_upright(at(value), _TOP - 4, _FLOOR, f"threshold {side}"))
+    marks += [
+        _axis(),
+        _text(_LEFT, _HEIGHT - 7, three_digits(first), "start"),
+        _text(_WIDTH - _RIGHT, _HEIGHT - 7, three_digits(last), "end"),
     ]
-    if first < -0.12 * span and float(edges[-1]) > 0.12 * span:
-        zero = f"{at(0):.1f}"
-        axis += [
-            element("line", x1=zero, x2=zero, y1=floor, y2=floor + 5, class_="axis"),
-            _text(at(0), _HEIGHT - 7, "0"),
-        ]
-    return element("figure", element("figcaption", title), _svg(title, bars, marks, axis))
+    if first < -0.12 * span and last > 0.12 * span:
+        marks += [_upright(at(0), _FLOOR, _FLOOR + 5, "axis"), _text(at(0), _HEIGHT - 7, "0")]
+    return Chart(title, marks)
 
 
-def layer_table(ids: Sequence[int], variance: Sequence[float], energies: Sequence[Sequence[float]]) -> Markup:
-    """Energy by layer: one row for the data, one for each direction; the darker, the more."""
-
-    def cells(values: Sequence[float]) -> list[Markup]:
-        return [
-            element("td", f"{100 * v:.0f}", style=f"--v:{min(1.0, max(0.0, v)):.3f}", class_="heat") for v in values
-        ]
-
-    head = element("tr", element("th", "layer", scope="row"), [element("th", i, scope="col") for i in ids])
-    rows = [element("tr", element("th", "variance", scope="row"), cells(variance), class_="all")] if variance else []
-    rows += [
-        element("tr", element("th", element("a", index, href=f"#d{index}"), scope="row"), cells(energy))
-        for index, energy in enumerate(energies)
-    ]
-    return element(
-        "div", element("table", element("thead", head), element("tbody", rows), class_="layers"), class_="scroll"
-    )
+def _rect(x: float, y: float, width: float, height: float, style: str, title: str) -> Mark:
+    extents = {"width": f"{max(0.0, width):.2f}", "height": f"{max(0.0, height):.2f}"}
+    return Mark("rect", {"x": f"{x:.2f}", "y": f"{y:.2f}", **extents}, style, title)
 
 
-def layer_strip(ids: Sequence[int], energy: Sequence[float]) -> Markup:
-    """One direction's energy by layer."""
-    cells = [
-        element(
-            "span",
-            element("b", f"{100 * v:.0f}%"),
-            f"layer {i}",
-            style=f"--v:{min(1.0, max(0.0, v)):.3f}",
-            class_="heat",
-        )
-        for i, v in zip(ids, energy, strict=False)
-    ]
-    return element("div", cells, class_="strip")
+def _text(x: float, y: float, text: str, anchor: str = "middle", style: str = "") -> Mark:
+    return Mark("text", {"x": f"{x:.1f}", "y": f"{y:.1f}", "text-anchor": anchor}, style, text)
 
 
-def interval(name: str, figure: dict[str, Any], kind: str) -> Markup | None:
-    """A score between 0 and 1 on a line with chance at one half; None without a figure.
+def _axis() -> Mark:
+    return Mark("line", {"x1": f"{_LEFT}", "x2": f"{_WIDTH - _RIGHT}", "y1": f"{_FLOOR}", "y2": f"{_FLOOR}"}, "axis")
 
-    ``figure`` has ``accuracy`` with ``low`` and ``high``, or ``p95``.
-    """
-    value = figure.get("accuracy", figure.get("p95"))
-    if value is None:
-        return None
-    low, high = figure.get("low"), figure.get("high")
-    bar = (
-        element("i", class_="span", style=f"left:{100 * low:.1f}%;width:{100 * (high - low):.1f}%")
-        if low is not None and high is not None
-        else None
-    )
-    between = f" ({low:.2f} to {high:.2f})" if bar else ""
-    return element(
-        "div",
-        element("span", name, class_="name"),
-        element(
-            "span",
-            element("i", class_="chance"),
-            bar,
-            element("i", class_="dot", style=f"left:{100 * value:.1f}%"),
-            class_="line",
-        ),
-        element("span", f"{value:.2f}", element("small", between), class_="number"),
-        class_=f"interval {kind}",
-    )
+
+def _upright(x: float, top: float, bottom: float, style: str) -> Mark:
+    return Mark("line", {"x1": f"{x:.1f}", "x2": f"{x:.1f}", "y1": f"{top}", "y2": f"{bottom}"}, style)

@@ -6,8 +6,13 @@ called ``certified`` ``settled`` and ``bytes_sent`` ``handed_over``; it is read 
 
 from __future__ import annotations
 
-from dataclasses import Field, asdict, dataclass, field, fields
-from typing import Any, NamedTuple, TypedDict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
@@ -24,7 +29,69 @@ SIDES = (POSITIVE, NEGATIVE)
 RAW_COSINE = "raw-cosine"
 CENTERED_COSINE = "centered-cosine"
 PROJECTION = "projection"
-RANKINGS = (RAW_COSINE, CENTERED_COSINE, PROJECTION)
+
+
+class ScoreBlock(NamedTuple):
+    """Some rows of ``scores.zarr`` and what belongs to their k directions; all float32.
+
+    Attributes
+    ----------
+    projection : (n, k), of the rows less the mean
+    norm, centered_norm : (n,), of the rows and of the rows less the mean
+    along_mean : (k,), projection of the mean row
+    deviation : (k,), standard deviation of the projections
+    """
+
+    projection: NDArray[np.float32]
+    norm: NDArray[np.float32]
+    centered_norm: NDArray[np.float32]
+    along_mean: NDArray[np.float32]
+    deviation: NDArray[np.float32]
+
+
+class StoredScore(NamedTuple):
+    """A score that rows can be ranked by, as a run folder holds it: in ``topk.parquet`` and behind ``scores.zarr``.
+
+    Attributes
+    ----------
+    title : its name for people, with the unit of ``values``
+    topk_column : its column of ``topk.parquet``
+    values : (n, k) scores of a block of rows; NaN or infinity where a row has none
+    limit : histograms cover ``-limit`` to ``limit``
+    listed_alike : whether ``topk_column`` has the unit of ``values``
+    """
+
+    title: str
+    topk_column: str
+    values: Callable[[ScoreBlock], NDArray[np.float32]]
+    limit: float
+    listed_alike: bool
+
+
+# How each is computed of kept projections stands in skillaxes.ranking.scores.
+RANKINGS = {
+    RAW_COSINE: StoredScore(
+        "Raw cosine",
+        "cosine",
+        lambda rows: (rows.projection + rows.along_mean) / rows.norm[:, None],
+        limit=1.0,
+        listed_alike=True,
+    ),
+    CENTERED_COSINE: StoredScore(
+        "Centred cosine",
+        "cosine_centered",
+        lambda rows: rows.projection / rows.centered_norm[:, None],
+        limit=1.0,
+        listed_alike=True,
+    ),
+    PROJECTION: StoredScore(
+        "Projection, in standard deviations",
+        "projection",
+        lambda rows: rows.projection / rows.deviation,
+        limit=12.0,
+        listed_alike=False,
+    ),
+}
 
 
 class Column(NamedTuple):
@@ -80,41 +147,60 @@ REPRODUCIBLE = 0.9  # |cos| between the directions of two random halves, below w
 NORM_CORRELATED = 0.3  # |correlation| with the row norm that is worth a word
 
 
+def percent(share: float) -> str:
+    """``"31%"``, ``"4.2%"``, ``"0.31%"``."""
+    value = 100 * share
+    return f"{value:.0f}%" if abs(value) >= 10 else f"{value:.1f}%" if abs(value) >= 1 else f"{value:.2g}%"
+
+
 @dataclass(frozen=True)
 class Stat:
-    """How a number of a direction is shown.
+    """How a number of a direction is shown, in the terminal's table and on the page.
 
     Attributes
     ----------
-    title : head of its column, name of its figure
-    form : format string
-    help : one sentence for the legend; empty where the title says it
+    title : head of its column in the table; None for no column
+    form : format string of the table
+    phrase : behind the number on the page; may name ``{side}`` and ``{bound}``
+    page : the number, and the length of the list that it is about, as the page's text
+    heading : of its column in the page's overview; None for no column
+    help : one sentence for the legends, without its end
     warn_below, warn_beyond : the value, or its magnitude, from which on it needs a warning
-    in_table : whether the terminal's table has it; the page shows all
+    of_list : whether it counts members of a list, so that fewer than all need a warning
+    by_side : whether it holds a value for each side
+    absent : the page's text where there is no value; None to leave the number out
     """
 
-    title: str
+    title: str | None
     form: str
-    help: str = ""
+    phrase: str
+    page: Callable[[Any, int], str]
+    heading: str | None = None
+    help: str | None = None
     warn_below: float | None = None
     warn_beyond: float | None = None
-    in_table: bool = True
+    of_list: bool = False
+    by_side: bool = False
+    absent: str | None = None
 
-    def text(self, value: Any) -> str:
-        """The number as it is shown; a dash where it is unknown."""
-        if isinstance(value, dict):
-            return " / ".join("–" if value.get(side) is None else self.form.format(value[side]) for side in SIDES)
+    def cell(self, value: Any) -> str:
+        """The table's text; a dash where the number is unknown."""
+        if self.by_side:
+            return " / ".join("–" if one is None else self.form.format(one) for one in map((value or {}).get, SIDES))
         return "–" if value is None else self.form.format(value)
 
-    def warns(self, value: Any) -> bool:
-        """Whether the value needs a warning."""
-        below = self.warn_below is not None and value is not None and value < self.warn_below
-        return below or (self.warn_beyond is not None and value is not None and abs(value) >= self.warn_beyond)
+    def warns(self, value: float, n_listed: int) -> bool:
+        """Whether a value needs a warning, given the length of the list."""
+        return (
+            (self.warn_below is not None and value < self.warn_below)
+            or (self.warn_beyond is not None and abs(value) >= self.warn_beyond)
+            or (self.of_list and value < n_listed)
+        )
 
 
-def stat(title: str, form: str, **about: Any) -> Any:
+def stat(title: str | None, form: str, *, phrase: str, page: Callable[[Any, int], str], **about: Any) -> Any:
     """A field of :class:`DirectionStats` that is shown; keywords are the attributes of :class:`Stat`."""
-    return field(metadata={"stat": Stat(title, form, **about)})
+    return field(metadata={"stat": Stat(title, form, phrase, page, **about)})
 
 
 @dataclass(frozen=True)
@@ -128,23 +214,46 @@ class DirectionStats:
     eigenvalue: float | None
     bound: str | None  # "rigorous" or "estimated"
     subspace: tuple[int, ...]
-    explained_variance_ratio: float | None = stat("variance", "{:.1%}")
-    residual: float | None = stat("residual", "{:.0e}")
-    angle_bound: float | None = stat("angle error", "<= {:.1e}", in_table=False)
+    explained_variance_ratio: float | None = stat(
+        "variance", "{:.1%}", phrase="of the variance", page=lambda value, _: percent(value), heading="Variance"
+    )
+    residual: float | None = stat("residual", "{:.0e}", phrase="residual", page=lambda value, _: f"{value:.1e}")
+    angle_bound: float | None = stat(
+        None, "{:.1e}", phrase="angle error, {bound}", page=lambda value, _: f"≤ {value:.1e}"
+    )
     split_half: float | None = stat(
         "halves",
         "{:.2f}",
-        warn_below=REPRODUCIBLE,
+        phrase="halves agree",
+        page=lambda value, _: f"{value:.2f}",
+        heading="Halves agree",
         help="|cos| between the directions of two random halves of the rows",
+        warn_below=REPRODUCIBLE,
+        absent="–",
     )
     norm_correlation: float | None = stat(
-        "norm", "{:+.2f}", warn_beyond=NORM_CORRELATED, help="correlation of the raw cosines with the row norm"
+        "norm",
+        "{:+.2f}",
+        phrase="correlation with row norm",
+        page=lambda value, _: f"{value:+.2f}",
+        help="correlation of the raw cosines with the row norm",
+        warn_beyond=NORM_CORRELATED,
     )
     shared_top: float | None = stat(
-        "shared", "{:g}", help="rows that the raw and the centred list have in common, of each end"
+        "shared",
+        "{:g}",
+        phrase="rows in both rankings",
+        page=lambda value, n_listed: f"{value:g} of {n_listed}",
+        help="rows that the raw and the centred list have in common, of each end",
     )
     certified: dict[str, int] = stat(
-        "certified +/-", "{}", help="rows of each end that no error of the directions can change"
+        "certified +/-",
+        "{}",
+        phrase="certified, {side}",
+        page=lambda value, n_listed: f"{value} of {n_listed}",
+        help="rows of each end that no error of the directions can change",
+        of_list=True,
+        by_side=True,
     )
 
     @classmethod
@@ -159,16 +268,9 @@ class DirectionStats:
         return asdict(self)
 
 
-def shown_stats(*, in_table: bool = False) -> tuple[tuple[str, Stat], ...]:
-    """Name and :class:`Stat` of each number of a direction that is shown, in order."""
-    return tuple(
-        (one.name, _stat(one)) for one in fields(DirectionStats) if "stat" in one.metadata and
-        (_stat(one).in_table or not in_table)
-    )
-
-
-def _stat(one: Field[Any]) -> Stat:
-    return one.metadata["stat"]
+SHOWN_STATS: dict[str, Stat] = {
+    one.name: one.metadata["stat"] for one in fields(DirectionStats) if "stat" in one.metadata
+}
 
 
 class Diagnostic(TypedDict):
