@@ -14,7 +14,7 @@ from skillaxes.report.figures import COLUMNS, Figure, figure, figures
 from skillaxes.report.filters import percent
 from skillaxes.run_folder.contents import Contents, Direction, ListedRow
 from skillaxes.run_folder.labels import FAILED, LABELLED, UNINTERPRETABLE, WORDS
-from skillaxes.run_folder.schema import CENTERED_COSINE, NEGATIVE, POSITIVE, RANKINGS, RAW_COSINE, SIDES
+from skillaxes.run_folder.schema import CENTERED_COSINE, NEGATIVE, POSITIVE, RANKINGS, RAW_COSINE, SIDES, Stat
 
 _N_OPEN = 3  # examples of an end that are shown at once
 _CAUTION_HEADINGS = {
