@@ -19,7 +19,8 @@ import torch
 
 from bench import provenance
 from bench.results import Book, quantiles
-from skillaxes_kernels import accumulate, make_scratch, native_library, project, reference, round_directions
+from skillaxes_kernels import accumulate, make_scratch, project, reference, round_directions
+from skillaxes_kernels.backends import native_library
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "cpu.jsonl"
 BACKENDS = ("amx", "avx512", "cpu")

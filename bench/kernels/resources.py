@@ -62,7 +62,7 @@ def launches(
     **how: Any,
 ) -> list[Launch]:
     """What ``project`` and ``accumulate`` launch for such a panel. ``how``: cheap, cosines, plain (no shift, scale)."""
-    from skillaxes_kernels import triton_launch
+    from skillaxes_kernels.backends import triton_launch
     from skillaxes_kernels.rounding import rounded as rounded_block
     from skillaxes_kernels.types import Scratch
 
@@ -85,7 +85,7 @@ def compile_for(launch: Launch, architecture: int) -> Resources:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from skillaxes_kernels import triton_kernels
+    from skillaxes_kernels.backends import triton_kernels
 
     kernel = getattr(triton_kernels, launch.kernel)
     signature, constants, attributes = {}, dict(launch.constants), {}
@@ -145,7 +145,7 @@ def table() -> str:
 
 @contextmanager
 def _recording() -> Iterator[list[Launch]]:
-    from skillaxes_kernels import triton_kernels
+    from skillaxes_kernels.backends import triton_kernels
 
     seen: list[Launch] = []
     before = {name: getattr(triton_kernels, name) for name in KERNELS}

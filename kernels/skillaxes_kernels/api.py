@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from skillaxes_kernels import eager, native, native_library, reference
+from skillaxes_kernels import reference
+from skillaxes_kernels.backends import native, native_library, torch_backend
 from skillaxes_kernels.dispatch import which
 from skillaxes_kernels.types import Projection, Scratch
 
@@ -97,17 +98,21 @@ def project(
     if choice.name == "cpu":
         scratch = scratch or make_scratch("cpu", b, d, pieces[0].dtype, choice.name)
         _require_room(scratch, pieces[0].dtype, b, d)
-        return eager.project(pieces, directions, shift, scale, epilogue, scratch, bad if epilogue == "dots" else None)
+        return torch_backend.project(
+            pieces, directions, shift, scale, epilogue, scratch, bad if epilogue == "dots" else None
+        )
     panel = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
     if choice.name == "reference":
         return reference.project(panel, directions, shift, scale=scale, epilogue=epilogue)
     scratch = scratch or make_scratch(panel.device, b, d, panel.dtype, choice.name)
     if choice.name == "triton":
-        from skillaxes_kernels import triton_launch
+        from skillaxes_kernels.backends import triton_launch
 
         return triton_launch.project(panel, directions, shift, scale, epilogue, scratch)
     _require_room(scratch, panel.dtype, b, d)
-    return eager.project((panel,), directions, shift, scale, epilogue, scratch, bad if epilogue == "dots" else None)
+    return torch_backend.project(
+        (panel,), directions, shift, scale, epilogue, scratch, bad if epilogue == "dots" else None
+    )
 
 
 def accumulate(z: Tensor, projection: Projection, weights: Tensor, *, bits: int = 24) -> None:
@@ -139,13 +144,13 @@ def accumulate(z: Tensor, projection: Projection, weights: Tensor, *, bits: int 
     if projection.backend == "reference":
         reference.accumulate(z, projection, weights)
     elif projection.backend == "triton":
-        from skillaxes_kernels import triton_launch
+        from skillaxes_kernels.backends import triton_launch
 
         triton_launch.accumulate(z, projection, weights, cheap=bits == 8)
     elif projection.backend in native_library.LEVELS:
         native.accumulate(z, projection, weights, bits)
     else:
-        eager.accumulate(z, projection.rows, weights, cheap=bits == 8)
+        torch_backend.accumulate(z, projection.rows, weights, cheap=bits == 8)
 
 
 def column_sums(panel: Tensor | Sequence[Tensor]) -> Tensor:
@@ -165,7 +170,7 @@ def column_sums(panel: Tensor | Sequence[Tensor]) -> Tensor:
         raise ValueError("a panel is one or more (b, d) tensors of float16, bfloat16, float32 or float64")
     if pieces[0].device.type == "cpu" and native_library.declines("avx512", pieces[0].dtype) is None:
         return native.column_sums(pieces)
-    return eager.column_sums(pieces)
+    return torch_backend.column_sums(pieces)
 
 
 def group_sq_norms(projection: Projection, groups: Sequence[slice]) -> Tensor:

@@ -11,7 +11,7 @@ from functools import cache
 
 import torch
 
-from skillaxes_kernels import native_library
+from skillaxes_kernels.backends import native_library
 
 BACKENDS = ("auto", "amx", "avx512", "cpu", "torch", "triton", "reference")
 MIN_CAPABILITY = (8, 0)
@@ -130,7 +130,7 @@ def c_compiler() -> str | None:
 
 
 def _launch_once(device: torch.device) -> None:
-    from skillaxes_kernels import triton_launch
+    from skillaxes_kernels.backends import triton_launch
     from skillaxes_kernels.types import Scratch
 
     panel = torch.ones((2, 16), dtype=torch.float16, device=device)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from skillaxes_kernels import native, native_library
+from skillaxes_kernels.backends import native, native_library
 
 HALVES = (torch.float16, torch.bfloat16)
 _TOP_EXPONENT = 12

@@ -14,7 +14,7 @@ from kernel_cases import Case, Problem, Target, problem
 from torch import Tensor
 
 from skillaxes_kernels import accumulate, project, reference, which
-from skillaxes_kernels.native import round_to_terms
+from skillaxes_kernels.backends.native import round_to_terms
 from skillaxes_kernels.rounding import HALVES
 from skillaxes_kernels.types import MIN_SQ_NORM, Projection
 
@@ -157,7 +157,7 @@ def poisoned_memory() -> Iterator[None]:
 
 @contextmanager
 def processors(count: int | None) -> Iterator[None]:
-    from skillaxes_kernels import triton_launch
+    from skillaxes_kernels.backends import triton_launch
 
     before = triton_launch._PROCESSORS_WITHOUT_CARD
     triton_launch._PROCESSORS_WITHOUT_CARD = count or before

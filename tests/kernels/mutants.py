@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import kernel_laws
 from kernel_cases import Target
 
-for loaded_before_the_fork in ("api", "eager", "triton_kernels", "triton_launch"):
+for loaded_before_the_fork in ("api", "backends.triton_kernels", "backends.triton_launch"):
     importlib.import_module(f"skillaxes_kernels.{loaded_before_the_fork}")
 
 
@@ -40,7 +40,7 @@ class Mutant:
     law: str = ""  # tried first
 
 
-_K, _H = "triton_kernels", "triton_launch"
+_K, _H = "backends.triton_kernels", "backends.triton_launch"
 MUTANTS = (
     Mutant("wrong row mask", _K, "row_mask = rows < n_rows", "row_mask = rows <= n_rows", law="definition"),
     Mutant("wrong column mask", _K, "column_mask = columns < n_columns", "column_mask = columns <= n_columns"),
@@ -133,7 +133,8 @@ def plant(mutant: Mutant, folder: Path) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
-    setattr(sys.modules["skillaxes_kernels"], mutant.module, module)
+    package, _, last = name.rpartition(".")
+    setattr(sys.modules[package], last, module)
 
 
 def law_that_breaks(mutant: Mutant) -> str | None:

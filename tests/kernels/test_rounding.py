@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skillaxes_kernels import native_library, round_directions
+from skillaxes_kernels import round_directions
+from skillaxes_kernels.backends import native_library
 from skillaxes_kernels.rounding import HALVES, n_terms_of, split
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skillaxes_kernels.native_library import DTYPES, LEVELS, Panel, library, run
+from skillaxes_kernels.backends.native_library import DTYPES, LEVELS, Panel, library, run
 from skillaxes_kernels.types import MAX_SQ_NORM, Projection, Scratch, cosines, require_finite
 
 MOST_DIRECTIONS = 1024  # of one call; more are served in groups

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-LIBRARY = Path(__file__).with_name("_native.so")
+LIBRARY = Path(__file__).parents[1] / "_native.so"  # where hatch_build.py puts it
 LEVELS = {"avx512": 1, "amx": 2}  # as entry.c numbers them: each includes what is below it
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # as panel.h does
 ALONE = 1 << 18  # entries of a panel that one thread is done with before a second one has woken up

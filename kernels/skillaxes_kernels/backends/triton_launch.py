@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from skillaxes_kernels import tiles as tiling
+from skillaxes_kernels.backends import tiles as tiling
 from skillaxes_kernels.rounding import HALVES, n_terms_of, rounded, split
 from skillaxes_kernels.types import Projection, Scratch
 
@@ -81,7 +81,7 @@ def accumulate(z: Tensor, projection: Projection, weights: Tensor, cheap: bool) 
     without a shift, 2e-6 and 2e-5 with ``|shift|`` ten and a hundred times the spread; at least 1e-5 for bfloat16
     panels, whose two terms hold 16 bits; ``cheap`` 2e-4 and 3e-3.
     """
-    from skillaxes_kernels import triton_kernels
+    from skillaxes_kernels.backends import triton_kernels
 
     panel, shift, scale = projection.rows, projection.shift, projection.scale
     (b, d), n_directions, half = panel.shape, weights.shape[1], panel.dtype in HALVES
@@ -136,7 +136,7 @@ def _project_group(
     sq_norms: Tensor,
     flags: Tensor,
 ) -> None:
-    from skillaxes_kernels import triton_kernels
+    from skillaxes_kernels.backends import triton_kernels
 
     (b, d), n_terms = panel.shape, len(group.weights)
     if b == 0:

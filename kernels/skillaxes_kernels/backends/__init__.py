@@ -1,0 +1,1 @@
+"""The implementations of the arithmetic, one file each."""
