@@ -20,7 +20,7 @@ import torch
 from bench import provenance
 from bench.results import Book, quantiles
 from skillaxes_kernels import accumulate, make_scratch, project, reference, round_directions
-from skillaxes_kernels.backends import native_library
+from skillaxes_kernels.backends import native
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "cpu.jsonl"
 BACKENDS = ("amx", "avx512", "cpu")
@@ -38,7 +38,7 @@ def run(book: Book, rows: int, columns: int, directions: int, repeat: int, tiny:
     shift = torch.ones(columns)
     lines = []
     for name in BACKENDS:
-        declined = native_library.declines(name, torch.float16) if name in native_library.LEVELS else None
+        declined = native.declines(name, torch.float16) if name in native.LEVELS else None
         case = {"who": name, "rows": rows, "columns": columns, "directions": directions, "dtype": "float16"}
         if declined is not None:
             lines.append(book.append("products", case, {"declined": declined}))

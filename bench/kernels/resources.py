@@ -62,7 +62,7 @@ def launches(
     **how: Any,
 ) -> list[Launch]:
     """What ``project`` and ``accumulate`` launch for such a panel. ``how``: cheap, cosines, plain (no shift, scale)."""
-    from skillaxes_kernels.backends import triton_launch
+    from skillaxes_kernels.backends import triton as fused
     from skillaxes_kernels.rounding import rounded as rounded_block
     from skillaxes_kernels.types import Scratch
 
@@ -73,9 +73,9 @@ def launches(
         directions = rounded_block(directions, dtype, vector)
     epilogue = "cosines" if how.get("cosines") else "dots"
     with _recording() as seen:
-        projection = triton_launch.project(panel, directions, vector, vector, epilogue, Scratch(None, None))
+        projection = fused.project(panel, directions, vector, vector, epilogue, Scratch(None, None))
         z, weights = torch.zeros((n_columns, n_directions)), torch.ones((n_rows, n_directions))
-        triton_launch.accumulate(z, projection, weights, bool(how.get("cheap")))
+        fused.accumulate(z, projection, weights, bool(how.get("cheap")))
     return seen
 
 
@@ -85,9 +85,9 @@ def compile_for(launch: Launch, architecture: int) -> Resources:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from skillaxes_kernels.backends import triton_kernels
+    from skillaxes_kernels.backends import triton as fused
 
-    kernel = getattr(triton_kernels, launch.kernel)
+    kernel = getattr(fused, launch.kernel).compiled
     signature, constants, attributes = {}, dict(launch.constants), {}
     for place, name in enumerate(kernel.arg_names):
         if name in constants:
@@ -145,17 +145,17 @@ def table() -> str:
 
 @contextmanager
 def _recording() -> Iterator[list[Launch]]:
-    from skillaxes_kernels.backends import triton_kernels
+    from skillaxes_kernels.backends import triton as fused
 
     seen: list[Launch] = []
-    before = {name: getattr(triton_kernels, name) for name in KERNELS}
+    before = {name: getattr(fused, name) for name in KERNELS}
     for name in KERNELS:
-        setattr(triton_kernels, name, _Recorder(name, before[name].arg_names, seen))
+        setattr(fused, name, _Recorder(name, before[name].compiled.arg_names, seen))
     try:
         yield seen
     finally:
         for name, kernel in before.items():
-            setattr(triton_kernels, name, kernel)
+            setattr(fused, name, kernel)
 
 
 class _Recorder:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from skillaxes_kernels import reference
-from skillaxes_kernels.backends import native, native_library, torch_backend
+from skillaxes_kernels.backends import native, torch_backend
 from skillaxes_kernels.dispatch import which
 from skillaxes_kernels.types import Projection, Scratch
 
@@ -91,7 +91,7 @@ def project(
     if bad is not None and (bad.dtype != torch.bool or tuple(bad.shape) != (b,)):
         raise ValueError(f"bad is a bool tensor of shape ({b},), got {bad.dtype} of shape {tuple(bad.shape)}")
     choice = which(pieces[0].device, pieces[0].dtype, d, directions.shape[1], backend)
-    if choice.name in native_library.LEVELS:
+    if choice.name in native.LEVELS:
         scratch = scratch or Scratch(None, None)
         known = bad if epilogue == "dots" else None
         return native.project(choice.name, pieces, directions, shift, scale, epilogue, scratch, known)
@@ -106,9 +106,9 @@ def project(
         return reference.project(panel, directions, shift, scale=scale, epilogue=epilogue)
     scratch = scratch or make_scratch(panel.device, b, d, panel.dtype, choice.name)
     if choice.name == "triton":
-        from skillaxes_kernels.backends import triton_launch
+        from skillaxes_kernels.backends import triton as fused
 
-        return triton_launch.project(panel, directions, shift, scale, epilogue, scratch)
+        return fused.project(panel, directions, shift, scale, epilogue, scratch)
     _require_room(scratch, panel.dtype, b, d)
     return torch_backend.project(
         (panel,), directions, shift, scale, epilogue, scratch, bad if epilogue == "dots" else None
@@ -144,10 +144,10 @@ def accumulate(z: Tensor, projection: Projection, weights: Tensor, *, bits: int 
     if projection.backend == "reference":
         reference.accumulate(z, projection, weights)
     elif projection.backend == "triton":
-        from skillaxes_kernels.backends import triton_launch
+        from skillaxes_kernels.backends import triton as fused
 
-        triton_launch.accumulate(z, projection, weights, cheap=bits == 8)
-    elif projection.backend in native_library.LEVELS:
+        fused.accumulate(z, projection, weights, cheap=bits == 8)
+    elif projection.backend in native.LEVELS:
         native.accumulate(z, projection, weights, bits)
     else:
         torch_backend.accumulate(z, projection.rows, weights, cheap=bits == 8)
@@ -168,7 +168,7 @@ def column_sums(panel: Tensor | Sequence[Tensor]) -> Tensor:
     pieces = (panel,) if isinstance(panel, Tensor) else tuple(panel)
     if not pieces or any(piece.ndim != 2 or piece.dtype not in PANEL_DTYPES for piece in pieces):
         raise ValueError("a panel is one or more (b, d) tensors of float16, bfloat16, float32 or float64")
-    if pieces[0].device.type == "cpu" and native_library.declines("avx512", pieces[0].dtype) is None:
+    if pieces[0].device.type == "cpu" and native.declines("avx512", pieces[0].dtype) is None:
         return native.column_sums(pieces)
     return torch_backend.column_sums(pieces)
 
@@ -189,7 +189,7 @@ def group_sq_norms(projection: Projection, groups: Sequence[slice]) -> Tensor:
     ends = [group.stop for group in groups]
     if [group.start for group in groups] != [0, *ends[:-1]] or not ends or ends[-1] != d:
         raise ValueError(f"groups follow each other from column 0 to column {d}, got {list(groups)}")
-    if projection.backend in native_library.LEVELS:
+    if projection.backend in native.LEVELS:
         squares = native.group_sq_norms(projection, ends)
     else:
         rows = projection.rows

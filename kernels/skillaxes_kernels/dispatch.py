@@ -11,7 +11,7 @@ from functools import cache
 
 import torch
 
-from skillaxes_kernels.backends import native_library
+from skillaxes_kernels.backends import native
 
 BACKENDS = ("auto", "amx", "avx512", "cpu", "torch", "triton", "reference")
 MIN_CAPABILITY = (8, 0)
@@ -62,7 +62,7 @@ def _automatic(device: torch.device, dtype: torch.dtype, n_features: int, n_dire
     if device.type == "cpu":
         reasons = ["the panels are on the CPU"]
         for name in ("amx", "avx512"):
-            declined = native_library.declines(name, dtype)
+            declined = native.declines(name, dtype)
             if declined is None:
                 return Choice(name, tuple(reasons))
             reasons.append(f"{name} declines: {declined}")
@@ -76,9 +76,9 @@ def _automatic(device: torch.device, dtype: torch.dtype, n_features: int, n_dire
 
 
 def _decline(backend: str, device: torch.device, dtype: torch.dtype, n_features: int, n_directions: int) -> str | None:
-    if backend in native_library.LEVELS:
+    if backend in native.LEVELS:
         moved = None if device.type == "cpu" else f"the panels are on {device.type}; move them to the CPU"
-        return moved or native_library.declines(backend, dtype)
+        return moved or native.declines(backend, dtype)
     if backend == "cpu":
         return None if device.type == "cpu" else f"the panels are on {device.type}; move them to the CPU"
     if backend == "torch":
@@ -130,10 +130,10 @@ def c_compiler() -> str | None:
 
 
 def _launch_once(device: torch.device) -> None:
-    from skillaxes_kernels.backends import triton_launch
+    from skillaxes_kernels.backends import triton as fused
     from skillaxes_kernels.types import Scratch
 
     panel = torch.ones((2, 16), dtype=torch.float16, device=device)
-    seen = triton_launch.project(panel, panel[:1].T.float(), None, None, "dots", Scratch(None, None))
+    seen = fused.project(panel, panel[:1].T.float(), None, None, "dots", Scratch(None, None))
     if seen.dots.tolist() != [[16.0], [16.0]]:
         raise RuntimeError(f"16 ones times 16 ones gave {seen.dots.tolist()}")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from skillaxes_kernels.backends import native, native_library
+from skillaxes_kernels.backends import native
 
 HALVES = (torch.float16, torch.bfloat16)
 _TOP_EXPONENT = 12
@@ -42,7 +42,7 @@ def round_directions(
     directions = directions.float()
     device = torch.device(device)
     if device.type == "cpu":
-        return native.round_to_terms(directions) if native_library.declines("amx", panel_dtype) is None else directions
+        return native.round_to_terms(directions) if native.declines("amx", panel_dtype) is None else directions
     if panel_dtype not in HALVES:
         return directions
     return rounded(directions, panel_dtype, scale)

@@ -157,11 +157,11 @@ def poisoned_memory() -> Iterator[None]:
 
 @contextmanager
 def processors(count: int | None) -> Iterator[None]:
-    from skillaxes_kernels.backends import triton_launch
+    from skillaxes_kernels.backends import triton as fused
 
-    before = triton_launch._PROCESSORS_WITHOUT_CARD
-    triton_launch._PROCESSORS_WITHOUT_CARD = count or before
+    before = fused._PROCESSORS_WITHOUT_CARD
+    fused._PROCESSORS_WITHOUT_CARD = count or before
     try:
         yield
     finally:
-        triton_launch._PROCESSORS_WITHOUT_CARD = before
+        fused._PROCESSORS_WITHOUT_CARD = before

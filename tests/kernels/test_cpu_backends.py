@@ -27,7 +27,7 @@ from skillaxes_kernels import (
     project,
     which,
 )
-from skillaxes_kernels.backends import native, native_library, torch_backend
+from skillaxes_kernels.backends import native, torch_backend
 
 COMPILED = ("amx", "avx512")
 
@@ -43,7 +43,7 @@ def compiled(request: pytest.FixtureRequest) -> str:
 
 
 def available(name: str) -> str:
-    missing = native_library.declines(name, torch.float16) if name in COMPILED else None
+    missing = native.declines(name, torch.float16) if name in COMPILED else None
     if missing is not None and "this CPU" in missing:
         pytest.skip(missing)
     return name
@@ -51,7 +51,7 @@ def available(name: str) -> str:
 
 def test_the_library_was_built() -> None:
     """On x86-64 an installation without it would be silently slow; ``make test`` has a compiler."""
-    assert native_library.LIBRARY.exists() or torch.backends.cpu.get_cpu_capability() == "DEFAULT"
+    assert native.LIBRARY.exists() or torch.backends.cpu.get_cpu_capability() == "DEFAULT"
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -74,7 +74,7 @@ def test_law_holds(compiled: str, law: str) -> None:
     seed=st.integers(0, 9),
 )
 def test_any_shape(name, dtype, b, d, n, mean, scaled, rounded, epilogue, bits, seed) -> None:
-    if native_library.declines(name, dtype) is not None:
+    if native.declines(name, dtype) is not None:
         return
     case = Case(dtype, b, d, n, mean, scaled, rounded, epilogue, special=b > 9, seed=seed)
     check_project(Target(name), case)
@@ -95,7 +95,7 @@ def test_the_number_of_threads_changes_no_bit(compiled: str, n_threads: int) -> 
         finally:
             torch.set_num_threads(before)
         seen.append((projection.dots, projection.sq_norms, z))
-    assert native_library.ALONE <= 700 * 1300, "so few entries are left to one thread"
+    assert native.ALONE <= 700 * 1300, "so few entries are left to one thread"
     assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
 
 
@@ -190,7 +190,7 @@ def test_more_directions_than_one_call_takes(compiled: str, monkeypatch: pytest.
 
 def test_directions_are_packed_once_for_each_version_of_them(compiled: str, monkeypatch: pytest.MonkeyPatch) -> None:
     packed = []
-    library = native_library.library()
+    library = native.library()
 
     class Watched:
         def __getattr__(self, name: str):
@@ -198,7 +198,7 @@ def test_directions_are_packed_once_for_each_version_of_them(compiled: str, monk
                 packed.append(name)
             return getattr(library, name)
 
-    monkeypatch.setattr(native_library, "library", Watched)
+    monkeypatch.setattr(native, "library", Watched)
     panel, directions = torch.ones((4, 30)), torch.ones((30, 2))
     scratch = make_scratch("cpu", 4, 30, torch.float32, compiled)
     assert scratch.nbytes == 0
@@ -211,7 +211,7 @@ def test_directions_are_packed_once_for_each_version_of_them(compiled: str, monk
 
 
 def test_the_fastest_that_serves_is_taken() -> None:
-    names = [name for name in COMPILED if native_library.declines(name, torch.float16) is None]
+    names = [name for name in COMPILED if native.declines(name, torch.float16) is None]
     choice = which("cpu", torch.float16, 100, 10)
     assert choice.name == (names[0] if names else "cpu")
     declined = which("cpu", torch.float64, 100, 10)
@@ -219,22 +219,22 @@ def test_the_fastest_that_serves_is_taken() -> None:
 
 
 def test_without_the_library_plain_torch_serves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    native_library.library.cache_clear()
-    native_library.level.cache_clear()
+    native.library.cache_clear()
+    native.level.cache_clear()
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(native_library, "LIBRARY", tmp_path / "_native.so")
+            patch.setattr(native, "LIBRARY", tmp_path / "_native.so")
             choice = which("cpu", torch.float16, 100, 10)
             assert choice.name == "cpu" and "was not built" in choice.reasons[1]
             assert project(torch.ones((2, 3)), torch.ones((3, 1))).backend == "cpu"
             (tmp_path / "_native.so").write_text("no library")
-            native_library.library.cache_clear()
+            native.library.cache_clear()
             assert "cannot be loaded" in which("cpu", torch.float16, 100, 10).reasons[1]
             with pytest.raises(BackendError, match=r"'avx512' declines: .*cannot be loaded"):
                 which("cpu", torch.float16, 100, 10, "avx512")
     finally:
-        native_library.library.cache_clear()
-        native_library.level.cache_clear()
+        native.library.cache_clear()
+        native.level.cache_clear()
 
 
 def test_a_forked_process_has_threads_of_its_own() -> None:
