@@ -61,10 +61,10 @@ def launches(
     rounded: bool = True,
     **how: Any,
 ) -> list[Launch]:
-    """What ``project`` and ``accumulate`` launch for such a panel. ``how``: cheap, cosines, plain (no shift, scale)."""
+    """The launches of ``project`` and ``accumulate`` for such a panel. ``how``: cheap, cosines, plain (no shift)."""
     from skillaxes_kernels.backends import triton as fused
     from skillaxes_kernels.rounding import rounded as rounded_block
-    from skillaxes_kernels.types import Scratch
+    from skillaxes_kernels.types import PanelSpec
 
     panel = torch.ones((n_rows, n_columns), dtype=dtype)
     directions = torch.full((n_columns, n_directions), 1 / 3)
@@ -73,9 +73,10 @@ def launches(
         directions = rounded_block(directions, dtype, vector)
     epilogue = "cosines" if how.get("cosines") else "dots"
     with _recording() as seen:
-        projection = fused.project(panel, directions, vector, vector, epilogue, Scratch(None, None))
+        prepared = fused.FUSED.prepare(PanelSpec.of(panel), directions, vector, vector)
+        projection = fused.FUSED.project((panel,), prepared, epilogue=epilogue, bad=None)
         z, weights = torch.zeros((n_columns, n_directions)), torch.ones((n_rows, n_directions))
-        fused.accumulate(z, projection, weights, bool(how.get("cheap")))
+        fused.FUSED.accumulate(z, projection, weights, bits=8 if how.get("cheap") else 24)
     return seen
 
 

@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from kernel_cases import Case, Problem, Target, problem
+from kernel_cases import Case, Problem, Target, problem, project
 from torch import Tensor
 
-from skillaxes_kernels import accumulate, project, reference, which
-from skillaxes_kernels.backends.native import round_to_terms
-from skillaxes_kernels.rounding import HALVES
+from skillaxes_kernels import PanelSpec, accumulate, reference, select_backend
+from skillaxes_kernels.rounding import HALVES, round_to_terms
 from skillaxes_kernels.types import MIN_SQ_NORM, Projection
 
 _ULP = 2.0**-23
@@ -29,7 +28,7 @@ def run(target: Target, p: Problem, epilogue: str = "dots") -> Projection:
 def check_project(target: Target, case: Case) -> None:
     p = problem(case, target.device)
     seen = run(target, p, case.epilogue)
-    assert seen.backend == which(target.device, case.dtype, case.d, case.n, target.backend).name
+    assert seen.backend == select_backend(PanelSpec.of(p.panel), target.backend).name
     compare_project(p, seen, case.epilogue, str(case))
 
 

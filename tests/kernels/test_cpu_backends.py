@@ -14,18 +14,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_cases import DTYPES, Case, Target, problem
+from kernel_cases import DTYPES, Case, Target, problem, project
 from kernel_checks import check_accumulate, check_project
 from kernel_laws import LAWS
 
+import skillaxes_kernels as kernels
 from skillaxes_kernels import (
     BackendError,
+    PanelSpec,
     accumulate,
     column_sums,
     group_sq_norms,
-    make_scratch,
-    project,
-    which,
+    prepare,
+    select_backend,
 )
 from skillaxes_kernels.backends import native, torch_backend
 
@@ -40,6 +41,10 @@ def backend(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(params=COMPILED)
 def compiled(request: pytest.FixtureRequest) -> str:
     return available(request.param)
+
+
+def cpu_panels(dtype: torch.dtype) -> PanelSpec:
+    return PanelSpec(64, 100, dtype, torch.device("cpu"))
 
 
 def available(name: str) -> str:
@@ -136,7 +141,7 @@ def test_a_panel_in_pieces_is_the_panel(backend: str) -> None:
     with pytest.raises(ValueError, match="pieces of a panel have one dtype"):
         project([panel[:7], panel[7:].float()], directions, backend=backend)
     with pytest.raises(ValueError, match="at least one"):
-        project([], directions, backend=backend)
+        kernels.project([], prepare(PanelSpec.of(panel), directions, backend=backend))
 
 
 @pytest.mark.parametrize("scaled", [False, True])
@@ -188,7 +193,7 @@ def test_more_directions_than_one_call_takes(compiled: str, monkeypatch: pytest.
     check_project(Target(compiled), Case(torch.float16, 40, 200, 64, 3.0, special=True))
 
 
-def test_directions_are_packed_once_for_each_version_of_them(compiled: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_directions_are_packed_by_prepare_alone(compiled: str, monkeypatch: pytest.MonkeyPatch) -> None:
     packed = []
     library = native.library()
 
@@ -200,21 +205,21 @@ def test_directions_are_packed_once_for_each_version_of_them(compiled: str, monk
 
     monkeypatch.setattr(native, "library", Watched)
     panel, directions = torch.ones((4, 30)), torch.ones((30, 2))
-    scratch = make_scratch("cpu", 4, 30, torch.float32, compiled)
-    assert scratch.nbytes == 0
-    for _ in range(3):
-        project(panel, directions, scratch=scratch, backend=compiled)
+    prepared = prepare(PanelSpec.of(panel), directions, backend=compiled)
     assert len(packed) == 1
-    directions.mul_(2)
-    assert project(panel, directions, scratch=scratch, backend=compiled).dots.tolist() == [[60.0, 60.0]] * 4
+    for _ in range(3):
+        assert kernels.project(panel, prepared).dots.tolist() == [[30.0, 30.0]] * 4
+    assert len(packed) == 1
+    twice = prepare(PanelSpec.of(panel), directions.mul_(2), backend=compiled)
+    assert kernels.project(panel, twice).dots.tolist() == [[60.0, 60.0]] * 4
     assert len(packed) == 2
 
 
 def test_the_fastest_that_serves_is_taken() -> None:
     names = [name for name in COMPILED if native.declines(name, torch.float16) is None]
-    choice = which("cpu", torch.float16, 100, 10)
+    choice = select_backend(cpu_panels(torch.float16))
     assert choice.name == (names[0] if names else "cpu")
-    declined = which("cpu", torch.float64, 100, 10)
+    declined = select_backend(cpu_panels(torch.float64))
     assert declined.name == "cpu" and "not torch.float64" in declined.reasons[-1]
 
 
@@ -224,14 +229,14 @@ def test_without_the_library_plain_torch_serves(monkeypatch: pytest.MonkeyPatch,
     try:
         with monkeypatch.context() as patch:
             patch.setattr(native, "LIBRARY", tmp_path / "_native.so")
-            choice = which("cpu", torch.float16, 100, 10)
+            choice = select_backend(cpu_panels(torch.float16))
             assert choice.name == "cpu" and "was not built" in choice.reasons[1]
             assert project(torch.ones((2, 3)), torch.ones((3, 1))).backend == "cpu"
             (tmp_path / "_native.so").write_text("no library")
             native.library.cache_clear()
-            assert "cannot be loaded" in which("cpu", torch.float16, 100, 10).reasons[1]
+            assert "cannot be loaded" in select_backend(cpu_panels(torch.float16)).reasons[1]
             with pytest.raises(BackendError, match=r"'avx512' declines: .*cannot be loaded"):
-                which("cpu", torch.float16, 100, 10, "avx512")
+                select_backend(cpu_panels(torch.float16), "avx512")
     finally:
         native.library.cache_clear()
         native.level.cache_clear()
@@ -240,13 +245,14 @@ def test_without_the_library_plain_torch_serves(monkeypatch: pytest.MonkeyPatch,
 def test_a_forked_process_has_threads_of_its_own() -> None:
     code = """
 import json, os, torch
-from skillaxes_kernels import project
+from skillaxes_kernels import PanelSpec, prepare, project
 torch.set_num_threads(2)
 panel, directions = torch.ones((600, 1000)), torch.ones((1000, 2))
-before = project(panel, directions).dots
+prepared = prepare(PanelSpec.of(panel), directions)
+before = project(panel, prepared).dots
 child = os.fork()
 if child == 0:
-    os._exit(int(not torch.equal(project(panel, directions).dots, before)))
+    os._exit(int(not torch.equal(project(panel, prepared).dots, before)))
 print(json.dumps(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)

@@ -1,1 +1,1 @@
-"""The implementations of the arithmetic, one file each."""
+"""The backends, one file each; ``skillaxes_kernels.api`` holds the table of them."""

@@ -1,4 +1,4 @@
-"""The fused kernels, in Triton: tiles, launches, the kernels themselves.
+"""The fused kernels, in Triton: the backend, tiles, launches, the kernels themselves.
 
 Grammar of a kernel: pointers, shapes, strides, constants, in that order; constants in capitals; rows are int64 before
 they are multiplied by a stride; every masked load names its ``other``. Shapes in comments use R, C, L for a block's
@@ -11,21 +11,26 @@ Under ``TRITON_INTERPRET=1`` the same functions run on the CPU.
 # mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
+from skillaxes_kernels.backends import torch_backend
 from skillaxes_kernels.rounding import HALVES, n_terms_of, rounded, split
-from skillaxes_kernels.types import MIN_SQ_NORM, Projection, Scratch
+from skillaxes_kernels.types import MIN_SQ_NORM, PanelSpec, Prepared, Projection
 
 if TYPE_CHECKING:
     import triton.language as tl
 
+MIN_CAPABILITY = (8, 0)
 MAX_DIRECTIONS = 128  # of one launch; more are served in groups
 # Shared memory that two programs can have at once on the smallest card served (99 KiB, compute capability 8.6).
 _SHARED_BYTES = 98_304
@@ -34,6 +39,199 @@ _MAX_SPLITS = 64
 _PROCESSORS_WITHOUT_CARD = 108
 # Arguments that change from panel to panel: a last, shorter panel must not compile the kernel anew.
 _VARYING = ["n_rows", "tiles_per_split", "n_splits"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group of at most 128 directions as the kernel reads them.
+
+    weights : (terms, d, L) in the panel's dtype, ``scale * directions * 2^exponents``; L is padded with zeros
+    offsets : float32 (tiles, L), each column tile's share of ``shift @ directions``, or None
+    factors : float32 (L,), ``2^-exponents``
+    """
+
+    weights: Tensor
+    offsets: Tensor | None
+    factors: Tensor
+    n_directions: int
+
+
+@dataclass(frozen=True)
+class TritonPrepared(Prepared):
+    """Directions by group; shift and scale in float32, of shape (d,), or None."""
+
+    groups: tuple[Group, ...]
+    shift: Tensor | None
+    scale: Tensor | None
+
+
+@dataclass(frozen=True)
+class TritonBackend:
+    """The fused kernels for cards of compute capability 8.0 or newer."""
+
+    name = "triton"
+    title = "the fused kernel"
+    automatic_on: Literal["gpu"] = "gpu"
+
+    def declines(self, spec: PanelSpec) -> str | None:
+        """Why it cannot serve ``spec``: dtype, device, card, Triton, C compiler, or a trial launch that failed."""
+        if spec.dtype not in (torch.float16, torch.bfloat16, torch.float32):
+            return f"it takes float16, bfloat16 and float32 panels, not {spec.dtype}"
+        device = spec.device
+        if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
+            return None
+        if device.type != "cuda":
+            return f"the panels are on {device.type}, it needs CUDA"
+        if not torch.cuda.is_available():
+            return "torch sees no CUDA device; it needs a driver and a CUDA build of torch"
+        return _card_declines(torch.cuda.current_device() if device.index is None else device.index)
+
+    def round_directions(self, directions: Tensor, dtype: torch.dtype, scale: Tensor | None) -> Tensor:
+        """Rounded to half precision for half-precision panels, so that one term holds them."""
+        return rounded(directions, dtype, scale) if dtype in HALVES else directions
+
+    def prepare(
+        self, spec: PanelSpec, directions: Tensor, shift: Tensor | None, scale: Tensor | None
+    ) -> TritonPrepared:
+        """Directions split into as few half-precision terms as hold them; one wait for the device.
+
+        Raises
+        ------
+        ValueError : NaN or infinity in ``directions``, or a column of scale 0 whose shift is not 0
+        """
+        if not bool(torch.isfinite(directions).all()):
+            raise ValueError("directions hold NaN or infinity; finite entries are needed")
+        shift, scale = (None if t is None else t.to(torch.float32, copy=True).contiguous() for t in (shift, scale))
+        if shift is not None and scale is not None and bool(((scale == 0) & (shift != 0)).any()):
+            raise ValueError("a column with scale 0 needs shift 0: the shift is a mean of scaled columns")
+        n_terms, limit = 1, MAX_DIRECTIONS
+        if spec.dtype in HALVES and not torch.equal(directions, rounded(directions, spec.dtype, scale)):
+            n_terms, limit = n_terms_of(spec.dtype), MAX_DIRECTIONS // 2
+        groups = [_prepare_group(spec.dtype, part, shift, scale, n_terms) for part in directions.split(limit, dim=1)]
+        return TritonPrepared(self.name, spec, directions.shape[1], tuple(groups), shift, scale)
+
+    def project(
+        self, pieces: tuple[Tensor, ...], prepared: Prepared, *, epilogue: str, bad: Tensor | None
+    ) -> Projection:
+        """Norms and bad rows come with the same pass over the panel, so ``bad`` spares nothing.
+
+        Worst error of a dot over ``|y| |direction|``, measured under the interpreter (no card has run this yet), at
+        d = 8,192: 1.5e-8 without a shift, as a float32 product; 7e-8 with ``|shift|`` ten times the spread and 6e-7
+        with a hundred times, an eighth of what ``panel @ directions - shift @ directions`` loses in float32 (5e-7 and
+        4e-6). float32 panels are centred element by element: 1.5e-8 throughout, outside the tensor cores.
+        """
+        assert isinstance(prepared, TritonPrepared)
+        panel = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        b = len(panel)
+        sq_norms = torch.empty(b, dtype=torch.float32, device=panel.device)
+        dots = torch.empty((b, prepared.n_directions), dtype=torch.float32, device=panel.device)
+        # Rows of a multiple of 16 bytes: a kernel is compiled anew for pointers of another alignment.
+        flags = torch.empty((2, b + -b % 16), dtype=torch.uint8, device=panel.device)[:, :b]
+        first = 0
+        for group in prepared.groups:
+            block = dots[:, first : first + group.n_directions]
+            _project_group(panel, group, prepared.shift, prepared.scale, epilogue, block, sq_norms, flags)
+            first += group.n_directions
+        bad, overflowed = flags.view(torch.bool)
+        return Projection(dots, sq_norms, bad, overflowed, (panel,), prepared.shift, prepared.scale, self.name)
+
+    def accumulate(self, z: Tensor, projection: Projection, weights: Tensor, *, bits: int) -> None:
+        """``y`` as algebra on the panel: it is never written out.
+
+        Relative error of z for weights of random sign, measured under the interpreter: 1.5e-7 for float16 panels
+        without a shift, 2e-6 and 2e-5 with ``|shift|`` ten and a hundred times the spread; at least 1e-5 for bfloat16
+        panels, whose two terms hold 16 bits; 2e-4 and 3e-3 with 8 bits.
+        """
+        cheap = bits == 8
+        panel, shift, scale = projection.rows, projection.shift, projection.scale
+        (b, d), n_directions, half = panel.shape, weights.shape[1], panel.dtype in HALVES
+        if b == 0 or n_directions == 0:
+            return
+        tiles = accumulate_tiles(b, d, n_directions, panel.dtype, _processors(panel.device))
+        weights = weights if weights.stride(1) == 1 else weights.contiguous()
+        largest = torch.linalg.vector_norm(weights, torch.inf, dim=0) if half else weights
+        out = z if tiles.splits == 1 and z.stride(1) == 1 else z.new_empty((tiles.splits, d, n_directions))
+        grid = (-(-d // tiles.columns), tiles.splits, -(-n_directions // tiles.directions))
+        with _on(panel.device):
+            accumulate_kernel[grid](
+                panel,
+                projection.bad.view(torch.uint8) if half else projection.bad.int(),
+                weights,
+                largest,
+                panel if shift is None else shift,
+                panel if scale is None else scale,
+                out,
+                b,
+                d,
+                n_directions,
+                tiles.tiles_per_split,
+                panel.stride(0),
+                weights.stride(0),
+                0 if out is z else out.stride(0),
+                out.stride(-2),
+                BLOCK_ROWS=tiles.rows,
+                BLOCK_COLUMNS=tiles.columns,
+                BLOCK_DIRECTIONS=tiles.directions,
+                TERMS=1 if cheap else 2,
+                HALF=half,
+                HAS_SHIFT=shift is not None,
+                HAS_SCALE=scale is not None,
+                ADD=out is z,
+                FLOAT32_PRECISION="tf32" if cheap else "ieee",
+                num_warps=tiles.num_warps,
+                num_stages=tiles.num_stages,
+                enable_fp_fusion=True,
+            )
+        if out is not z:
+            z += out.sum(dim=0)
+
+    def column_sums(self, pieces: tuple[Tensor, ...]) -> Tensor:
+        """By plain torch."""
+        return torch_backend.column_sums(pieces)
+
+    def group_sq_norms(self, projection: Projection, groups: Sequence[slice]) -> Tensor:
+        """By plain torch."""
+        return torch_backend.group_sq_norms(projection, groups)
+
+
+FUSED = TritonBackend()
+
+
+@cache
+def _card_declines(index: int) -> str | None:
+    """The answer for one card, found once a process: capability, Triton, compiler, and one real launch."""
+    capability = torch.cuda.get_device_capability(index)
+    if capability < MIN_CAPABILITY:
+        needed = ".".join(map(str, MIN_CAPABILITY))
+        return f"the card has compute capability {capability[0]}.{capability[1]}, {needed} is needed"
+    if not _has_triton():
+        return "triton is not installed; install it with torch's CUDA build"
+    if c_compiler() is None:
+        return "no C compiler was found, Triton builds its launcher with one; install gcc or set CC"
+    try:
+        _launch_once(torch.device("cuda", index))
+    except Exception as error:
+        return f"a trial launch failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return None
+
+
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def c_compiler() -> str | None:
+    """The C compiler that Triton would call, or None."""
+    return next(
+        (found for name in (os.environ.get("CC"), "gcc", "clang") if name and (found := shutil.which(name))), None
+    )
+
+
+def _launch_once(device: torch.device) -> None:
+    panel = torch.ones((2, 16), dtype=torch.float16, device=device)
+    prepared = FUSED.prepare(PanelSpec.of(panel), panel[:1].T.float(), None, None)
+    seen = FUSED.project((panel,), prepared, epilogue="dots", bad=None)
+    if seen.dots.tolist() != [[16.0], [16.0]]:
+        raise RuntimeError(f"16 ones times 16 ones gave {seen.dots.tolist()}")
 
 
 class _Kernel:
@@ -144,117 +342,9 @@ def _blocks(n: int, block: int) -> int:
     return -(-n // block)
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A group of at most 128 directions as the kernel reads them.
-
-    weights : (terms, d, L) in the panel's dtype, ``scale * directions * 2^exponents``; L is padded with zeros
-    offsets : float32 (tiles, L), each column tile's share of ``shift @ directions``, or None
-    factors : float32 (L,), ``2^-exponents``
-    """
-
-    weights: Tensor
-    offsets: Tensor | None
-    factors: Tensor
-    n_directions: int
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """What one block of directions, shift and scale became, and what it was made of.
-
-    The sources are kept, so that "is" cannot be fooled by a reused address; ``versions`` tells changes in place.
-    """
-
-    sources: tuple[Tensor | None, ...]
-    versions: tuple[int | None, ...]
-    groups: list[Prepared]
-    shift: Tensor | None
-    scale: Tensor | None
-
-    def serves(self, sources: tuple[Tensor | None, ...]) -> bool:
-        same = all(a is b for a, b in zip(sources, self.sources, strict=True))
-        return same and self.versions == _versions(sources)
-
-
-def project(
-    panel: Tensor, directions: Tensor, shift: Tensor | None, scale: Tensor | None, epilogue: str, scratch: Scratch
-) -> Projection:
-    """See :func:`skillaxes_kernels.project`; arguments were checked there.
-
-    Worst error of a dot over ``|y| |direction|``, measured under the interpreter (no card has run this yet), at
-    d = 8,192: 1.5e-8 without a shift, as a float32 product; 7e-8 with ``|shift|`` ten times the spread and 6e-7
-    with a hundred times, an eighth of what ``panel @ directions - shift @ directions`` loses in float32 (5e-7 and
-    4e-6). float32 panels are centred element by element: 1.5e-8 throughout, outside the tensor cores.
-    """
-    b = len(panel)
-    sq_norms = torch.empty(b, dtype=torch.float32, device=panel.device)
-    dots = torch.empty((b, directions.shape[1]), dtype=torch.float32, device=panel.device)
-    # Rows of a multiple of 16 bytes: a kernel is compiled anew for pointers of another alignment.
-    flags = torch.empty((2, b + -b % 16), dtype=torch.uint8, device=panel.device)[:, :b]
-    prepared = _prepared(scratch, panel.dtype, directions, shift, scale)
-    first = 0
-    for group in prepared.groups:
-        block = dots[:, first : first + group.n_directions]
-        _project_group(panel, group, prepared.shift, prepared.scale, epilogue, block, sq_norms, flags)
-        first += group.n_directions
-    bad, overflowed = flags.view(torch.bool)
-    return Projection(dots, sq_norms, bad, overflowed, (panel,), prepared.shift, prepared.scale, "triton")
-
-
-def accumulate(z: Tensor, projection: Projection, weights: Tensor, cheap: bool) -> None:
-    """``z += y^T @ weights`` with ``y`` as algebra on the panel; see :func:`skillaxes_kernels.accumulate`.
-
-    Relative error of z for weights of random sign, measured under the interpreter: 1.5e-7 for float16 panels
-    without a shift, 2e-6 and 2e-5 with ``|shift|`` ten and a hundred times the spread; at least 1e-5 for bfloat16
-    panels, whose two terms hold 16 bits; ``cheap`` 2e-4 and 3e-3.
-    """
-    panel, shift, scale = projection.rows, projection.shift, projection.scale
-    (b, d), n_directions, half = panel.shape, weights.shape[1], panel.dtype in HALVES
-    if b == 0 or n_directions == 0:
-        return
-    tiles = accumulate_tiles(b, d, n_directions, panel.dtype, _processors(panel.device))
-    weights = weights if weights.stride(1) == 1 else weights.contiguous()
-    largest = torch.linalg.vector_norm(weights, torch.inf, dim=0) if half else weights
-    out = z if tiles.splits == 1 and z.stride(1) == 1 else z.new_empty((tiles.splits, d, n_directions))
-    grid = (-(-d // tiles.columns), tiles.splits, -(-n_directions // tiles.directions))
-    with _on(panel.device):
-        accumulate_kernel[grid](
-            panel,
-            projection.bad.view(torch.uint8) if half else projection.bad.int(),
-            weights,
-            largest,
-            panel if shift is None else shift,
-            panel if scale is None else scale,
-            out,
-            b,
-            d,
-            n_directions,
-            tiles.tiles_per_split,
-            panel.stride(0),
-            weights.stride(0),
-            0 if out is z else out.stride(0),
-            out.stride(-2),
-            BLOCK_ROWS=tiles.rows,
-            BLOCK_COLUMNS=tiles.columns,
-            BLOCK_DIRECTIONS=tiles.directions,
-            TERMS=1 if cheap else 2,
-            HALF=half,
-            HAS_SHIFT=shift is not None,
-            HAS_SCALE=scale is not None,
-            ADD=out is z,
-            FLOAT32_PRECISION="tf32" if cheap else "ieee",
-            num_warps=tiles.num_warps,
-            num_stages=tiles.num_stages,
-            enable_fp_fusion=True,
-        )
-    if out is not z:
-        z += out.sum(dim=0)
-
-
 def _project_group(
     panel: Tensor,
-    group: Prepared,
+    group: Group,
     shift: Tensor | None,
     scale: Tensor | None,
     epilogue: str,
@@ -318,47 +408,14 @@ def _project_group(
         )
 
 
-def _prepared(
-    scratch: Scratch, dtype: torch.dtype, directions: Tensor, shift: Tensor | None, scale: Tensor | None
-) -> Preparation:
-    sources = (directions, shift, scale)
-    tracked = not any(t is not None and t.is_inference() for t in sources)
-    held = scratch.prepared.get(dtype)
-    if tracked and held is not None and held.serves(sources):
-        return held
-    shift, scale = (None if t is None else t.float().contiguous() for t in (shift, scale))
-    made = _prepare(dtype, directions, shift, scale)
-    fresh = Preparation(sources, _versions(sources) if tracked else (), made, shift, scale)
-    if tracked:
-        scratch.prepared[dtype] = fresh
-    return fresh
-
-
-def _versions(sources: tuple[Tensor | None, ...]) -> tuple[int | None, ...]:
-    return tuple(None if t is None else t._version for t in sources)
-
-
-def _prepare(dtype: torch.dtype, directions: Tensor, shift: Tensor | None, scale: Tensor | None) -> list[Prepared]:
-    """One wait for the device, once for each block of directions."""
-    for name, tensor in (("directions", directions), ("shift", shift), ("scale", scale)):
-        if tensor is not None and not bool(torch.isfinite(tensor).all()):
-            raise ValueError(f"{name} hold NaN or infinity; finite entries are needed")
-    if shift is not None and scale is not None and bool(((scale == 0) & (shift != 0)).any()):
-        raise ValueError("a column with scale 0 needs shift 0: the shift is a mean of scaled columns")
-    n_terms, limit = 1, MAX_DIRECTIONS
-    if dtype in HALVES and not torch.equal(directions, rounded(directions, dtype, scale)):
-        n_terms, limit = n_terms_of(dtype), MAX_DIRECTIONS // 2
-    return [_prepare_group(dtype, group, shift, scale, n_terms) for group in directions.split(limit, dim=1)]
-
-
 def _prepare_group(
     dtype: torch.dtype, directions: Tensor, shift: Tensor | None, scale: Tensor | None, n_terms: int
-) -> Prepared:
+) -> Group:
     (d, n_directions), padded = directions.shape, directions_block(directions.shape[1])
     block = directions.new_zeros((d, padded))
     block[:, :n_directions] = directions
     if dtype not in HALVES:
-        return Prepared(block[None], None, block.new_ones(padded), n_directions)
+        return Group(block[None], None, block.new_ones(padded), n_directions)
     if scale is not None:
         block *= scale[:, None]
     weights, exponents = split(block, dtype, n_terms)
@@ -370,7 +427,7 @@ def _prepare_group(
         shares = torch.nn.functional.pad(shares, (0, 0, 0, -d % columns))
         offsets = shares.view(-1, columns, padded).sum(dim=1).float()
     factors = torch.ldexp(torch.ones_like(exponents, dtype=torch.float32), -exponents)
-    return Prepared(weights, offsets, factors, n_directions)
+    return Group(weights, offsets, factors, n_directions)
 
 
 def _processors(device: torch.device) -> int:
