@@ -26,7 +26,7 @@ from skillaxes.stream.device_plan import panel_rows_for as device_panel_rows
 if TYPE_CHECKING:
     from skillaxes.store import Store
     from skillaxes.stream.device import Seam
-    from skillaxes_kernels import Choice
+    from skillaxes_kernels import BackendChoice
 
 PANEL_BYTES = 16 << 20  # of a panel on a CPU as its products read it: with them it stays in the outer cache
 _ROOMY_CACHE = 64 << 20  # an outer cache in which twice as large a panel stays, at fewer passes over the basis
@@ -43,7 +43,7 @@ class Plan:
     ----------
     solver, reasons : which solver, and why
     device, device_reason : where it computes, and why
-    products : what multiplies panels there, as ``skillaxes_kernels.which`` says, and why nothing faster does
+    products : what multiplies panels there, as ``skillaxes_kernels.select_backend`` says, and why nothing faster does
     road : how rows come from the store
     n_rows, n_columns : the matrix in use
     block_size : columns of a block of the Krylov basis
@@ -123,7 +123,7 @@ def make_plan(
     reads = {"krylov": min(RESERVED_READS, config.max_reads), GIVEN: 1}.get(choice.name, 2) + (config.scale != "none")
     row_bytes = n_columns * store.itemsize
     # Solvers that need the rows themselves have them in float32, and so has plain torch.
-    products = _products(device, store.dtype, n_columns, width)
+    products = _products(device, store.dtype, n_columns)
     converts = choice.name in ("covariance", "incremental") or products.name not in ("amx", "avx512")
     panel_row = n_columns * (4 if converts else store.itemsize)
     demand = Demand(
@@ -194,11 +194,13 @@ def smaller(plan: Plan, row_bytes: int) -> Plan | None:
     return replace(plan, panel_rows=rows, gpu=gpu)
 
 
-def _products(device: str, dtype: str, n_columns: int, width: int) -> Choice:
-    from skillaxes.stream.plain_files import TORCH_DTYPES
-    from skillaxes_kernels import which
+def _products(device: str, dtype: str, n_columns: int) -> BackendChoice:
+    import torch
 
-    return which(device, TORCH_DTYPES[dtype], n_columns, width)
+    from skillaxes.stream.plain_files import TORCH_DTYPES
+    from skillaxes_kernels import PanelSpec, select_backend
+
+    return select_backend(PanelSpec(0, n_columns, TORCH_DTYPES[dtype], torch.device(device)))
 
 
 def panel_rows_for(row_bytes: int, *, roomy: bool = True) -> int:

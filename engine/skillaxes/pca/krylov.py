@@ -58,7 +58,6 @@ def init(
         moments=RowMoments.empty(problem, store.first_row, store.n_rows),
         shift=start.shift.to(device),
         shift_square=start.shift.to(device).square().sum(),  # once: two threads sum, and a panel waits for both
-        subtrahend=start.shift.to(device, torch.float64 if problem.panel_dtype == torch.float64 else torch.float32),
         next_block=start.block,
         blocks=(),
         products=(),
@@ -67,7 +66,6 @@ def init(
         grams=GroupedGrams(problem.seed, store.first_row, store.n_rows),
         outbox=Outbox(devices.open_seam(device)),
         scale=scale,
-        scratch=kernels.make_scratch(device, problem.panel_rows, problem.n_columns, problem.panel_dtype),
     )
 
 
@@ -84,9 +82,10 @@ def begin_read(state: KrylovState) -> KrylovState:
     state.world.broadcast_(directions)  # first: where processors differ, so do their last digits
     basis = directions.clone()
     basis[:, -UTILITY:] = 0
+    spec = kernels.PanelSpec(problem.panel_rows, problem.n_columns, problem.panel_dtype, problem.device)
     return replace(
         state,
-        directions=directions,
+        prepared=kernels.prepare(spec, directions, state.shift, state.scale),
         blocks=(*state.blocks, basis),
         tables=(*state.tables, state.store.new(width - 1)),  # l - 2 projections and the carried one
         carries_delta=(*state.carries_delta, state.moments.delta is not None),
@@ -100,14 +99,11 @@ def begin_read(state: KrylovState) -> KrylovState:
 
 def update(state: KrylovState, panel: Panel) -> KrylovState:
     """Add one panel to the read under way."""
-    assert state.directions is not None and state.partial is not None and state.total is not None
+    assert state.prepared is not None and state.partial is not None and state.total is not None
     count, first = panel.count, state.moments.delta is None
     projection = kernels.project(
         panel.pieces,
-        state.directions,
-        state.subtrahend,
-        scale=state.scale,
-        scratch=state.scratch,
+        state.prepared,
         bad=None if first or state.outbox.deferred else state.moments.known_bad(panel),
     )
     carried = projection.dots[:count, -UTILITY] + projection.dots[:count, -UTILITY + 1]
@@ -219,7 +215,7 @@ def close_read(state: KrylovState) -> KrylovState:
         reads=state.reads + 1,
         partial=None,
         total=None,
-        directions=None,
+        prepared=None,
     )
 
 

@@ -30,7 +30,6 @@ class KrylovState:
     problem, world, store : what the solver works on
     moments : counts, norms and bad rows, complete after the first read
     shift, shift_square : Tensors of shapes (d,) and (), float64: the provisional mean m and |m|²
-    subtrahend : the same in the dtype that the kernels take; always the same tensor, for which they prepare once
     next_block : Tensor of shape (d, b), float64: the block of the next read
     blocks : p tensors of shape (d, l), float32: the bases as multiplied, utility columns zeroed
     products : p tensors of shape (d, l), float64: C Omega of each complete read
@@ -52,7 +51,6 @@ class KrylovState:
     moments: RowMoments
     shift: Tensor
     shift_square: Tensor
-    subtrahend: Tensor
     next_block: Tensor
     blocks: tuple[Tensor, ...]
     products: tuple[Tensor, ...]
@@ -66,7 +64,7 @@ class KrylovState:
     residual_norms: Tensor | None = None
     done: bool = False
     # of the read under way; width: columns of its block; bits: of the operands of Z
-    directions: Tensor | None = None
+    prepared: kernels.Prepared | None = None
     partial: Tensor | None = None
     total: Tensor | None = None
     pending: int = 0
@@ -74,7 +72,6 @@ class KrylovState:
     bits: int = 24
     worst: tuple[float, ...] = ()
     scale: Tensor | None = None
-    scratch: kernels.Scratch | None = None
 
 
 def bits_of_products(state: KrylovState) -> int:
