@@ -1,4 +1,4 @@
-"""What is timed beside the fused kernels, and the one check that each must pass before its time counts."""
+"""The contestants of the fused kernels, and the check that each must pass before its time counts."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def projectors(inputs: Inputs, compiled: bool) -> dict[str, Callable[[], Result]
 
 
 def accumulators(inputs: Inputs, compiled: bool) -> dict[str, Callable[[], Tensor]]:
-    """The ways to ``y^T @ weights``, by name; ours add to what z holds, so their first result is the one to check."""
+    """The ways to ``y^T @ weights``, by name; ours add to z, so their first result is the one to check."""
     x, m, weights = inputs.panel, inputs.shift, inputs.weights
     z = torch.zeros((x.shape[1], weights.shape[1]), device=x.device)
     found: dict[str, Callable[[], Tensor]] = {}

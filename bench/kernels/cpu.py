@@ -91,7 +91,7 @@ def _times(
 
 
 def table(lines: Sequence[dict[str, Any]]) -> str:
-    """What was measured, as Markdown."""
+    """The measurements, as Markdown."""
     head = "| who | error | project GFLOP/s | " + " | ".join(f"accumulate, {bits} bits" for bits in BITS) + " |"
     out = [head, "|" + "---|" * (3 + len(BITS))]
     for line in lines:

@@ -3,8 +3,8 @@
     python -m bench.kernels.resources            prints the table
     python -m bench.kernels.resources --write    writes it to bench/kernels/RESOURCES.md
 
-What is compiled is what the host code launches: its launches are recorded, not copied, and specialised as
-Triton's launcher does (pointers and integers divisible by 16, integers equal to 1).
+The launches of the host code are compiled: they are recorded, not copied, and specialised as Triton's launcher does
+(pointers and integers divisible by 16, integers equal to 1).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class Resources:
-    """What the compiler made of a launch. ``stack`` and ``spills`` in bytes a thread, ``shared`` in bytes."""
+    """The compiler's result for a launch. ``stack`` and ``spills`` in bytes a thread, ``shared`` in bytes."""
 
     registers: int
     stack: int

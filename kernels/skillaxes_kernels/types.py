@@ -1,4 +1,4 @@
-"""What the kernels take and return, and the protocol that a backend implements."""
+"""Arguments and results of the kernels, and the protocol that a backend implements."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Projection:
         ``|y|`` is above 1.8e19, the values are at fault, not the writing of the store
     pieces : Tensors whose rows follow each other: ``y`` itself in float32 (in a buffer of the prepared directions,
         which the next ``project`` with them overwrites), or the panel as it was given
-    shift, scale : what still has to be applied to ``pieces`` to get ``y``; None where they are ``y``
+    shift, scale : Tensors of shape (d,) that turn ``pieces`` into ``y``; None where they are ``y``
     backend : the name of the backend that made it
     """
 

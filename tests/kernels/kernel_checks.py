@@ -61,7 +61,7 @@ def compare_project(p: Problem, seen: Projection, epilogue: str, what: str) -> N
 
 
 def naive_project(p: Problem, algebra: bool) -> tuple[Tensor, Tensor]:
-    """float32 torch; ``algebra`` centres after the product, as whoever keeps the panel in half precision must."""
+    """float32 torch; ``algebra`` centres after the product, as a product of a half-precision panel must."""
     x = p.panel.float()
     y = x if p.scale is None else x * p.scale
     if p.shift is not None:
@@ -103,7 +103,7 @@ def check_accumulate(target: Target, case: Case, bits: int = 24, weight_size: fl
 
 
 def _moved_shift(p: Problem, sq_norms: Tensor) -> float:
-    """What the rounding of shift / scale adds to a row at most, relative to the shortest one.
+    """The most that the rounding of shift / scale adds to a row, relative to the shortest one.
 
     It moves the shift, by the same for all rows, and chance decides whether naive torch does better on few of them.
     """
@@ -131,7 +131,7 @@ def naive_accumulate(p: Problem, bad: Tensor, weights: Tensor, algebra: bool, bi
 
 
 def truncated_to_tf32(x: Tensor) -> Tensor:
-    """What TF32 units make of float32 operands: the lowest 13 bits are dropped."""
+    """float32 operands as TF32 units read them: the lowest 13 bits are dropped."""
     return (x.contiguous().view(torch.int32) & ~0x1FFF).view(torch.float32)
 
 
@@ -145,7 +145,7 @@ def _within_twice(seen: Tensor, naive: Tensor, true: Tensor, what: str, allowanc
 
 @contextmanager
 def poisoned_memory() -> Iterator[None]:
-    """Fresh memory is NaN (floats) or the largest value (integers), so that a result nobody wrote shows."""
+    """Fresh memory is NaN (floats) or the largest value (integers), so that an unwritten result shows."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:

@@ -3,8 +3,8 @@
     TRITON_INTERPRET=1 python tests/kernels/mutants.py laws        errors that results show
     python tests/kernels/mutants.py compiler                       errors that only the compiled code shows
 
-A line for each mutant says what noticed it; exit status 1 if one survives, or if a text to replace is gone.
-Each mutant lives in a forked process: one that reads from a wild address may crash there.
+A line for each mutant names the law that broke; exit status 1 if one survives, or if a text to replace is gone.
+Each mutant runs in a forked process: one that reads from a wild address may crash there.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def compilation_that_shows() -> str | None:
 
 
 def verdict(mutant: Mutant, kind: str) -> str | None:
-    """What noticed the mutant, or None; a crash or an endless loop is noticed too."""
+    """The law that the mutant breaks, or None; a crash counts too."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:

@@ -1,6 +1,6 @@
 """The law: plain torch on a CPU obeys every law of ``kernel_laws``, whatever the process has set up.
 
-And what the front door refuses, it refuses with one line that says what was given and what is needed.
+And a refusal is one line: what was given, what is needed.
 """
 
 from __future__ import annotations

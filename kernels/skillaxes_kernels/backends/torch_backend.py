@@ -2,10 +2,10 @@
 
 One pass converts the panel to float32 in a reused buffer and centres it there; the two products and the norms
 then read that buffer. Measured on two cores (AMX): float16 to float32 8 G elements/s, centring and norms 14
-each, products 200 to 280 GFLOP/s. What torch offers instead is slower: a mixed-type ``torch.sub`` 0.9,
+each, products 200 to 280 GFLOP/s. Torch's other ways are slower: a mixed-type ``torch.sub`` 0.9,
 ``(y * y).sum`` 1 G elements/s, and a float16 product on a CPU is 600 times slower than float32.
 
-A row's result depends on that row and on the panel's shape alone: rows meet each other in no sum.
+A row's result depends on that row and on the panel's shape alone: no sum mixes rows.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from skillaxes_kernels.centring import Centring
 from skillaxes_kernels.rounding import HALVES, rounded
 from skillaxes_kernels.types import PanelSpec, Prepared, Projection, cosines
 
-_FEW = 64  # rows that are converted at once where the rows themselves are summed
+_FEW = 64  # rows that are converted at once for column sums
 
 
 @dataclass(frozen=True)

@@ -242,7 +242,7 @@ class _Kernel:
 
     @cached_property
     def compiled(self) -> Any:
-        """What ``triton.jit`` makes of the function."""
+        """The function after ``triton.jit``."""
         import triton
 
         _load_language()
@@ -604,7 +604,7 @@ def accumulate_kernel(
 
     Half-precision panels: each weight is split into one or two half-precision terms in registers, under a power
     of two for each direction; with ``y = (x - centre) * scale``, ``centre`` times the sum of the tile's weights
-    (of the terms, not of what they stand for) is taken off the float32 sums right after each tile.
+    (of the terms, not of the weights that they approximate) is taken off the float32 sums right after each tile.
 
     float32 panels: ``bad`` holds 32-bit integers. Triton 3.7 takes the narrowest load behind an operand, those of
     its masks included, for the width the operand was widened from; after flags of one byte it holds TF32 to be
