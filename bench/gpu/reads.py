@@ -23,7 +23,7 @@ from skillaxes.stream import device as devices
 from skillaxes.stream.panel import Panel
 from skillaxes.stream.panels import PanelStream
 from skillaxes.stream.prefetch import panel_rows_for
-from skillaxes_kernels import accumulate, make_scratch, project
+from skillaxes_kernels import PanelSpec, accumulate, prepare, project
 
 SHAPE, TINY_SHAPE = (65_536, 30_720), (700, 96)  # 4 GB
 SOURCES = ("from disk", "over PCIe", "in the card's memory")
@@ -98,11 +98,11 @@ def _seconds(
 def _products(stream: PanelStream, panel_rows: int) -> Callable[[Panel], None]:
     columns, device = stream.n_columns, stream.device
     inputs = contestants.make_inputs(16, columns, N_DIRECTIONS, stream.dtype, device)
-    scratch = make_scratch(device, panel_rows, columns, stream.dtype)
+    prepared = prepare(PanelSpec(panel_rows, columns, stream.dtype, device), inputs.directions, inputs.shift)
     z = torch.zeros((columns, N_DIRECTIONS), device=device)
 
     def work(panel: Panel) -> None:
-        seen = project(panel.rows, inputs.directions, inputs.shift, scratch=scratch)
+        seen = project(panel.rows, prepared)
         accumulate(z, seen, seen.dots)
 
     return work

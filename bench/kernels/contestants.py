@@ -1,15 +1,24 @@
-"""What is timed beside the fused kernels, and the one check that each must pass before its time counts."""
+"""The contestants of the fused kernels, and the check that each must pass before its time counts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from skillaxes_kernels import Projection, accumulate, make_scratch, project, reference, round_directions, which
+from skillaxes_kernels import (
+    PanelSpec,
+    Prepared,
+    Projection,
+    accumulate,
+    prepare,
+    project,
+    reference,
+    round_directions,
+    select_backend,
+)
 
 Result = tuple[Tensor, Tensor | None]
 # Relative to |y| |direction|, and to the largest entry of z. Half precision alone, with its 8 or 11 bits, would fail.
@@ -48,8 +57,7 @@ def projectors(inputs: Inputs, compiled: bool) -> dict[str, Callable[[], Result]
     x, w, m = inputs.panel, inputs.directions, inputs.shift
     found: dict[str, Callable[[], Result]] = {}
     for name, backend in _backends(x).items():
-        scratch = make_scratch(x.device, *x.shape, x.dtype, backend)
-        found[name] = _projector(inputs, backend, scratch)
+        found[name] = _projector(x, prepare(PanelSpec.of(x), w, m, backend=backend))
     if compiled:
         whole = torch.compile(_centred_project, dynamic=False)
         found["torch.compile"] = lambda: whole(x, w, m)
@@ -59,12 +67,12 @@ def projectors(inputs: Inputs, compiled: bool) -> dict[str, Callable[[], Result]
 
 
 def accumulators(inputs: Inputs, compiled: bool) -> dict[str, Callable[[], Tensor]]:
-    """The ways to ``y^T @ weights``, by name; ours add to what z holds, so their first result is the one to check."""
+    """The ways to ``y^T @ weights``, by name; ours add to z, so their first result is the one to check."""
     x, m, weights = inputs.panel, inputs.shift, inputs.weights
     z = torch.zeros((x.shape[1], weights.shape[1]), device=x.device)
     found: dict[str, Callable[[], Tensor]] = {}
     for name, backend in _backends(x).items():
-        seen = project(x, inputs.directions, m, backend=backend)
+        seen = project(x, prepare(PanelSpec.of(x), inputs.directions, m, backend=backend))
         found[name] = _accumulator(z, seen, weights)
     if compiled:
         whole = torch.compile(_centred_accumulate, dynamic=False)
@@ -104,13 +112,13 @@ def error_of_accumulator(inputs: Inputs, name: str, z: Tensor, sample: int = 64)
 def _backends(panel: Tensor) -> dict[str, str]:
     if panel.device.type == "cpu":
         return {"skillaxes on the CPU": "cpu"}
-    fused = which(panel.device, panel.dtype, panel.shape[1], 16).name == "triton"
+    fused = select_backend(PanelSpec.of(panel)).name == "triton"
     return {**({"fused kernel": "triton"} if fused else {}), "plain torch": "torch"}
 
 
-def _projector(inputs: Inputs, backend: str, scratch: Any) -> Callable[[], Result]:
+def _projector(panel: Tensor, prepared: Prepared) -> Callable[[], Result]:
     def run() -> Result:
-        seen = project(inputs.panel, inputs.directions, inputs.shift, backend=backend, scratch=scratch)
+        seen = project(panel, prepared)
         return seen.dots, seen.sq_norms
 
     return run

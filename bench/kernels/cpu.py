@@ -19,7 +19,8 @@ import torch
 
 from bench import provenance
 from bench.results import Book, quantiles
-from skillaxes_kernels import accumulate, make_scratch, native_library, project, reference, round_directions
+from skillaxes_kernels import PanelSpec, accumulate, prepare, project, reference, round_directions
+from skillaxes_kernels.backends import native
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "cpu.jsonl"
 BACKENDS = ("amx", "avx512", "cpu")
@@ -37,7 +38,7 @@ def run(book: Book, rows: int, columns: int, directions: int, repeat: int, tiny:
     shift = torch.ones(columns)
     lines = []
     for name in BACKENDS:
-        declined = native_library.declines(name, torch.float16) if name in native_library.LEVELS else None
+        declined = native.declines(name, torch.float16) if name in native.LEVELS else None
         case = {"who": name, "rows": rows, "columns": columns, "directions": directions, "dtype": "float16"}
         if declined is not None:
             lines.append(book.append("products", case, {"declined": declined}))
@@ -57,7 +58,7 @@ def run(book: Book, rows: int, columns: int, directions: int, repeat: int, tiny:
 def _error(name: str, panel: torch.Tensor, basis: torch.Tensor, shift: torch.Tensor) -> float:
     """The largest error of dots and sums over the largest dot and sum."""
     true = reference.project(panel, basis, shift)
-    seen = project(panel, basis, shift, backend=name)
+    seen = project(panel, prepare(PanelSpec.of(panel), basis, shift, backend=name))
     sums = torch.zeros((basis.shape[1], basis.shape[0]), dtype=torch.float64).T
     reference.accumulate(sums, true, seen.dots)
     z = torch.zeros((basis.shape[1], basis.shape[0])).T
@@ -70,14 +71,14 @@ def _times(
     name: str, panels: Sequence[torch.Tensor], basis: torch.Tensor, shift: torch.Tensor, repeat: int
 ) -> dict[str, dict[str, float]]:
     rows, columns = panels[0].shape
-    scratch = make_scratch("cpu", rows, columns, torch.float16, name)
+    prepared = prepare(PanelSpec.of(panels[0]), basis, shift, backend=name)
     known = torch.zeros(rows, dtype=torch.bool)
     z = torch.zeros((basis.shape[1], columns)).T
     seconds: dict[str, list[float]] = {"project": [], **{f"accumulate {bits}": [] for bits in BITS}}
     for turn in range(repeat + 1):
         for panel in panels:
             started = time.perf_counter()
-            seen = project(panel, basis, shift, scratch=scratch, bad=known, backend=name)
+            seen = project(panel, prepared, bad=known)
             taken = {"project": time.perf_counter() - started}
             for bits in BITS:
                 started = time.perf_counter()
@@ -90,7 +91,7 @@ def _times(
 
 
 def table(lines: Sequence[dict[str, Any]]) -> str:
-    """What was measured, as Markdown."""
+    """The measurements, as Markdown."""
     head = "| who | error | project GFLOP/s | " + " | ".join(f"accumulate, {bits} bits" for bits in BITS) + " |"
     out = [head, "|" + "---|" * (3 + len(BITS))]
     for line in lines:

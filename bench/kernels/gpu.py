@@ -3,7 +3,7 @@
     python -m bench.kernels.gpu                          on a card; appends to bench/results/gpu.jsonl, prints a table
     python -m bench.kernels.gpu --tiny --device cpu      the same flow at tiny size, anywhere
 
-A rate is the panel's bytes over the time: what a read of the store would see. Its share is of the device's own
+A rate is the panel's bytes over the time, as in a read of the store. Its share is of the device's own
 copy, measured first, which moves the same bytes once in and once out. A contestant that fails the check against the
 float64 definition gets no time, and the exit status is 1.
 """
@@ -78,7 +78,7 @@ def second_products(context: Context) -> list[Line]:
     return _race(context, "accumulate", contestants.accumulators, contestants.error_of_accumulator)
 
 
-# What a run consists of, in this order; a section that needs more than the kernels is one more function here.
+# The sections of a run, in this order; a section that needs more than the kernels is one more function here.
 SECTIONS: tuple[Callable[[Context], list[Line]], ...] = (copies, projections, second_products)
 
 
@@ -158,7 +158,7 @@ def timed(
 
 
 def table(lines: Sequence[Line]) -> str:
-    """What was measured, as Markdown."""
+    """The measurements, as Markdown."""
     rows = [
         "| what | rows x columns | dtype | who | ms | GB/s | of the copy | error |",
         "|---|---|---|---|---|---|---|---|",

@@ -3,8 +3,8 @@
     python -m bench.kernels.resources            prints the table
     python -m bench.kernels.resources --write    writes it to bench/kernels/RESOURCES.md
 
-What is compiled is what the host code launches: its launches are recorded, not copied, and specialised as
-Triton's launcher does (pointers and integers divisible by 16, integers equal to 1).
+The launches of the host code are compiled: they are recorded, not copied, and specialised as Triton's launcher does
+(pointers and integers divisible by 16, integers equal to 1).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class Resources:
-    """What the compiler made of a launch. ``stack`` and ``spills`` in bytes a thread, ``shared`` in bytes."""
+    """The compiler's result for a launch. ``stack`` and ``spills`` in bytes a thread, ``shared`` in bytes."""
 
     registers: int
     stack: int
@@ -61,10 +61,10 @@ def launches(
     rounded: bool = True,
     **how: Any,
 ) -> list[Launch]:
-    """What ``project`` and ``accumulate`` launch for such a panel. ``how``: cheap, cosines, plain (no shift, scale)."""
-    from skillaxes_kernels import triton_launch
+    """The launches of ``project`` and ``accumulate`` for such a panel. ``how``: cheap, cosines, plain (no shift)."""
+    from skillaxes_kernels.backends import triton as fused
     from skillaxes_kernels.rounding import rounded as rounded_block
-    from skillaxes_kernels.types import Scratch
+    from skillaxes_kernels.types import PanelSpec
 
     panel = torch.ones((n_rows, n_columns), dtype=dtype)
     directions = torch.full((n_columns, n_directions), 1 / 3)
@@ -73,9 +73,10 @@ def launches(
         directions = rounded_block(directions, dtype, vector)
     epilogue = "cosines" if how.get("cosines") else "dots"
     with _recording() as seen:
-        projection = triton_launch.project(panel, directions, vector, vector, epilogue, Scratch(None, None))
+        prepared = fused.FUSED.prepare(PanelSpec.of(panel), directions, vector, vector)
+        projection = fused.FUSED.project((panel,), prepared, epilogue=epilogue, bad=None)
         z, weights = torch.zeros((n_columns, n_directions)), torch.ones((n_rows, n_directions))
-        triton_launch.accumulate(z, projection, weights, bool(how.get("cheap")))
+        fused.FUSED.accumulate(z, projection, weights, bits=8 if how.get("cheap") else 24)
     return seen
 
 
@@ -85,9 +86,9 @@ def compile_for(launch: Launch, architecture: int) -> Resources:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from skillaxes_kernels import triton_kernels
+    from skillaxes_kernels.backends import triton as fused
 
-    kernel = getattr(triton_kernels, launch.kernel)
+    kernel = getattr(fused, launch.kernel).compiled
     signature, constants, attributes = {}, dict(launch.constants), {}
     for place, name in enumerate(kernel.arg_names):
         if name in constants:
@@ -145,17 +146,17 @@ def table() -> str:
 
 @contextmanager
 def _recording() -> Iterator[list[Launch]]:
-    from skillaxes_kernels import triton_kernels
+    from skillaxes_kernels.backends import triton as fused
 
     seen: list[Launch] = []
-    before = {name: getattr(triton_kernels, name) for name in KERNELS}
+    before = {name: getattr(fused, name) for name in KERNELS}
     for name in KERNELS:
-        setattr(triton_kernels, name, _Recorder(name, before[name].arg_names, seen))
+        setattr(fused, name, _Recorder(name, before[name].compiled.arg_names, seen))
     try:
         yield seen
     finally:
         for name, kernel in before.items():
-            setattr(triton_kernels, name, kernel)
+            setattr(fused, name, kernel)
 
 
 class _Recorder:

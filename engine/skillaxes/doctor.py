@@ -159,9 +159,9 @@ def _straight(missing: str | None) -> Iterator[Finding]:
 def _compiled_products() -> Finding:
     import torch
 
-    from skillaxes_kernels import which
+    from skillaxes_kernels import PanelSpec, select_backend
 
-    choice = which("cpu", torch.float16, n_features=4096, n_directions=16)
+    choice = select_backend(PanelSpec(0, 4096, torch.float16, torch.device("cpu")))
     fast = choice.name in ("amx", "avx512")
     said = "; ".join(choice.reasons[1:])
     value = f"{choice.name} multiplies panels on the CPU" if fast else "plain torch multiplies panels on the CPU"
@@ -174,9 +174,9 @@ def _fused_kernel(missing: str | None) -> Finding:
         return Finding(ROAD, name, False, missing)
     import torch
 
-    from skillaxes_kernels import which
+    from skillaxes_kernels import PanelSpec, select_backend
 
-    choice = which("cuda", torch.float16, n_features=4096, n_directions=16)
+    choice = select_backend(PanelSpec(0, 4096, torch.float16, torch.device("cuda")))
     return Finding(ROAD, name, choice.name == "triton", "; ".join(choice.reasons))
 
 

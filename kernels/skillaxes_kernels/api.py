@@ -1,44 +1,95 @@
-"""The public functions: checked here, trusted below."""
+"""The public functions: arguments are checked here and trusted by the backends."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from skillaxes_kernels import eager, native, native_library, reference
-from skillaxes_kernels.dispatch import which
-from skillaxes_kernels.types import Projection, Scratch
+from skillaxes_kernels.backends import native, reference_backend, torch_backend, triton
+from skillaxes_kernels.types import Backend, PanelSpec, Prepared, Projection
 
+# In order of preference: "auto" takes the first that is for the panels' kind of device and does not decline.
+BACKENDS: tuple[Backend, ...] = (
+    native.AMX,
+    native.AVX512,
+    torch_backend.ON_CPU,
+    triton.FUSED,
+    torch_backend.ON_GPU,
+    reference_backend.REFERENCE,
+)
 PANEL_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_warned: set[str] = set()
 
 
-def make_scratch(
-    device: torch.device | str, panel_rows: int, n_features: int, panel_dtype: torch.dtype, backend: str = "auto"
-) -> Scratch:
-    """The buffers for panels of up to ``panel_rows`` rows, and a place for prepared directions.
+class BackendError(ValueError):
+    """A backend that is unknown, or that was named and declines, with its reason."""
 
-    4 bytes an element, 12 for float64 panels; none where a fused kernel runs.
+
+@dataclass(frozen=True)
+class BackendChoice:
+    """``name`` is "amx" or "avx512" (compiled for CPUs), "cpu" (plain torch there), "triton" (the fused kernel),
+    "torch" (plain torch on a GPU) or "reference". ``reasons`` begin with the device; those that decline follow.
+    ``converts`` as in :class:`skillaxes_kernels.types.Backend`.
     """
-    device = torch.device(device)
-    if which(device, panel_dtype, n_features, 1, backend).name not in ("cpu", "torch"):
-        return Scratch(None, None)
-    rows = torch.empty((panel_rows, n_features), dtype=torch.float32, device=device)
-    wide = torch.empty_like(rows, dtype=torch.float64) if panel_dtype == torch.float64 else None
-    return Scratch(rows, wide)
+
+    name: str
+    reasons: tuple[str, ...]
+    converts: bool
+
+
+def select_backend(spec: PanelSpec, backend: str = "auto") -> BackendChoice:
+    """The backend for such panels, and the reasons. A named backend is taken or refused, never replaced.
+
+    Raises
+    ------
+    BackendError : ``backend`` is unknown, or was named and declines
+    """
+    if backend == "auto":
+        return _select_automatically(spec)
+    reason = _named(backend).declines(spec)
+    if reason is not None:
+        raise BackendError(f"backend {backend!r} declines: {reason}")
+    return BackendChoice(backend, ("named by the caller",), _named(backend).converts)
+
+
+def prepare(
+    spec: PanelSpec,
+    directions: Tensor,
+    shift: Tensor | None = None,
+    scale: Tensor | None = None,
+    *,
+    backend: str = "auto",
+) -> Prepared:
+    """A block of directions for :func:`project`, prepared once for any number of panels.
+
+    It holds copies and the buffers of one panel: 4 bytes an element of ``spec``, 12 for float64 panels, with plain
+    torch; none where a compiled or fused kernel runs.
+
+    Parameters
+    ----------
+    spec : the panels to come; its ``rows`` are the most that one of them has
+    directions : float32 Tensor of shape (d, l)
+    shift : Tensor of shape (d,), the provisional mean of ``panel * scale``; None for no centring. float64 is taken
+        as it is for float64 panels and rounded to float32 for others.
+    scale : Tensor of shape (d,), a factor for each column; None for 1. On CUDA a column of scale 0 needs shift 0.
+    backend : a name of ``BACKENDS``, or "auto" for :func:`select_backend`'s choice
+
+    Raises
+    ------
+    ValueError : shapes, dtypes or devices that do not belong together; shift or scale not finite
+    BackendError : ``backend`` was named and declines
+    """
+    _check_directions(spec, directions, shift, scale)
+    spec = spec._replace(device=directions.device)
+    return _named(select_backend(spec, backend).name).prepare(spec, directions, shift, scale)
 
 
 def project(
-    panel: Tensor | Sequence[Tensor],
-    directions: Tensor,
-    shift: Tensor | None = None,
-    *,
-    scale: Tensor | None = None,
-    epilogue: str = "dots",
-    backend: str = "auto",
-    scratch: Scratch | None = None,
-    bad: Tensor | None = None,
+    panel: Tensor | Sequence[Tensor], prepared: Prepared, *, epilogue: str = "dots", bad: Tensor | None = None
 ) -> Projection:
     """Dots of the centred rows of a panel with a block of directions, and their squared norms.
 
@@ -46,68 +97,36 @@ def project(
     ``|y|^2``, summed in float32. A row's result depends on that row and on the panel's shape alone.
 
     On a CPU the compiled products take panels as they are stored and centre them in float32 on the way to the
-    processor's units, entry by entry; plain torch, where they decline, converts into a scratch first.
+    processor's units, entry by entry; plain torch, where they decline, converts into a buffer first.
 
     On CUDA half-precision panels go to the tensor cores as they are, with directions split into as many
     half-precision terms as hold them (one for a block from :func:`round_directions`). float32 panels keep float32's
     exactness: no TF32, so their products run outside the tensor cores and, on paper, a float32 store in the card's
-    memory takes 3.4 (A100), 1.6 (H100) or 2.3 (H200) times as long as its bytes alone. A column of scale 0 needs
-    shift 0 there. No card has run the fused kernel yet.
+    memory takes 3.4 (A100), 1.6 (H100) or 2.3 (H200) times as long as its bytes alone. No card has run the fused
+    kernel yet.
 
     Parameters
     ----------
     panel : Tensor of shape (b, d), float16, bfloat16, float32 or float64, unit column stride, any row stride; or
         several whose rows follow each other, which a CPU takes from where they lie. float64 is centred in float64,
         then rounded to float32.
-    directions : float32 Tensor of shape (d, l)
-    shift : Tensor of shape (d,), the provisional mean of ``panel * scale``; None for no centring. float64 is taken
-        as it is for float64 panels and rounded to float32 for others.
-    scale : Tensor of shape (d,), a factor for each column; None for 1. On CUDA, directions, shift and scale that are
-        the same tensors as in the last call with this scratch, unchanged, are not prepared again: pass the tensors
-        themselves, not fresh copies.
+    prepared : from :func:`prepare`
     epilogue : "dots", or "cosines" for ``dots / |y|`` (0 where ``|y|`` is below 1.1e-19: a row of zeros)
-    backend : see :func:`which`
-    scratch : from :func:`make_scratch`, reused from call to call; allocated here when None
-    bad : bool Tensor of shape (b,), where an earlier pass has told which rows are bad: with ``epilogue="dots"`` norms
+    bad : bool Tensor of shape (b,), the bad rows that an earlier pass has found: with ``epilogue="dots"`` norms
         may then be left out (``sq_norms`` holds NaN), which saves plain torch a pass over the panel
 
     Raises
     ------
-    ValueError : shapes, dtypes or devices that do not belong together; shift or scale not finite
-    BackendError : ``backend`` was named and declines
+    ValueError : a panel that ``prepared`` does not serve, or pieces, ``bad`` or ``epilogue`` that do not fit
     """
     pieces = (panel,) if isinstance(panel, Tensor) else tuple(panel)
-    if not pieces:
-        raise ValueError("a panel of no pieces; it needs at least one tensor")
-    for piece in pieces:
-        _check(piece, directions, shift, scale, epilogue)
-        if piece.dtype != pieces[0].dtype or piece.device != pieces[0].device:
-            raise ValueError(
-                f"the pieces of a panel have one dtype and device, got {piece.dtype} on {piece.device} "
-                f"and {pieces[0].dtype} on {pieces[0].device}"
-            )
-    b, d = sum(map(len, pieces)), pieces[0].shape[1]
+    b = _check_panel(pieces, prepared.spec)
+    if epilogue not in ("dots", "cosines"):
+        raise ValueError(f"epilogue is 'dots' or 'cosines', got {epilogue!r}")
     if bad is not None and (bad.dtype != torch.bool or tuple(bad.shape) != (b,)):
         raise ValueError(f"bad is a bool tensor of shape ({b},), got {bad.dtype} of shape {tuple(bad.shape)}")
-    choice = which(pieces[0].device, pieces[0].dtype, d, directions.shape[1], backend)
-    if choice.name in native_library.LEVELS:
-        scratch = scratch or Scratch(None, None)
-        known = bad if epilogue == "dots" else None
-        return native.project(choice.name, pieces, directions, shift, scale, epilogue, scratch, known)
-    if choice.name == "cpu":
-        scratch = scratch or make_scratch("cpu", b, d, pieces[0].dtype, choice.name)
-        _require_room(scratch, pieces[0].dtype, b, d)
-        return eager.project(pieces, directions, shift, scale, epilogue, scratch, bad if epilogue == "dots" else None)
-    panel = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-    if choice.name == "reference":
-        return reference.project(panel, directions, shift, scale=scale, epilogue=epilogue)
-    scratch = scratch or make_scratch(panel.device, b, d, panel.dtype, choice.name)
-    if choice.name == "triton":
-        from skillaxes_kernels import triton_launch
-
-        return triton_launch.project(panel, directions, shift, scale, epilogue, scratch)
-    _require_room(scratch, panel.dtype, b, d)
-    return eager.project((panel,), directions, shift, scale, epilogue, scratch, bad if epilogue == "dots" else None)
+    known = bad if epilogue == "dots" else None
+    return _named(prepared.backend).project(pieces, prepared, epilogue=epilogue, bad=known)
 
 
 def accumulate(z: Tensor, projection: Projection, weights: Tensor, *, bits: int = 24) -> None:
@@ -116,11 +135,11 @@ def accumulate(z: Tensor, projection: Projection, weights: Tensor, *, bits: int 
     Parameters
     ----------
     z : float32 Tensor of shape (d, l'); on a CPU best the transpose of a contiguous one
-    projection : from :func:`project`, before its scratch is used again
+    projection : from :func:`project`, before the next ``project`` with the same prepared directions
     weights : float32 Tensor of shape (b, l'), zero on rows that do not count
     bits : how many bits of the operands have to count: 24 (float32), 16 or 8; more of them may, sums stay float32.
-        What is made of it: AMX 24, 16 or 8; AVX-512 24; plain torch on a CPU 8 (bfloat16) or 24, on a GPU 11 (TF32) or
-        24; the fused kernel on a GPU one half-precision term for 8, two for more.
+        AMX takes 24, 16 or 8; AVX-512 24; plain torch on a CPU 8 (bfloat16) or 24, on a GPU 11 (TF32) or 24; the fused
+        kernel one half-precision term for 8, two for more.
 
     Raises
     ------
@@ -136,16 +155,7 @@ def accumulate(z: Tensor, projection: Projection, weights: Tensor, *, bits: int 
             f"z {tuple(z.shape)} += ({b}, {d})^T @ weights {tuple(weights.shape)} do not fit: "
             f"z needs the shape (d, l') and weights (b, l')"
         )
-    if projection.backend == "reference":
-        reference.accumulate(z, projection, weights)
-    elif projection.backend == "triton":
-        from skillaxes_kernels import triton_launch
-
-        triton_launch.accumulate(z, projection, weights, cheap=bits == 8)
-    elif projection.backend in native_library.LEVELS:
-        native.accumulate(z, projection, weights, bits)
-    else:
-        eager.accumulate(z, projection.rows, weights, cheap=bits == 8)
+    _named(projection.backend).accumulate(z, projection, weights, bits=bits)
 
 
 def column_sums(panel: Tensor | Sequence[Tensor]) -> Tensor:
@@ -163,9 +173,7 @@ def column_sums(panel: Tensor | Sequence[Tensor]) -> Tensor:
     pieces = (panel,) if isinstance(panel, Tensor) else tuple(panel)
     if not pieces or any(piece.ndim != 2 or piece.dtype not in PANEL_DTYPES for piece in pieces):
         raise ValueError("a panel is one or more (b, d) tensors of float16, bfloat16, float32 or float64")
-    if pieces[0].device.type == "cpu" and native_library.declines("avx512", pieces[0].dtype) is None:
-        return native.column_sums(pieces)
-    return eager.column_sums(pieces)
+    return _named(select_backend(PanelSpec.of(pieces)).name).column_sums(pieces)
 
 
 def group_sq_norms(projection: Projection, groups: Sequence[slice]) -> Tensor:
@@ -173,7 +181,7 @@ def group_sq_norms(projection: Projection, groups: Sequence[slice]) -> Tensor:
 
     Parameters
     ----------
-    projection : from :func:`project`, before its scratch is used again
+    projection : from :func:`project`, before the next ``project`` with the same prepared directions
     groups : slices that follow each other and cover all columns
 
     Raises
@@ -184,51 +192,114 @@ def group_sq_norms(projection: Projection, groups: Sequence[slice]) -> Tensor:
     ends = [group.stop for group in groups]
     if [group.start for group in groups] != [0, *ends[:-1]] or not ends or ends[-1] != d:
         raise ValueError(f"groups follow each other from column 0 to column {d}, got {list(groups)}")
-    if projection.backend in native_library.LEVELS:
-        squares = native.group_sq_norms(projection, ends)
-    else:
-        rows = projection.rows
-        if projection.shift is not None:  # the kernel left the rows as they were
-            rows = rows.float() if projection.scale is None else rows.float() * projection.scale
-            rows = rows - projection.shift.float()
-        norms = [torch.linalg.vector_norm(rows[:, group], dim=1).double() for group in groups]
-        squares = torch.stack(norms, dim=1).square_()
+    squares = _named(projection.backend).group_sq_norms(projection, groups)
     return squares.masked_fill_(projection.bad[:, None], 0.0)
 
 
-def _require_room(scratch: Scratch, dtype: torch.dtype, b: int, d: int) -> None:
-    rows = scratch.rows
-    wide_enough = dtype != torch.float64 or scratch.wide is not None
-    if rows is None or len(rows) < b or rows.shape[1] != d or not wide_enough:
-        held = "no buffer" if rows is None else f"a buffer of shape {tuple(rows.shape)}"
-        raise ValueError(
-            f"scratch holds {held}, the panel is {dtype} of shape {(b, d)}; "
-            f"make_scratch for the largest panel, its dtype and this backend"
-        )
+def round_directions(
+    directions: Tensor, panel_dtype: torch.dtype, device: torch.device | str, scale: Tensor | None = None
+) -> Tensor:
+    """The block nearest to ``directions`` that ``project`` multiplies exactly in one product.
+
+    Parameters
+    ----------
+    directions : Tensor of shape (d, l)
+    panel_dtype : dtype of the panels to come
+    device : the device of the panels to come
+    scale : Tensor of shape (d,), the per-column factor that ``prepare`` will get, or None
+
+    Returns
+    -------
+    float32 Tensor of shape (d, l). On a CPU with AMX rounded to 16 bits, for every panel but float64; on other CPUs,
+    and for float32 and float64 panels on a GPU, plain float32. On a GPU with half-precision panels ``scale * result``
+    is ``scale * directions`` rounded to the panel's dtype (to float32's rounding of the division by ``scale``; 0 where
+    ``scale`` is 0). Rounding twice changes nothing.
+    """
+    spec = PanelSpec(0, len(directions), panel_dtype, torch.device(device))
+    return _named(select_backend(spec).name).round_directions(directions.float(), panel_dtype, scale)
 
 
-def _check(panel: Tensor, directions: Tensor, shift: Tensor | None, scale: Tensor | None, epilogue: str) -> None:
-    if panel.ndim != 2 or panel.dtype not in PANEL_DTYPES:
-        raise ValueError(
-            f"a panel is a (b, d) tensor of float16, bfloat16, float32 or float64, "
-            f"got {panel.dtype} of shape {tuple(panel.shape)}"
-        )
-    d = panel.shape[1]
-    if panel.shape[1] > 1 and panel.stride(1) != 1:
-        raise ValueError(f"a panel's columns lie next to each other, got column stride {panel.stride(1)}; copy it")
+def _named(name: str) -> Backend:
+    for backend in BACKENDS:
+        if backend.name == name:
+            return backend
+    names = ("auto", *(backend.name for backend in BACKENDS))
+    raise BackendError(f"backend {name!r} is unknown; use one of {', '.join(names)}")
+
+
+def _select_automatically(spec: PanelSpec) -> BackendChoice:
+    kind, place = ("cpu", "the CPU") if spec.device.type == "cpu" else ("gpu", spec.device.type)
+    declined: dict[str, str] = {}  # reasons by title
+    for backend in BACKENDS:
+        if backend.automatic_on != kind:
+            continue
+        reason = backend.declines(spec)
+        if reason is not None:
+            declined[backend.title] = reason
+            continue
+        takes = "" if declined else f" and {backend.title} takes {spec.dtype}"
+        for title, why in declined.items():
+            if spec.device.type == "cuda" and torch.cuda.is_available() and spec.dtype != torch.float64:
+                _warn_once(f"{backend.title} instead of {title}: {why}")
+        reasons = (f"{title} declines: {why}" for title, why in declined.items())
+        return BackendChoice(backend.name, (f"the panels are on {place}{takes}", *reasons), backend.converts)
+    raise BackendError(f"no backend serves {spec.dtype} panels on {place}: {declined}")
+
+
+def _warn_once(message: str) -> None:
+    if message not in _warned:
+        _warned.add(message)
+        warnings.warn(message, RuntimeWarning, stacklevel=4)
+
+
+def _check_directions(spec: PanelSpec, directions: Tensor, shift: Tensor | None, scale: Tensor | None) -> None:
+    if spec.dtype not in PANEL_DTYPES:
+        raise ValueError(f"a panel is of float16, bfloat16, float32 or float64, got {spec.dtype}")
+    d = spec.columns
     if directions.ndim != 2 or directions.shape[0] != d or 0 in directions.shape or directions.dtype != torch.float32:
         raise ValueError(
             f"directions are a float32 tensor of shape ({d}, l), d and l at least 1, got {directions.dtype} "
             f"of shape {tuple(directions.shape)}"
         )
+    if spec.device not in (directions.device, torch.device(directions.device.type)):
+        raise ValueError(f"directions are on {directions.device}, the panels on {spec.device}; move them there")
     for name, vector in (("shift", shift), ("scale", scale)):
         if vector is None:
             continue
         if tuple(vector.shape) != (d,) or vector.dtype not in (torch.float32, torch.float64):
             raise ValueError(f"{name} is float32 of shape ({d},), got {vector.dtype} of shape {tuple(vector.shape)}")
-        if vector.device != panel.device:
-            raise ValueError(f"{name} is on {vector.device}, the panel on {panel.device}; move it there")
-    if directions.device != panel.device:
-        raise ValueError(f"directions are on {directions.device}, the panel on {panel.device}; move them there")
-    if epilogue not in ("dots", "cosines"):
-        raise ValueError(f"epilogue is 'dots' or 'cosines', got {epilogue!r}")
+        if vector.device != directions.device:
+            raise ValueError(f"{name} is on {vector.device}, the directions on {directions.device}; move it there")
+        if not bool(torch.isfinite(vector).all()):
+            raise ValueError(f"{name} holds NaN or infinity; finite entries are needed")
+
+
+def _check_panel(pieces: tuple[Tensor, ...], spec: PanelSpec) -> int:
+    """The number of rows b."""
+    if not pieces:
+        raise ValueError("a panel of no pieces; it needs at least one tensor")
+    for piece in pieces:
+        if piece.ndim != 2 or piece.dtype not in PANEL_DTYPES:
+            raise ValueError(
+                f"a panel is a (b, d) tensor of float16, bfloat16, float32 or float64, "
+                f"got {piece.dtype} of shape {tuple(piece.shape)}"
+            )
+        if piece.dtype != pieces[0].dtype or piece.device != pieces[0].device:
+            raise ValueError(
+                f"the pieces of a panel have one dtype and device, got {piece.dtype} on {piece.device} "
+                f"and {pieces[0].dtype} on {pieces[0].device}"
+            )
+        if piece.dtype != spec.dtype or piece.device != spec.device or piece.shape[1] != spec.columns:
+            raise ValueError(
+                f"directions were prepared for panels of {spec.columns} columns of {spec.dtype} on {spec.device}, "
+                f"got {piece.shape[1]} of {piece.dtype} on {piece.device}; prepare them for these panels"
+            )
+        if spec.columns > 1 and piece.stride(1) != 1:
+            raise ValueError(f"a panel's columns lie next to each other, got column stride {piece.stride(1)}; copy it")
+    b = sum(map(len, pieces))
+    if b > spec.rows:
+        raise ValueError(
+            f"directions were prepared for panels of up to {spec.rows} rows, got {b}; "
+            f"prepare them for the largest panel"
+        )
+    return b

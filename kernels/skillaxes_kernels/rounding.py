@@ -1,12 +1,12 @@
 """Directions in the precision of the matrix unit: rounded blocks, and blocks split into exact terms.
 
-A half-precision panel meets its tensor cores without loss when the directions are half-precision numbers too.
+Tensor cores multiply a half-precision panel without loss when the directions are half-precision numbers too.
 A caller that is free to choose its basis therefore rounds it first and takes the rounded block as the basis.
-Directions that must be taken as they are get split into two or three half-precision terms, whose products add
-up in the same float32 sums.
+Directions that must stay as they are get split into two or three half-precision terms, whose products add up in the
+same float32 sums.
 
-Every column is first multiplied by a power of two that brings its largest entry to 2^12: exact, and it keeps
-float16's narrow range out of the matter.
+Every column is first multiplied by a power of two that brings its largest entry to 2^12. That is exact, and float16's
+narrow range plays no part.
 """
 
 from __future__ import annotations
@@ -14,42 +14,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from skillaxes_kernels import native, native_library
-
 HALVES = (torch.float16, torch.bfloat16)
 _TOP_EXPONENT = 12
 
 
-def round_directions(
-    directions: Tensor, panel_dtype: torch.dtype, device: torch.device | str, scale: Tensor | None = None
-) -> Tensor:
-    """The block nearest to ``directions`` that ``project`` multiplies exactly in one product.
-
-    Parameters
-    ----------
-    directions : Tensor of shape (d, l)
-    panel_dtype : dtype of the panels to come
-    device : where they will be projected; only its type counts
-    scale : Tensor of shape (d,), the per-column factor that ``project`` will get, or None
-
-    Returns
-    -------
-    float32 Tensor of shape (d, l). On a CPU with AMX rounded to 16 bits, for every panel but float64; on other CPUs,
-    and for float32 and float64 panels on a GPU, plain float32. On CUDA with
-    half-precision panels ``scale * result`` is ``scale * directions`` rounded to the panel's dtype (to float32's
-    rounding of the division by ``scale``; 0 where ``scale`` is 0). Rounding twice changes nothing.
-    """
-    directions = directions.float()
-    device = torch.device(device)
-    if device.type == "cpu":
-        return native.round_to_terms(directions) if native_library.declines("amx", panel_dtype) is None else directions
-    if panel_dtype not in HALVES:
-        return directions
-    return rounded(directions, panel_dtype, scale)
+def round_to_terms(directions: Tensor) -> Tensor:
+    """Finite float32 ``directions`` rounded to the 16 bits that two bfloat16 terms hold, to nearest."""
+    half = 1 << 7  # the lower 8 of float32's 24 bits go
+    return directions.view(torch.int32).add(half).bitwise_and_(~(2 * half - 1)).view(torch.float32)
 
 
 def rounded(directions: Tensor, dtype: torch.dtype, scale: Tensor | None) -> Tensor:
-    """:func:`round_directions` for half-precision tensor cores, on any device."""
+    """The float32 block (d, l) nearest to ``directions`` that half-precision tensor cores multiply exactly.
+
+    ``scale * result`` is ``scale * directions`` rounded to ``dtype`` (to float32's rounding of the division by
+    ``scale``; 0 where ``scale`` is 0). Rounding twice changes nothing.
+    """
     terms, exponents = split(_scaled(directions, scale), dtype, 1)
     block = torch.ldexp(terms[0].float(), -exponents)
     if scale is None:

@@ -1,7 +1,7 @@
 """Top-k lists of both sides, streamed: init, update block by block, merge in any order, finalize.
 
-Everything stays on the device of the scores, and nothing waits for it there. Ties go to the lower row, whatever
-the order of updates and merges, so that chunking, threads and processes cannot be seen in a list.
+Everything stays on the device of the scores; on a GPU nothing waits for it. Ties go to the lower row, whatever the
+order of updates and merges, so that chunking, threads and processes do not change a list.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ class TopK:
         if side not in _SIDES:
             raise ValueError(f"side is 'both', 'positive' or 'negative', got {side!r}")
         numbers = torch.arange(first_row, first_row + len(scores), device=scores.device)
-        if not _waits_for_nothing(scores.device):
-            # Once the lists are warm hardly a row reaches their last places.
+        if not _never_waits(scores.device):
+            # Once the lists are full, hardly a row reaches their last places.
             reach = [scores >= self.values[0, :, -1], scores <= -self.values[1, :, -1]]
             near = torch.stack([reach[s].any(dim=1) for s in _SIDES[side]]).any(dim=0)
             scores, numbers, valid = scores[near], numbers[near], None if valid is None else valid[near]
@@ -147,6 +147,6 @@ def _select(scores: Tensor, k: int) -> Tensor:
     return torch.topk(torch.where(kept, order, 0), k, dim=-1).indices
 
 
-def _waits_for_nothing(device: torch.device) -> bool:
+def _never_waits(device: torch.device) -> bool:
     # The host would have to wait for the number of rows that a filter on a GPU lets through.
     return device.type != "cpu"

@@ -1,10 +1,11 @@
-"""What the kernels take and give back, as values."""
+"""Arguments and results of the kernels, and the protocol that a backend implements."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -15,9 +16,51 @@ MAX_SQ_NORM = torch.finfo(torch.float32).max
 MIN_SQ_NORM = torch.finfo(torch.float32).tiny
 
 
+class PanelSpec(NamedTuple):
+    """The panels that a backend is chosen and directions are prepared for.
+
+    Attributes
+    ----------
+    rows : the most rows that a panel has; 0 where that is not known yet
+    columns : d
+    dtype : float16, bfloat16, float32 or float64
+    device : where the panels are
+    """
+
+    rows: int
+    columns: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @classmethod
+    def of(cls, panel: Tensor | Sequence[Tensor]) -> PanelSpec:
+        """The spec of one panel of shape (b, d), or of one whose rows lie in several tensors."""
+        pieces = (panel,) if isinstance(panel, Tensor) else panel
+        return cls(sum(map(len, pieces)), pieces[0].shape[1], pieces[0].dtype, pieces[0].device)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Directions, shift and scale in the form in which a backend multiplies panels by them, with its buffers.
+
+    From :func:`skillaxes_kernels.prepare`, for any number of panels, one at a time. It owns its memory: later changes
+    of the tensors that it was made of do not count. Each backend extends this class by its own form.
+
+    Attributes
+    ----------
+    backend : the name of the backend
+    spec : the panels that it serves
+    n_directions : l
+    """
+
+    backend: str
+    spec: PanelSpec
+    n_directions: int
+
+
 @dataclass(frozen=True)
 class Projection:
-    """A panel seen by :func:`skillaxes_kernels.project`. With ``y = panel * scale - shift`` and bad rows zeroed:
+    """The result of :func:`skillaxes_kernels.project`. With ``y = panel * scale - shift`` and bad rows zeroed:
 
     Attributes
     ----------
@@ -27,11 +70,10 @@ class Projection:
         Their dots and squared norms are 0 and they add nothing in ``accumulate``.
     overflowed : bool Tensor of shape (b,), the part of ``bad`` whose entries are all finite:
         ``|y|`` is above 1.8e19, the values are at fault, not the writing of the store
-    pieces : Tensors whose rows follow each other, what ``accumulate`` multiplies: ``y`` itself in float32 (it lives
-        in the scratch, the next ``project`` with that scratch overwrites it), or the panel as it was given
-    shift, scale : what ``accumulate`` still has to apply to ``pieces``; None where they are ``y``
-    backend : the name of the implementation that ran
-    native : the panel as the compiled products see it; None where another implementation ran
+    pieces : Tensors whose rows follow each other: ``y`` itself in float32 (in a buffer of the prepared directions,
+        which the next ``project`` with them overwrites), or the panel as it was given
+    shift, scale : Tensors of shape (d,) that turn ``pieces`` into ``y``; None where they are ``y``
+    backend : the name of the backend that made it
     """
 
     dots: Tensor
@@ -42,7 +84,6 @@ class Projection:
     shift: Tensor | None
     scale: Tensor | None
     backend: str
-    native: Any = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -55,35 +96,53 @@ class Projection:
         return self.pieces[0] if len(self.pieces) == 1 else torch.cat(self.pieces)
 
 
-@dataclass
-class Scratch:
-    """Buffers of one panel, allocated once, owned by one caller at a time.
+class Backend(Protocol):
+    """One implementation. Its methods trust their arguments: ``api`` has checked them.
 
-    Attributes
-    ----------
-    rows : float32 Tensor of shape (panel_rows, d), or None where the kernel needs no copy
-    wide : float64 Tensor of shape (panel_rows, d) for float64 panels, else None
-    prepared : what the kernel made of the last block of directions; an entry is valid for one version of it
+    A backend is one file of ``backends/`` and one entry of ``api.BACKENDS``.
     """
 
-    rows: Tensor | None
-    wide: Tensor | None
-    prepared: dict[torch.dtype, Any] = field(default_factory=dict)
+    @property
+    def name(self) -> str:
+        """The name that a caller chooses it by."""
 
     @property
-    def nbytes(self) -> int:
-        """Bytes held in panel buffers."""
-        return sum(t.numel() * t.element_size() for t in (self.rows, self.wide) if t is not None)
+    def title(self) -> str:
+        """The name that the reasons of a choice call it by."""
+
+    @property
+    def automatic_on(self) -> Literal["cpu", "gpu"] | None:
+        """The kind of device on which it is chosen unless the caller names another; None where it has to be named."""
+
+    @property
+    def converts(self) -> bool:
+        """Whether it writes a panel out in float32 before it multiplies it."""
+
+    def declines(self, spec: PanelSpec) -> str | None:
+        """Why it cannot serve such panels on this machine; None where it can."""
+
+    def round_directions(self, directions: Tensor, dtype: torch.dtype, scale: Tensor | None) -> Tensor:
+        """See :func:`skillaxes_kernels.round_directions`; ``directions`` is float32, ``dtype`` that of the panels."""
+
+    def prepare(self, spec: PanelSpec, directions: Tensor, shift: Tensor | None, scale: Tensor | None) -> Prepared:
+        """See :func:`skillaxes_kernels.prepare`. Nothing that the caller can change is kept by reference."""
+
+    def project(
+        self, pieces: tuple[Tensor, ...], prepared: Prepared, *, epilogue: str, bad: Tensor | None
+    ) -> Projection:
+        """See :func:`skillaxes_kernels.project`; ``prepared`` is the backend's own."""
+
+    def accumulate(self, z: Tensor, projection: Projection, weights: Tensor, *, bits: int) -> None:
+        """See :func:`skillaxes_kernels.accumulate`; ``projection`` is the backend's own."""
+
+    def column_sums(self, pieces: tuple[Tensor, ...]) -> Tensor:
+        """See :func:`skillaxes_kernels.column_sums`."""
+
+    def group_sq_norms(self, projection: Projection, groups: Sequence[slice]) -> Tensor:
+        """See :func:`skillaxes_kernels.group_sq_norms`; bad rows may hold anything."""
 
 
 def cosines(dots: Tensor, sq_norms: Tensor) -> Tensor:
     """``dots / |y|``, in place; 0 for rows of zeros."""
     inverse = torch.where(sq_norms < MIN_SQ_NORM, 0.0, sq_norms.clamp(min=MIN_SQ_NORM).rsqrt())
     return dots.mul_(inverse[:, None])
-
-
-def require_finite(**vectors: Tensor | None) -> None:
-    """Raises ValueError where a vector holds NaN or infinity, which is no fault of the rows."""
-    for name, vector in vectors.items():
-        if vector is not None and not bool(torch.isfinite(vector).all()):
-            raise ValueError(f"{name} holds NaN or infinity; finite entries are needed")

@@ -24,7 +24,7 @@ from skillaxes.pca import krylov
 from skillaxes.stream import gds
 from skillaxes.stream.device import CudaSeam, open_seam
 from skillaxes.stream.panels import PanelStream
-from skillaxes_kernels import which
+from skillaxes_kernels import PanelSpec, select_backend
 
 pytestmark = pytest.mark.gpu
 
@@ -103,7 +103,7 @@ def test_panels_are_copied_while_others_are_worked_on(tmp_path: Path) -> None:
 
 def test_no_wait_for_the_device_within_a_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the first panel of a read, an update launches and goes on."""
-    if which("cuda", torch.float16, D, 48).name != "triton":
+    if select_backend(PanelSpec(0, D, torch.float16, torch.device("cuda"))).name != "triton":
         pytest.skip("plain torch asks for bad rows in every panel")
     store = make_store(tmp_path, layered=True, hidden=50, layer_ids=(3, 7, 11, 15))
     original, checked = krylov.update, [0]

@@ -1,4 +1,4 @@
-"""What the tests of the kernels share: the laws, the benchmarks of the kernels, and a process that interprets."""
+"""Paths and fixtures of the kernels' tests: the laws, the benchmarks, and a process that interprets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-# Test files are no package: what they share is found by its folder.
+# Test files are no package: shared modules are found by their folder.
 sys.path[:0] = [str(HERE), str(ROOT)]
 
 

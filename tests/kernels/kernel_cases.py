@@ -1,15 +1,18 @@
-"""What the laws of the kernels are held against: targets, and panels with their directions, shift and scale.
+"""The cases of the laws of the kernels: targets, and panels with their directions, shift and scale.
 
 Every panel lies inside a larger buffer of NaN, so that a wrong mask or a wrong stride shows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+import skillaxes_kernels as kernels
+from skillaxes_kernels import PanelSpec, Projection
 from skillaxes_kernels.rounding import HALVES, rounded
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -17,7 +20,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 @dataclass(frozen=True)
 class Target:
-    """What is tested: a backend on a device; ``processors`` steers the tiling where there is no card."""
+    """A backend on a device; ``processors`` steers the tiling where there is no card."""
 
     backend: str
     device: str = "cpu"
@@ -46,6 +49,21 @@ class Problem:
     directions: Tensor
     shift: Tensor | None
     scale: Tensor | None
+
+
+def project(
+    panel: Tensor | Sequence[Tensor],
+    directions: Tensor,
+    shift: Tensor | None = None,
+    *,
+    scale: Tensor | None = None,
+    epilogue: str = "dots",
+    backend: str = "auto",
+    bad: Tensor | None = None,
+) -> Projection:
+    """``kernels.project`` with directions that are prepared for this panel alone."""
+    prepared = kernels.prepare(PanelSpec.of(panel), directions, shift, scale, backend=backend)
+    return kernels.project(panel, prepared, epilogue=epilogue, bad=bad)
 
 
 def problem(case: Case, device: str) -> Problem:

@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from kernel_cases import Case, Problem, Target, problem
+from kernel_cases import Case, Problem, Target, problem, project
 from torch import Tensor
 
-from skillaxes_kernels import accumulate, project, reference, which
-from skillaxes_kernels.native import round_to_terms
-from skillaxes_kernels.rounding import HALVES
+from skillaxes_kernels import PanelSpec, accumulate, reference, select_backend
+from skillaxes_kernels.rounding import HALVES, round_to_terms
 from skillaxes_kernels.types import MIN_SQ_NORM, Projection
 
 _ULP = 2.0**-23
@@ -29,7 +28,7 @@ def run(target: Target, p: Problem, epilogue: str = "dots") -> Projection:
 def check_project(target: Target, case: Case) -> None:
     p = problem(case, target.device)
     seen = run(target, p, case.epilogue)
-    assert seen.backend == which(target.device, case.dtype, case.d, case.n, target.backend).name
+    assert seen.backend == select_backend(PanelSpec.of(p.panel), target.backend).name
     compare_project(p, seen, case.epilogue, str(case))
 
 
@@ -62,7 +61,7 @@ def compare_project(p: Problem, seen: Projection, epilogue: str, what: str) -> N
 
 
 def naive_project(p: Problem, algebra: bool) -> tuple[Tensor, Tensor]:
-    """float32 torch; ``algebra`` centres after the product, as whoever keeps the panel in half precision must."""
+    """float32 torch; ``algebra`` centres after the product, as a product of a half-precision panel must."""
     x = p.panel.float()
     y = x if p.scale is None else x * p.scale
     if p.shift is not None:
@@ -104,7 +103,7 @@ def check_accumulate(target: Target, case: Case, bits: int = 24, weight_size: fl
 
 
 def _moved_shift(p: Problem, sq_norms: Tensor) -> float:
-    """What the rounding of shift / scale adds to a row at most, relative to the shortest one.
+    """The most that the rounding of shift / scale adds to a row, relative to the shortest one.
 
     It moves the shift, by the same for all rows, and chance decides whether naive torch does better on few of them.
     """
@@ -132,7 +131,7 @@ def naive_accumulate(p: Problem, bad: Tensor, weights: Tensor, algebra: bool, bi
 
 
 def truncated_to_tf32(x: Tensor) -> Tensor:
-    """What TF32 units make of float32 operands: the lowest 13 bits are dropped."""
+    """float32 operands as TF32 units read them: the lowest 13 bits are dropped."""
     return (x.contiguous().view(torch.int32) & ~0x1FFF).view(torch.float32)
 
 
@@ -146,7 +145,7 @@ def _within_twice(seen: Tensor, naive: Tensor, true: Tensor, what: str, allowanc
 
 @contextmanager
 def poisoned_memory() -> Iterator[None]:
-    """Fresh memory is NaN (floats) or the largest value (integers), so that a result nobody wrote shows."""
+    """Fresh memory is NaN (floats) or the largest value (integers), so that an unwritten result shows."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
@@ -157,11 +156,11 @@ def poisoned_memory() -> Iterator[None]:
 
 @contextmanager
 def processors(count: int | None) -> Iterator[None]:
-    from skillaxes_kernels import triton_launch
+    from skillaxes_kernels.backends import triton as fused
 
-    before = triton_launch._PROCESSORS_WITHOUT_CARD
-    triton_launch._PROCESSORS_WITHOUT_CARD = count or before
+    before = fused._PROCESSORS_WITHOUT_CARD
+    fused._PROCESSORS_WITHOUT_CARD = count or before
     try:
         yield
     finally:
-        triton_launch._PROCESSORS_WITHOUT_CARD = before
+        fused._PROCESSORS_WITHOUT_CARD = before

@@ -22,7 +22,7 @@ import torch
 from kernel_cases import DTYPES, Case, Target, problem
 from kernel_checks import check_accumulate, check_project, compare_project, run
 
-from skillaxes_kernels import accumulate, make_scratch, project, reference
+from skillaxes_kernels import PanelSpec, accumulate, prepare, project, reference
 
 _MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
 
@@ -141,19 +141,28 @@ def wide_range(target: Target) -> None:
             check_accumulate(target, Case(dtype, 70, 90, 5), weight_size=size)
 
 
-def reused_scratch(target: Target) -> None:
-    """One scratch serves shrinking panels and new directions, also when they change in place."""
+def prepared_once(target: Target) -> None:
+    """Prepared directions serve panel after panel, shorter ones too, as they were when they were prepared.
+
+    Directions, shift and scale that change in place afterwards count for what is prepared anew.
+    """
     for dtype in DTYPES:
-        p = problem(Case(dtype, 40, 80, 6, 2.0, round_first=False), target.device)
-        scratch = make_scratch(target.device, 40, 80, dtype, target.backend)
+        p = problem(Case(dtype, 40, 80, 6, 2.0, scaled=True, round_first=False), target.device)
+        assert p.shift is not None and p.scale is not None
+        before = replace(p, directions=p.directions.clone(), shift=p.shift.clone(), scale=p.scale.clone())
+        spec = PanelSpec.of(p.panel)
+        prepared = prepare(spec, p.directions, p.shift, p.scale, backend=target.backend)
         for step in range(4):
             if step == 1:
                 p.directions.mul_(2.0).neg_()
             if step == 2:
-                p = replace(p, shift=p.shift * 3)  # type: ignore[operator]
-            part = replace(p, panel=p.panel[: 40 - 9 * step])
-            seen = project(part.panel, part.directions, part.shift, backend=target.backend, scratch=scratch)
-            compare_project(part, seen, "dots", f"{dtype}, call {step} with one scratch")
+                p.shift.mul_(3.0)
+            if step == 3:
+                p.scale.mul_(0.5)
+            anew = prepare(spec, p.directions, p.shift, p.scale, backend=target.backend)
+            for q, made in ((before, prepared), (p, anew)):
+                part = replace(q, panel=p.panel[: 40 - 9 * step])
+                compare_project(part, project(part.panel, made), "dots", f"{dtype}, panel {step}")
 
 
 def wide_shift(target: Target) -> None:
@@ -192,7 +201,7 @@ LAWS: dict[str, Callable[[Target], None]] = {
         row_alone,
         same_bytes,
         wide_range,
-        reused_scratch,
+        prepared_once,
         fewer_bits,
         any_tiling,
         wide_shift,

@@ -3,8 +3,8 @@
     TRITON_INTERPRET=1 python tests/kernels/mutants.py laws        errors that results show
     python tests/kernels/mutants.py compiler                       errors that only the compiled code shows
 
-A line for each mutant says what noticed it; exit status 1 if one survives, or if a text to replace is gone.
-Each mutant lives in a forked process: one that reads from a wild address may crash there.
+A line for each mutant names the law that broke; exit status 1 if one survives, or if a text to replace is gone.
+Each mutant runs in a forked process: one that reads from a wild address may crash there.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import kernel_laws
 from kernel_cases import Target
 
-for loaded_before_the_fork in ("api", "eager", "triton_kernels", "triton_launch"):
-    importlib.import_module(f"skillaxes_kernels.{loaded_before_the_fork}")
+for loaded_before_the_fork in ("skillaxes_kernels.api", "triton.language"):
+    importlib.import_module(loaded_before_the_fork)
 
 
 @dataclass(frozen=True)
@@ -40,30 +40,30 @@ class Mutant:
     law: str = ""  # tried first
 
 
-_K, _H = "triton_kernels", "triton_launch"
+_T = "backends.triton"
 MUTANTS = (
-    Mutant("wrong row mask", _K, "row_mask = rows < n_rows", "row_mask = rows <= n_rows", law="definition"),
-    Mutant("wrong column mask", _K, "column_mask = columns < n_columns", "column_mask = columns <= n_columns"),
-    Mutant("no column mask on the directions", _K, "mask=column_mask[:, None],", "mask=column_mask[:, None] | True,"),
-    Mutant("masked entries are 1", _K, "other=0.0,\n        )  # (R, C)", "other=1.0,\n        )  # (R, C)"),
-    Mutant("missing norm", _K, "sq_norms += tl.sum(y * y, axis=1)", "sq_norms += 0.0"),
-    Mutant("norm of the raw row", _K, "tl.sum(y * y, axis=1)", "tl.sum(x.to(tl.float32) * x.to(tl.float32), axis=1)"),
+    Mutant("wrong row mask", _T, "row_mask = rows < n_rows", "row_mask = rows <= n_rows", law="definition"),
+    Mutant("wrong column mask", _T, "column_mask = columns < n_columns", "column_mask = columns <= n_columns"),
+    Mutant("no column mask on the directions", _T, "mask=column_mask[:, None],", "mask=column_mask[:, None] | True,"),
+    Mutant("masked entries are 1", _T, "other=0.0,\n        )  # (R, C)", "other=1.0,\n        )  # (R, C)"),
+    Mutant("missing norm", _T, "sq_norms += tl.sum(y * y, axis=1)", "sq_norms += 0.0"),
+    Mutant("norm of the raw row", _T, "tl.sum(y * y, axis=1)", "tl.sum(x.to(tl.float32) * x.to(tl.float32), axis=1)"),
     Mutant(
         "swapped stride",
-        _K,
+        _T,
         "panel_ptr + rows[:, None] * stride_panel_row + columns[None, :]",
         "panel_ptr + rows[:, None] + columns[None, :] * stride_panel_row",
     ),
     Mutant(
         "32-bit address in project",
-        _K,
+        _T,
         "tl.program_id(0).to(tl.int64) * BLOCK_ROWS",
         "tl.program_id(0) * BLOCK_ROWS",
         law="far_rows",
     ),
     Mutant(
         "32-bit address in finish",
-        _K,
+        _T,
         "tl.program_id(0).to(tl.int64) * BLOCK_ROWS",
         "tl.program_id(0) * BLOCK_ROWS",
         nth=1,
@@ -71,47 +71,47 @@ MUTANTS = (
     ),
     Mutant(
         "32-bit address in accumulate",
-        _K,
+        _T,
         "tl.arange(0, BLOCK_ROWS).to(tl.int64)",
         "tl.arange(0, BLOCK_ROWS)",
         law="far_rows",
     ),
-    Mutant("not centred", _K, "if HALF and HAS_SHIFT:", "if HALF and HAS_SHIFT and TERMS > 5:"),
-    Mutant("offsets of one tile for all", _K, "offsets_ptr + tile * BLOCK_DIRECTIONS", "offsets_ptr"),
-    Mutant("only the first term of the directions", _K, "tl.static_range(TERMS)", "tl.static_range(1)"),
-    Mutant("split left out", _K, "for _ in range(n_splits)", "for _ in range(n_splits - 1)"),
-    Mutant("splits overlap", _K, "first_tile + tiles_per_split,", "first_tile + tiles_per_split + 1,"),
-    Mutant("infinite rows pass", _K, 'bad = ~(sq_norms < float("inf"))', "bad = sq_norms != sq_norms", law="bad_rows"),
-    Mutant("bad rows keep their dots", _K, "dots = tl.where(bad[:, None], 0.0, dots)", "dots = dots", law="bad_rows"),
-    Mutant("every bad row overflowed", _K, "bad & (unfinite == 0)", "bad", law="bad_rows"),
+    Mutant("not centred", _T, "if HALF and HAS_SHIFT:", "if HALF and HAS_SHIFT and TERMS > 5:"),
+    Mutant("offsets of one tile for all", _T, "offsets_ptr + tile * BLOCK_DIRECTIONS", "offsets_ptr"),
+    Mutant("only the first term of the directions", _T, "tl.static_range(TERMS)", "tl.static_range(1)"),
+    Mutant("split left out", _T, "for _ in range(n_splits)", "for _ in range(n_splits - 1)"),
+    Mutant("splits overlap", _T, "first_tile + tiles_per_split,", "first_tile + tiles_per_split + 1,"),
+    Mutant("infinite rows pass", _T, 'bad = ~(sq_norms < float("inf"))', "bad = sq_norms != sq_norms", law="bad_rows"),
+    Mutant("bad rows keep their dots", _T, "dots = tl.where(bad[:, None], 0.0, dots)", "dots = dots", law="bad_rows"),
+    Mutant("every bad row overflowed", _T, "bad & (unfinite == 0)", "bad", law="bad_rows"),
     Mutant(
-        "cosine by the squared norm", _K, "tl.sqrt_rn(tl.maximum(sq_norms, MIN_SQ_NORM))", "sq_norms", law="cosines"
+        "cosine by the squared norm", _T, "tl.sqrt_rn(tl.maximum(sq_norms, MIN_SQ_NORM))", "sq_norms", law="cosines"
     ),
-    Mutant("power of two forgotten", _K, "dots *= tl.load(factors_ptr + directions)[None, :]", "dots *= 1.0"),
+    Mutant("power of two forgotten", _T, "dots *= tl.load(factors_ptr + directions)[None, :]", "dots *= 1.0"),
     Mutant(
         "bad rows spread into z",
-        _K,
+        _T,
         "good = row_mask & (tl.load(bad_ptr + rows, mask=row_mask, other=1) == 0)",
         "good = row_mask",
         law="second_product",
     ),
-    Mutant("weights of one term", _K, "if TERMS > 1:", "if TERMS > 2:", law="second_product"),
-    Mutant("z not centred", _K, "out -= centre[:, None]", "out -= 0.0 * centre[:, None]", law="second_product"),
-    Mutant("z not scaled", _K, "out *= scale[:, None]", "out *= 1.0", law="second_product"),
-    Mutant("z forgotten", _K, "out += tl.load(place, mask=mask, other=0.0)", "out += 0.0", law="second_product"),
+    Mutant("weights of one term", _T, "if TERMS > 1:", "if TERMS > 2:", law="second_product"),
+    Mutant("z not centred", _T, "out -= centre[:, None]", "out -= 0.0 * centre[:, None]", law="second_product"),
+    Mutant("z not scaled", _T, "out *= scale[:, None]", "out *= 1.0", law="second_product"),
+    Mutant("z forgotten", _T, "out += tl.load(place, mask=mask, other=0.0)", "out += 0.0", law="second_product"),
     Mutant(
-        "swapped stride of the terms", _H, "group.weights.stride(0),", "group.weights.stride(1),", law="random_shapes"
+        "swapped stride of the terms", _T, "group.weights.stride(0),", "group.weights.stride(1),", law="random_shapes"
     ),
-    Mutant("stale directions", _H, "same and self.versions == _versions(sources)", "same", law="reused_scratch"),
-    Mutant("group of directions lost", _H, "first += group.n_directions", "first += 0"),
+    Mutant("shift of the caller", _T, "t.to(torch.float32, copy=True)", "t.to(torch.float32)", law="prepared_once"),
+    Mutant("group of directions lost", _T, "first += group.n_directions", "first += 0"),
 )
 COMPILER_MUTANTS = (
-    Mutant("TF32 in project", _K, 'dots, input_precision="ieee"', 'dots, input_precision="tf32"'),
-    Mutant("TF32 in accumulate", _K, "out, input_precision=FLOAT32_PRECISION", 'out, input_precision="tf32"'),
-    Mutant("half precision widened to TF32", _K, "tl.dot(x, w, dots) if", "tl.dot(y, w.to(tl.float32), dots) if"),
+    Mutant("TF32 in project", _T, 'dots, input_precision="ieee"', 'dots, input_precision="tf32"'),
+    Mutant("TF32 in accumulate", _T, "out, input_precision=FLOAT32_PRECISION", 'out, input_precision="tf32"'),
+    Mutant("half precision widened to TF32", _T, "tl.dot(x, w, dots) if", "tl.dot(y, w.to(tl.float32), dots) if"),
     Mutant(
         "half precision off the tensor cores",
-        _K,
+        _T,
         "tl.dot(x, w, dots) if HALF else tl.dot(y, w,",
         "tl.dot(y, w.to(tl.float32),",
     ),
@@ -133,7 +133,10 @@ def plant(mutant: Mutant, folder: Path) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
-    setattr(sys.modules["skillaxes_kernels"], mutant.module, module)
+    package, _, last = name.rpartition(".")
+    setattr(sys.modules[package], last, module)
+    api = sys.modules["skillaxes_kernels.api"]
+    api.BACKENDS = tuple(module.FUSED if backend.name == "triton" else backend for backend in api.BACKENDS)
 
 
 def law_that_breaks(mutant: Mutant) -> str | None:
@@ -161,7 +164,7 @@ def compilation_that_shows() -> str | None:
 
 
 def verdict(mutant: Mutant, kind: str) -> str | None:
-    """What noticed the mutant, or None; a crash or an endless loop is noticed too."""
+    """The law that the mutant breaks, or None; a crash counts too."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:

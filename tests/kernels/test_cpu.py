@@ -1,6 +1,6 @@
 """The law: plain torch on a CPU obeys every law of ``kernel_laws``, whatever the process has set up.
 
-And what the front door refuses, it refuses with one line that says what was given and what is needed.
+And a refusal is one line: what was given, what is needed.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_cases import DTYPES, Case, Target
+from kernel_cases import DTYPES, Case, Target, project
 from kernel_checks import check_accumulate, check_project
 from kernel_laws import LAWS
 
-from skillaxes_kernels import accumulate, make_scratch, project, reference
+import skillaxes_kernels as kernels
+from skillaxes_kernels import PanelSpec, accumulate, prepare, reference
 
 CPU = Target("cpu")
 
@@ -45,24 +46,24 @@ def test_float64_panels_are_centred_before_they_are_rounded() -> None:
     mean = 1e6 * torch.randn(300, generator=g, dtype=torch.float64)
     panel = mean + torch.randn(40, 300, generator=g, dtype=torch.float64)
     directions = torch.randn(300, 8, generator=g)
-    scratch = make_scratch("cpu", 40, 300, torch.float64)
-    seen = project(panel, directions, mean, scratch=scratch)
+    prepared = prepare(PanelSpec.of(panel), directions, mean)
+    seen = kernels.project(panel, prepared)
     true = reference.project(panel, directions, mean)
     assert float((seen.dots - true.dots).abs().max()) < 1e-4
     rounded_first = project(panel.float(), directions, mean.float())
     assert float((rounded_first.dots - true.dots).abs().max()) > 0.1
     panel[3, 3], panel[4, 4] = 1e300, torch.nan
-    seen = project(panel, directions, mean, scratch=scratch)
+    seen = kernels.project(panel, prepared)
     assert seen.bad.nonzero().flatten().tolist() == [3, 4]
     assert seen.overflowed.nonzero().flatten().tolist() == [3]
 
 
 def test_buffers_are_reused() -> None:
     panel, directions = torch.ones((6, 5), dtype=torch.float16), torch.ones((5, 2))
-    scratch = make_scratch("cpu", 8, 5, torch.float16, "cpu")
-    assert scratch.nbytes == 8 * 5 * 4 and scratch.rows is not None
-    seen = project(panel, directions, scratch=scratch, backend="cpu")
-    assert seen.rows.data_ptr() == scratch.rows.data_ptr()
+    prepared = prepare(PanelSpec.of(panel)._replace(rows=8), directions, backend="cpu")
+    assert prepared.rows.nbytes == 8 * 5 * 4 and prepared.wide is None
+    for _ in range(2):
+        assert kernels.project(panel, prepared).rows.data_ptr() == prepared.rows.data_ptr()
 
 
 @pytest.mark.parametrize("setting", ["highest", "high", "medium"])
@@ -88,26 +89,44 @@ def test_shift_that_is_not_finite_is_no_bad_row() -> None:
         project(torch.ones((2, 3)), torch.ones((3, 1)), torch.tensor([0.0, torch.nan, 0.0]))
 
 
-def _refusals():
+def _refused_directions():
     panel, directions = torch.ones((4, 3)), torch.ones((3, 2))
-    small = make_scratch("cpu", 2, 3, torch.float32, "cpu")
     yield (panel.int(), directions), {}, "float16, bfloat16, float32 or float64, got torch.int32"
-    yield (panel[0], directions), {}, r"of shape \(3,\)"
-    yield (panel.T.contiguous().T, directions), {}, "column stride 4; copy it"
     yield (panel, directions.double()), {}, "float32 tensor of shape \\(3, l\\)"
     yield (panel, torch.ones((4, 2))), {}, "got torch.float32 of shape \\(4, 2\\)"
     yield (panel, torch.ones((3, 0))), {}, "d and l at least 1"
     yield (panel, directions, torch.ones(4)), {}, "shift is float32 of shape \\(3,\\)"
     yield (panel, directions), {"scale": torch.ones(3).half()}, "scale is float32"
-    yield (panel, directions), {"epilogue": "norms"}, "'dots' or 'cosines', got 'norms'"
-    yield (panel, directions), {"scratch": small, "backend": "cpu"}, r"buffer of shape \(2, 3\).*make_scratch"
-    yield (panel.double(), directions), {"scratch": make_scratch("cpu", 4, 3, torch.float32, "cpu")}, "make_scratch"
+    yield (panel, directions, torch.ones(3, device="meta")), {}, "shift is on meta, the directions on cpu; move it"
+    yield (panel, directions.to("meta")), {}, "directions are on meta, the panels on cpu; move them there"
 
 
-@pytest.mark.parametrize(("arguments", "keywords", "message"), list(_refusals()))
-def test_project_refuses(arguments, keywords, message) -> None:
+@pytest.mark.parametrize(("arguments", "keywords", "message"), list(_refused_directions()))
+def test_prepare_refuses(arguments, keywords, message) -> None:
+    panel, *others = arguments
     with pytest.raises(ValueError, match=message) as raised:
-        project(*arguments, **keywords)
+        prepare(PanelSpec.of(panel), *others, **keywords)
+    assert "\n" not in str(raised.value)
+
+
+def _refused_panels():
+    panel = torch.ones((4, 3))
+    yield panel.int(), {}, "float16, bfloat16, float32 or float64, got torch.int32"
+    yield panel[0], {}, r"of shape \(3,\)"
+    yield panel.T.contiguous().T, {}, "column stride 4; copy it"
+    yield panel[:, :2], {}, "prepared for panels of 3 columns of torch.float32 on cpu, got 2 of torch.float32 on cpu"
+    yield panel.double(), {}, "got 3 of torch.float64 on cpu; prepare them for these panels"
+    yield panel, {"epilogue": "norms"}, "'dots' or 'cosines', got 'norms'"
+    yield torch.ones((5, 3)), {}, "panels of up to 4 rows, got 5; prepare them for the largest panel"
+    yield [panel, panel], {}, "panels of up to 4 rows, got 8; prepare them for the largest panel"
+
+
+@pytest.mark.parametrize("backend", ["auto", "cpu"])
+@pytest.mark.parametrize(("panel", "keywords", "message"), list(_refused_panels()))
+def test_project_refuses(panel, keywords, message, backend) -> None:
+    prepared = prepare(PanelSpec.of(torch.ones((4, 3))), torch.ones((3, 2)), backend=backend)
+    with pytest.raises(ValueError, match=message) as raised:
+        kernels.project(panel, prepared, **keywords)
     assert "\n" not in str(raised.value)
 
 

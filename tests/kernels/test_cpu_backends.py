@@ -14,22 +14,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_cases import DTYPES, Case, Target, problem
+from kernel_cases import DTYPES, Case, Target, problem, project
 from kernel_checks import check_accumulate, check_project
 from kernel_laws import LAWS
 
+import skillaxes_kernels as kernels
 from skillaxes_kernels import (
     BackendError,
+    PanelSpec,
     accumulate,
     column_sums,
-    eager,
     group_sq_norms,
-    make_scratch,
-    native,
-    native_library,
-    project,
-    which,
+    prepare,
+    select_backend,
 )
+from skillaxes_kernels.backends import native, torch_backend
 
 COMPILED = ("amx", "avx512")
 
@@ -44,8 +43,12 @@ def compiled(request: pytest.FixtureRequest) -> str:
     return available(request.param)
 
 
+def cpu_panels(dtype: torch.dtype) -> PanelSpec:
+    return PanelSpec(64, 100, dtype, torch.device("cpu"))
+
+
 def available(name: str) -> str:
-    missing = native_library.declines(name, torch.float16) if name in COMPILED else None
+    missing = native.declines(name, torch.float16) if name in COMPILED else None
     if missing is not None and "this CPU" in missing:
         pytest.skip(missing)
     return name
@@ -53,7 +56,7 @@ def available(name: str) -> str:
 
 def test_the_library_was_built() -> None:
     """On x86-64 an installation without it would be silently slow; ``make test`` has a compiler."""
-    assert native_library.LIBRARY.exists() or torch.backends.cpu.get_cpu_capability() == "DEFAULT"
+    assert native.LIBRARY.exists() or torch.backends.cpu.get_cpu_capability() == "DEFAULT"
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -76,7 +79,7 @@ def test_law_holds(compiled: str, law: str) -> None:
     seed=st.integers(0, 9),
 )
 def test_any_shape(name, dtype, b, d, n, mean, scaled, rounded, epilogue, bits, seed) -> None:
-    if native_library.declines(name, dtype) is not None:
+    if native.declines(name, dtype) is not None:
         return
     case = Case(dtype, b, d, n, mean, scaled, rounded, epilogue, special=b > 9, seed=seed)
     check_project(Target(name), case)
@@ -97,7 +100,7 @@ def test_the_number_of_threads_changes_no_bit(compiled: str, n_threads: int) -> 
         finally:
             torch.set_num_threads(before)
         seen.append((projection.dots, projection.sq_norms, z))
-    assert native_library.ALONE <= 700 * 1300, "so few entries are left to one thread"
+    assert native.ALONE <= 700 * 1300, "so few entries are left to one thread"
     assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
 
 
@@ -138,7 +141,7 @@ def test_a_panel_in_pieces_is_the_panel(backend: str) -> None:
     with pytest.raises(ValueError, match="pieces of a panel have one dtype"):
         project([panel[:7], panel[7:].float()], directions, backend=backend)
     with pytest.raises(ValueError, match="at least one"):
-        project([], directions, backend=backend)
+        kernels.project([], prepare(PanelSpec.of(panel), directions, backend=backend))
 
 
 @pytest.mark.parametrize("scaled", [False, True])
@@ -168,7 +171,7 @@ def test_sums_of_columns(dtype: torch.dtype, lengths: list[int], d: int, compile
     generator = torch.Generator().manual_seed(len(lengths) + d)
     pieces = [(torch.randn((n, d + 3), generator=generator) + 50).to(dtype)[:, :d] for n in lengths]
     true = torch.cat(pieces).double().sum(dim=0)
-    found = column_sums(pieces) if compiled else eager.column_sums(pieces)
+    found = column_sums(pieces) if compiled else torch_backend.column_sums(pieces)
     assert found.dtype == torch.float64 and found.shape == (d,)
     assert (found - true).abs().max() <= 1e-6 * true.abs().max()
     if compiled:
@@ -190,9 +193,9 @@ def test_more_directions_than_one_call_takes(compiled: str, monkeypatch: pytest.
     check_project(Target(compiled), Case(torch.float16, 40, 200, 64, 3.0, special=True))
 
 
-def test_directions_are_packed_once_for_each_version_of_them(compiled: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_directions_are_packed_by_prepare_alone(compiled: str, monkeypatch: pytest.MonkeyPatch) -> None:
     packed = []
-    library = native_library.library()
+    library = native.library()
 
     class Watched:
         def __getattr__(self, name: str):
@@ -200,55 +203,56 @@ def test_directions_are_packed_once_for_each_version_of_them(compiled: str, monk
                 packed.append(name)
             return getattr(library, name)
 
-    monkeypatch.setattr(native_library, "library", Watched)
+    monkeypatch.setattr(native, "library", Watched)
     panel, directions = torch.ones((4, 30)), torch.ones((30, 2))
-    scratch = make_scratch("cpu", 4, 30, torch.float32, compiled)
-    assert scratch.nbytes == 0
-    for _ in range(3):
-        project(panel, directions, scratch=scratch, backend=compiled)
+    prepared = prepare(PanelSpec.of(panel), directions, backend=compiled)
     assert len(packed) == 1
-    directions.mul_(2)
-    assert project(panel, directions, scratch=scratch, backend=compiled).dots.tolist() == [[60.0, 60.0]] * 4
+    for _ in range(3):
+        assert kernels.project(panel, prepared).dots.tolist() == [[30.0, 30.0]] * 4
+    assert len(packed) == 1
+    twice = prepare(PanelSpec.of(panel), directions.mul_(2), backend=compiled)
+    assert kernels.project(panel, twice).dots.tolist() == [[60.0, 60.0]] * 4
     assert len(packed) == 2
 
 
 def test_the_fastest_that_serves_is_taken() -> None:
-    names = [name for name in COMPILED if native_library.declines(name, torch.float16) is None]
-    choice = which("cpu", torch.float16, 100, 10)
+    names = [name for name in COMPILED if native.declines(name, torch.float16) is None]
+    choice = select_backend(cpu_panels(torch.float16))
     assert choice.name == (names[0] if names else "cpu")
-    declined = which("cpu", torch.float64, 100, 10)
+    declined = select_backend(cpu_panels(torch.float64))
     assert declined.name == "cpu" and "not torch.float64" in declined.reasons[-1]
 
 
 def test_without_the_library_plain_torch_serves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    native_library.library.cache_clear()
-    native_library.level.cache_clear()
+    native.library.cache_clear()
+    native.level.cache_clear()
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(native_library, "LIBRARY", tmp_path / "_native.so")
-            choice = which("cpu", torch.float16, 100, 10)
+            patch.setattr(native, "LIBRARY", tmp_path / "_native.so")
+            choice = select_backend(cpu_panels(torch.float16))
             assert choice.name == "cpu" and "was not built" in choice.reasons[1]
             assert project(torch.ones((2, 3)), torch.ones((3, 1))).backend == "cpu"
             (tmp_path / "_native.so").write_text("no library")
-            native_library.library.cache_clear()
-            assert "cannot be loaded" in which("cpu", torch.float16, 100, 10).reasons[1]
+            native.library.cache_clear()
+            assert "cannot be loaded" in select_backend(cpu_panels(torch.float16)).reasons[1]
             with pytest.raises(BackendError, match=r"'avx512' declines: .*cannot be loaded"):
-                which("cpu", torch.float16, 100, 10, "avx512")
+                select_backend(cpu_panels(torch.float16), "avx512")
     finally:
-        native_library.library.cache_clear()
-        native_library.level.cache_clear()
+        native.library.cache_clear()
+        native.level.cache_clear()
 
 
 def test_a_forked_process_has_threads_of_its_own() -> None:
     code = """
 import json, os, torch
-from skillaxes_kernels import project
+from skillaxes_kernels import PanelSpec, prepare, project
 torch.set_num_threads(2)
 panel, directions = torch.ones((600, 1000)), torch.ones((1000, 2))
-before = project(panel, directions).dots
+prepared = prepare(PanelSpec.of(panel), directions)
+before = project(panel, prepared).dots
 child = os.fork()
 if child == 0:
-    os._exit(int(not torch.equal(project(panel, directions).dots, before)))
+    os._exit(int(not torch.equal(project(panel, prepared).dots, before)))
 print(json.dumps(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)

@@ -10,7 +10,7 @@ import torch
 from kernel_cases import Case, Target, problem
 from kernel_laws import CPU_MEMORY_ONLY, LAWS
 
-from skillaxes_kernels import TopK, project, which
+from skillaxes_kernels import PanelSpec, TopK, select_backend
 
 pytestmark = pytest.mark.gpu
 
@@ -22,7 +22,7 @@ def test_law_holds(law: str, backend: str) -> None:
 
 
 def test_the_fused_kernel_is_what_auto_takes() -> None:
-    choice = which("cuda", torch.float16, 4096, 48)
+    choice = select_backend(PanelSpec(1024, 4096, torch.float16, torch.device("cuda")))
     assert choice.name == "triton", choice.reasons
 
 
@@ -38,16 +38,16 @@ def test_top_k_lists_are_those_of_the_cpu() -> None:
 
 
 def test_no_wait_for_the_device_once_directions_are_prepared() -> None:
-    """A panel after the first one launches and goes on: nothing asks the card for a value."""
-    from skillaxes_kernels import accumulate, make_scratch
+    """A panel after the first one is launched and not waited for: nothing asks the card for a value."""
+    from skillaxes_kernels import accumulate, prepare, project
 
     p = problem(Case(torch.float16, 256, 1024, 48, 3.0), "cuda")
-    scratch = make_scratch("cuda", 256, 1024, torch.float16)
+    prepared = prepare(PanelSpec.of(p.panel), p.directions, p.shift)
     z = torch.zeros((1024, 48), device="cuda")
     for step in range(2):
         torch.cuda.set_sync_debug_mode("error" if step else "default")
         try:
-            seen = project(p.panel, p.directions, p.shift, scratch=scratch)
+            seen = project(p.panel, prepared)
             accumulate(z, seen, seen.dots)
         finally:
             torch.cuda.set_sync_debug_mode("default")

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skillaxes_kernels import native_library, round_directions
+from skillaxes_kernels import round_directions
+from skillaxes_kernels.backends import native
 from skillaxes_kernels.rounding import HALVES, n_terms_of, split
 
 
@@ -52,11 +53,11 @@ def test_where_nothing_is_rounded() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_sixteen_bits_where_tiles_multiply(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     block = torch.randn(300, 7, generator=torch.Generator().manual_seed(0)) * torch.tensor(10.0) ** torch.arange(-3, 4)
-    monkeypatch.setattr(native_library, "declines", lambda backend, dtype: None)
+    monkeypatch.setattr(native, "declines", lambda backend, dtype: None)
     once = round_directions(block, dtype, "cpu")
     assert torch.equal(round_directions(once, dtype, "cpu"), once) and not bool((once.view(torch.int32) & 0xFF).any())
     assert float(((once - block) / block).abs().max()) <= 2.0**-16
-    monkeypatch.setattr(native_library, "declines", lambda backend, dtype: "no tiles")
+    monkeypatch.setattr(native, "declines", lambda backend, dtype: "no tiles")
     assert torch.equal(round_directions(block, dtype, "cpu"), block)
 
 

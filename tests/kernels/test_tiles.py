@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skillaxes_kernels.tiles import accumulate_tiles, directions_block, project_tiles
+from skillaxes_kernels.backends.triton import accumulate_tiles, directions_block, project_tiles
 
 _DTYPES = st.sampled_from([torch.float16, torch.bfloat16, torch.float32])
 

@@ -91,7 +91,7 @@ def test_the_way_of_a_gpu_gives_the_same_lists(monkeypatch: pytest.MonkeyPatch) 
 
     scores = torch.randint(0, 9, (700, 3)).float()
     with_filter = TopK.init(3, 5).update(scores[:300], 0).update(scores[300:], 300)
-    monkeypatch.setattr(topk, "_waits_for_nothing", lambda device: True)
+    monkeypatch.setattr(topk, "_never_waits", lambda device: True)
     without = TopK.init(3, 5).update(scores[:300], 0).update(scores[300:], 300)
     assert lists_of(with_filter) == lists_of(without)
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from skillaxes.run_folder.formats import RANKINGS, TOPK_SCHEMA
 from skillaxes.run_folder.stored_scores import STORED_SCORES
 
 from skillaxes.errors import RunFolderError
 from skillaxes.run_folder.contents import read_contents
 from skillaxes.run_folder.labels import read_labels
+from skillaxes.run_folder.schema import RANKINGS, TOPK_SCHEMA
 
 
 def test_histograms_count_every_row_and_agree_with_the_lists(run_folder: Path) -> None:

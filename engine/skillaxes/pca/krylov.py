@@ -300,10 +300,9 @@ class KrylovRead:
         self.bits = scope.world.share(accumulate_bits(state))
         self._partial = _sums(problem, self.width, torch.float32)
         self._panels_since_flush = 0
-        self._directions = directions
-        self._shift = state.shift.to(torch.float64 if problem.dtype == torch.float64 else torch.float32)
+        spec = kernels.PanelSpec(problem.panel_rows, problem.n_columns, problem.dtype, problem.device)
+        self._prepared = kernels.prepare(spec, directions, state.shift, scope.scale)
         self._shift_square = state.shift.square().sum()  # once: two threads sum, and a panel waits for both
-        self._scratch = kernels.make_scratch(problem.device, problem.panel_rows, problem.n_columns, problem.dtype)
 
     @property
     def on_device(self) -> bool:
@@ -315,10 +314,7 @@ class KrylovRead:
         count = panel.count
         projection = kernels.project(
             panel.pieces,
-            self._directions,
-            self._shift,
-            scale=self._scale,
-            scratch=self._scratch,
+            self._prepared,
             bad=None if self._first or self.on_device else self._moments.known_bad(panel),
         )
         carried = projection.dots[:count, -MEAN_COLUMNS] + projection.dots[:count, -MEAN_COLUMNS + 1]

@@ -229,30 +229,21 @@ class Centering:
     def __init__(self, problem: Problem, shift: Tensor, scale: Tensor | None) -> None:
         self._shift = shift.to(problem.device)
         self._shift_square = self._shift.square().sum()
-        self._subtrahend = self._shift if problem.dtype == torch.float64 else self._shift.float()
         self._scale = scale
         self._outbox = Outbox(devices.open_seam(problem.device))
-        self._backend = "cpu" if problem.device.type == "cpu" else "auto"  # the one there that leaves centred rows
-        self._scratch = kernels.make_scratch(
-            problem.device, problem.panel_rows, problem.n_columns, problem.dtype, self._backend
-        )
         carried = torch.zeros((problem.n_columns, 16), dtype=torch.float64, device=problem.device)
         carried[:, 0] = self._shift
         high = kernels.round_directions(carried.float(), problem.dtype, problem.device, scale)
         carried[:, 1] = carried[:, 0] - high[:, 0].double()
         carried[:, 0] = high[:, 0].double()
-        self._carried = kernels.round_directions(carried.float(), problem.dtype, problem.device, scale)
+        carried = kernels.round_directions(carried.float(), problem.dtype, problem.device, scale)
+        spec = kernels.PanelSpec(problem.panel_rows, problem.n_columns, problem.dtype, problem.device)
+        backend = "cpu" if problem.device.type == "cpu" else "auto"  # the one there that leaves centred rows
+        self._prepared = kernels.prepare(spec, carried, self._shift, scale, backend=backend)
 
     def rows(self, panel: Panel, moments: RowMoments) -> Tensor:
         """Centred rows that count, of shape (n, d), float32; noted in ``moments``. Valid until the next call."""
-        projection = kernels.project(
-            panel.pieces,
-            self._carried,
-            self._subtrahend,
-            scale=self._scale,
-            scratch=self._scratch,
-            backend=self._backend,
-        )
+        projection = kernels.project(panel.pieces, self._prepared)
         carried = projection.dots[: panel.count, :2].sum(dim=1)
         moments.add(panel, projection, carried, self._shift_square, self._scale, self._outbox)
         self._outbox.drain()  # which rows count is asked at once

@@ -129,12 +129,12 @@ class _Sample:
         padding = -block.shape[1] % 16  # what the matrix product likes
         padded = torch.nn.functional.pad(block, (0, padding))
         directions = kernels.round_directions(padded, problem.dtype, problem.device, self._scale)
-        shift = self.shift if problem.dtype == torch.float64 else self.shift.float()
         total = torch.zeros(padded.shape[::-1]).T if problem.device.type == "cpu" else torch.zeros_like(padded)
-        scratch = kernels.make_scratch(problem.device, problem.panel_rows, problem.n_columns, problem.dtype)
+        spec = kernels.PanelSpec(problem.panel_rows, problem.n_columns, problem.dtype, problem.device)
+        prepared = kernels.prepare(spec, directions, self.shift, self._scale)
         for rows in self._panels(one_in):
             good = torch.zeros(sum(map(len, rows)), dtype=torch.bool, device=problem.device)
-            projection = kernels.project(rows, directions, shift, scale=self._scale, scratch=scratch, bad=good)
+            projection = kernels.project(rows, prepared, bad=good)
             kernels.accumulate(total, projection, projection.dots, bits=8)
         self._world.sum_(total)
         return total[:, : block.shape[1]]

@@ -27,7 +27,7 @@ from skillaxes.stream.panels import SEGMENT
 from skillaxes.stream.prefetch import LAG, LEAST_PANEL_ROWS, LOOK_AHEAD, DeviceMemory, plan_device
 from skillaxes.stream.prefetch import panel_rows_for as device_panel_rows
 from skillaxes.stream.reader import SLOTS, can_share, unit_rows
-from skillaxes_kernels import which
+from skillaxes_kernels import PanelSpec, select_backend
 
 if TYPE_CHECKING:
     from skillaxes.store import Store
@@ -204,7 +204,7 @@ class Plan:
     ----------
     solver, reasons : which solver, and why
     device, device_reason : where it computes, and why
-    products : what multiplies panels there, as ``skillaxes_kernels.which`` says, and why nothing faster does
+    products : what multiplies panels there, as ``skillaxes_kernels.select_backend`` says, and why nothing faster does
     road : how rows come from the store
     n_rows, n_columns : the matrix in use
     block_size : columns of a block of the Krylov basis
@@ -297,8 +297,8 @@ def make_plan(
     needs = solver.requirements(problem)
     row_bytes = n_columns * store.itemsize
     # Solvers that need the rows themselves have them in float32, and so has plain torch.
-    products = which(device, problem.dtype, n_columns, needs.block_columns)
-    float_rows = needs.float_rows or products.name not in ("amx", "avx512")
+    products = select_backend(PanelSpec(0, n_columns, problem.dtype, problem.device))
+    float_rows = needs.float_rows or products.converts
     panel_row = n_columns * (4 if float_rows else store.itemsize)
     demand = MemoryModel(
         store=store,

@@ -12,33 +12,39 @@ import warnings
 
 import pytest
 import torch
+from kernel_cases import project
 
-from skillaxes_kernels import BackendError, dispatch, project, which
+from skillaxes_kernels import BackendError, PanelSpec, api, select_backend
+from skillaxes_kernels.backends import triton as fused
+
+
+def panels(device: str, dtype: torch.dtype) -> PanelSpec:
+    return PanelSpec(64, 100, dtype, torch.device(device))
 
 
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch):
-    """A card of capability 9.0 with everything that the fused kernel needs, as far as dispatch can see."""
+    """A card of capability 9.0 with everything that the fused kernel needs, as far as the backend can see."""
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
-    monkeypatch.setattr(dispatch, "c_compiler", lambda: "/usr/bin/cc")
-    monkeypatch.setattr(dispatch, "_launch_once", lambda device: None)
-    monkeypatch.setattr(dispatch, "_has_triton", lambda: True)
-    dispatch._card_declines.cache_clear()
-    dispatch._warned.clear()
+    monkeypatch.setattr(fused, "c_compiler", lambda: "/usr/bin/cc")
+    monkeypatch.setattr(fused, "_launch_once", lambda device: None)
+    monkeypatch.setattr(fused, "_has_triton", lambda: True)
+    fused._card_declines.cache_clear()
+    api._warned.clear()
     yield monkeypatch
-    dispatch._card_declines.cache_clear()
-    dispatch._warned.clear()
+    fused._card_declines.cache_clear()
+    api._warned.clear()
 
 
 def test_the_choice_and_its_reasons(card: pytest.MonkeyPatch) -> None:
-    assert which("cpu", torch.float64, 100, 10).name == "cpu"
-    choice = which("cuda:0", torch.float16, 100, 10)
+    assert select_backend(panels("cpu", torch.float64)).name == "cpu"
+    choice = select_backend(panels("cuda:0", torch.float16))
     assert choice.name == "triton" and "fused kernel takes torch.float16" in choice.reasons[0]
-    choice = which("cuda:0", torch.float64, 100, 10)
+    choice = select_backend(panels("cuda:0", torch.float64))
     assert choice.name == "torch" and "not torch.float64" in choice.reasons[1]
-    assert which("cpu", torch.float32, 100, 10, "reference").reasons == ("named by the caller",)
+    assert select_backend(panels("cpu", torch.float32), "reference").reasons == ("named by the caller",)
 
 
 def _failing_launch(device: torch.device) -> None:
@@ -54,29 +60,29 @@ def _failing_launch(device: torch.device) -> None:
     ],
 )
 def test_a_node_that_cannot_launch_falls_back_with_one_warning(card, name, value, reason) -> None:
-    card.setattr(dispatch, name, value)
+    card.setattr(fused, name, value)
     with pytest.warns(RuntimeWarning, match=reason):
-        choice = which("cuda:0", torch.float16, 100, 10)
+        choice = select_backend(panels("cuda:0", torch.float16))
     assert choice.name == "torch" and reason in choice.reasons[1]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert which("cuda:0", torch.bfloat16, 50, 3).name == "torch"
+        assert select_backend(panels("cuda:0", torch.bfloat16)).name == "torch"
     with pytest.raises(BackendError, match=reason) as raised:
-        which("cuda:0", torch.float16, 100, 10, "triton")
+        select_backend(panels("cuda:0", torch.float16), "triton")
     assert "\n" not in str(raised.value)
 
 
 def test_an_old_card_is_named(card: pytest.MonkeyPatch) -> None:
     card.setattr(torch.cuda, "get_device_capability", lambda index: (7, 5))
     with pytest.raises(BackendError, match=r"compute capability 7\.5, 8\.0 is needed"):
-        which("cuda:0", torch.float16, 100, 10, "triton")
+        select_backend(panels("cuda:0", torch.float16), "triton")
 
 
 def test_no_device_is_a_reason_and_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert "torch sees no CUDA device" in which("cuda", torch.float16, 10, 2).reasons[1]
+        assert "torch sees no CUDA device" in select_backend(panels("cuda", torch.float16)).reasons[1]
 
 
 def test_a_named_backend_is_never_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +93,7 @@ def test_a_named_backend_is_never_replaced(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(BackendError, match="'torch' declines: the panels are on the CPU; use backend='cpu'"):
         project(panel, directions, backend="torch")
     with pytest.raises(BackendError, match="'cpu' declines"):
-        which("cuda", torch.float16, 3, 1, "cpu")
+        select_backend(panels("cuda", torch.float16), "cpu")
     with pytest.raises(BackendError, match="'tpu' is unknown; use one of auto, amx, avx512, cpu"):
         project(panel, directions, backend="tpu")
     assert project(panel, directions, backend="reference").dots.dtype == torch.float64
@@ -96,9 +102,9 @@ def test_a_named_backend_is_never_replaced(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_c_compiler_is_the_one_triton_would_call(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr("shutil.which", lambda name: "/bin/clang" if name == "clang" else None)
-    assert dispatch.c_compiler() == "/bin/clang"
+    assert fused.c_compiler() == "/bin/clang"
     monkeypatch.setattr("shutil.which", lambda name: None)
-    assert dispatch.c_compiler() is None
+    assert fused.c_compiler() is None
 
 
 def test_importing_loads_nothing() -> None:

@@ -1,0 +1,1 @@
+"""The backends, one file each; ``skillaxes_kernels.api`` holds the table of them."""
