@@ -68,7 +68,7 @@ import sys
 import skillaxes.labeling, skillaxes.labeling.options
 assert not {"pyarrow", "openai", "datasets", "numpy"} & set(sys.modules), "importing does nothing"
 from skillaxes.labeling import label, estimate
-import skillaxes.labeling.openai_labeler
+import skillaxes.labeling.labelers.openai
 heavy = {"torch", "zarr", "zarrs", "sklearn", "scipy", "openai", "datasets"} & set(sys.modules)
 assert not heavy, heavy
 """

@@ -161,7 +161,7 @@ def _check_labeling(store: Path, traces: str, naming: dict[str, Any]) -> None:
     options = make_options(**naming)
     n_rows = open_store(store).n_rows
     if options.labeler == OPENAI:
-        from skillaxes.labeling.openai_labeler import connector
+        from skillaxes.labeling.labelers.openai import connector
 
         connector(options, Path())
     if Path(traces).suffix in (".jsonl", ".ndjson", ".gz", ".parquet"):  # a data set is met when it is streamed

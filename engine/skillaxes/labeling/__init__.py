@@ -1,7 +1,7 @@
 """Names for directions, from texts. Knows ``selection.parquet`` and a source of traces, nothing else.
 
 ``label`` reads the one, fetches the other, and writes ``labels.jsonl``; ``estimate`` says beforehand what that would
-send and cost. A labeler is one object with two methods (:mod:`skillaxes.labeling.protocol`).
+send and cost. A labeler is one object with two methods (:mod:`skillaxes.labeling.labels`).
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from skillaxes.labeling.options import LABELERS, LabelOptions
 
 if TYPE_CHECKING:
-    from skillaxes.labeling.estimating import Estimate, estimate
+    from skillaxes.labeling.estimation import Estimate, estimate
     from skillaxes.labeling.job import LabelSummary, label
 
 __all__ = ["LABELERS", "Estimate", "LabelOptions", "LabelSummary", "estimate", "label"]
 
 _HOMES = {
-    "Estimate": "skillaxes.labeling.estimating",
-    "estimate": "skillaxes.labeling.estimating",
+    "Estimate": "skillaxes.labeling.estimation",
+    "estimate": "skillaxes.labeling.estimation",
     "LabelSummary": "skillaxes.labeling.job",
     "label": "skillaxes.labeling.job",
 }

@@ -12,14 +12,11 @@ from time import monotonic
 from typing import Any
 
 from skillaxes.errors import RunFolderError
-from skillaxes.labeling.baselines import Nulls, nulls
-from skillaxes.labeling.choosing import Choice
-from skillaxes.labeling.confounds import confounds
-from skillaxes.labeling.evaluating import Scores, agreement, ask_label, purpose_of, score
-from skillaxes.labeling.keywords import KeywordsLabeler
-from skillaxes.labeling.material import Material, gather
+from skillaxes.labeling.examples import Choice, Material, gather
+from skillaxes.labeling.labelers.base import Labeler
+from skillaxes.labeling.labelers.keywords import KeywordsLabeler
+from skillaxes.labeling.labels import Label, LabelFailure, Usage
 from skillaxes.labeling.options import KEYWORDS, LabelOptions, make_options
-from skillaxes.labeling.protocol import Label, Labeler, LabelFailure, Usage
 from skillaxes.labeling.records import (
     FAILED,
     LABELLED,
@@ -30,7 +27,10 @@ from skillaxes.labeling.records import (
     score_part,
     write_records,
 )
-from skillaxes.labeling.verdict import Verdict, judge_score
+from skillaxes.labeling.scoring.baselines import Nulls, nulls
+from skillaxes.labeling.scoring.confounds import confounds
+from skillaxes.labeling.scoring.evaluate import Scores, agreement, ask_label, purpose_of, score
+from skillaxes.labeling.scoring.verdict import Verdict, judge_score
 from skillaxes.progress import SILENT, Progress, Stage
 
 _NO_NULLS = Nulls((), 0, 0)
@@ -126,7 +126,7 @@ def label(
 def _connector(options: LabelOptions, run_dir: Path) -> Callable[[Material, Progress], Any]:
     if options.labeler == KEYWORDS:
         return lambda material, progress: KeywordsLabeler(material.background(), material.reference())
-    from skillaxes.labeling.openai_labeler import connector
+    from skillaxes.labeling.labelers.openai import connector
 
     return connector(options, run_dir)
 

@@ -40,12 +40,12 @@ from pathlib import Path
 from typing import Any
 
 from skillaxes.errors import RunFolderError
-from skillaxes.labeling.baselines import Nulls
-from skillaxes.labeling.choosing import Choice, Side
-from skillaxes.labeling.evaluating import Scores
-from skillaxes.labeling.protocol import WORDS, Label, LabelFailure
-from skillaxes.labeling.scoring import DetectionScore, PairScore
-from skillaxes.labeling.verdict import Verdict
+from skillaxes.labeling.examples import Choice, Side
+from skillaxes.labeling.labels import WORDS, Label, LabelFailure
+from skillaxes.labeling.scoring.baselines import Nulls
+from skillaxes.labeling.scoring.evaluate import Scores
+from skillaxes.labeling.scoring.scores import DetectionScore, PairScore
+from skillaxes.labeling.scoring.verdict import Verdict
 from skillaxes.run_folder import schema as formats
 
 EXCERPT = 600  # characters of a shown text that the record keeps, for whoever reads it without the texts

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from skillaxes.labeling.protocol import FIRST, GROUPS, NEITHER, SECOND, Judge, LabelFailure
+from skillaxes.labeling.labelers.base import Judge
+from skillaxes.labeling.labels import FIRST, GROUPS, NEITHER, SECOND, LabelFailure
 from skillaxes.labeling.texts import Trace
 
 FEWEST_PAIRS = 10  # below it the interval says nothing

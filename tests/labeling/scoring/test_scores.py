@@ -11,21 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skillaxes.labeling.baselines import LengthJudge, Nulls, beats, nulls
-from skillaxes.labeling.confounds import confounds, enriched, spearman
-from skillaxes.labeling.evaluating import Scores
-from skillaxes.labeling.protocol import FIRST, NEITHER, SECOND, LabelFailure
-from skillaxes.labeling.scoring import (
-    PairScore,
-    detection_score,
-    judge_pairs,
-    judge_singles,
-    pair_score,
-    wilson,
-)
+from skillaxes.labeling.labels import FIRST, NEITHER, SECOND, LabelFailure
+from skillaxes.labeling.scoring.baselines import LengthJudge, Nulls, beats, nulls
+from skillaxes.labeling.scoring.confounds import confounds, enriched, spearman
+from skillaxes.labeling.scoring.evaluate import Scores
+from skillaxes.labeling.scoring.scores import PairScore, detection_score, judge_pairs, judge_singles, pair_score, wilson
+from skillaxes.labeling.scoring.verdict import judge_score
 from skillaxes.labeling.selection import DirectionRows, Ranked
 from skillaxes.labeling.texts import Features, Trace
-from skillaxes.labeling.verdict import judge_score
 
 
 def run(function: Any, items: Any) -> list[Any]:

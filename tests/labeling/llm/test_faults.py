@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from skillaxes.labeling import label
-from skillaxes.labeling.journal import Cache, Journal
+from skillaxes.labeling.llm.cache import Cache, Journal
 
 N_FAULTS, N_DIRECTIONS = 500, 50
 
@@ -216,7 +216,7 @@ def test_a_killed_run_asks_nothing_again(
     )
     undisturbed = shutil.copytree(folder.run_dir, tmp_path / "undisturbed")
     code = f"from skillaxes.labeling import label; label({str(folder.run_dir)!r}, {str(folder.traces)!r}, {options})"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "engine")}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3] / "engine")}
     for kills, stop in enumerate((5, 60, 120), 1):
         process = subprocess.Popen([sys.executable, "-c", code], env=environment)
         until = time.monotonic() + 30

@@ -6,13 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from skillaxes.labeling.budget import DoesNotFit, counter_for
-from skillaxes.labeling.choosing import Choice
-from skillaxes.labeling.material import Material, gather
+from skillaxes.labeling.examples import Choice, Material, gather
+from skillaxes.labeling.labels import Label
+from skillaxes.labeling.llm.cost import UNKNOWN_CONTEXT, look_up
+from skillaxes.labeling.llm.prompts import detect_messages, label_messages, pair_messages
+from skillaxes.labeling.llm.tokens import DoesNotFit, counter_for
 from skillaxes.labeling.options import KEYWORDS, LabelOptions, make_options
-from skillaxes.labeling.prices import UNKNOWN_CONTEXT, look_up
-from skillaxes.labeling.prompt import detect_messages, label_messages, pair_messages
-from skillaxes.labeling.protocol import Label
 from skillaxes.progress import SILENT, Progress
 
 LABEL_OUTPUT = 1500  # tokens of a reply with some reasoning before it; a guess
@@ -112,7 +111,7 @@ class _Sizes:
     """Tokens of prompts, from a few texts of each direction."""
 
     def __init__(self, options: LabelOptions, context: int) -> None:
-        from skillaxes.labeling.openai_labeler import PromptRoom
+        from skillaxes.labeling.labelers.openai import PromptRoom
 
         self._each = options.trace_tokens
         self._room = PromptRoom(options, context).tokens

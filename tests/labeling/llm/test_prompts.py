@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skillaxes.labeling import label
-from skillaxes.labeling.budget import DoesNotFit, EstimatedTokens, counter_for, fit
-from skillaxes.labeling.prompt import detect_messages, label_messages, pair_messages
-from skillaxes.labeling.protocol import Label
-from skillaxes.labeling.replies import Unusable, parse_answer, parse_label
+from skillaxes.labeling.labels import Label
+from skillaxes.labeling.llm.prompts import detect_messages, label_messages, pair_messages
+from skillaxes.labeling.llm.structured import Unusable, parse_answer, parse_label
+from skillaxes.labeling.llm.tokens import DoesNotFit, EstimatedTokens, counter_for, fit
 
 LONG = 30_000
 COUNTER = EstimatedTokens()

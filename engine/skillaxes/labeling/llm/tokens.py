@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
 
-from skillaxes.labeling.pieces import safe_count, safe_spans
+from skillaxes.labeling.token_estimate import safe_count, safe_spans
 
 HEAD_SHARE = 0.6  # of what is kept of a cut text
 LEAST_TOKENS = 32  # a trace cut shorter than this says nothing

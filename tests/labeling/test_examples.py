@@ -10,11 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skillaxes.labeling import label
-from skillaxes.labeling.choosing import NEAR_DUPLICATE, alike, choose, random_order
-from skillaxes.labeling.scoring import draw_pairs, draw_singles
+from skillaxes.labeling.examples import NEAR_DUPLICATE, alike, choose, random_order
+from skillaxes.labeling.scoring.scores import draw_pairs, draw_singles
 from skillaxes.labeling.selection import DirectionRows, Ranked
-from skillaxes.labeling.template import Template
-from skillaxes.labeling.texts import SKETCH, Reader, Trace, Window, shingles
+from skillaxes.labeling.texts import SKETCH, Reader, Template, Trace, Window, shingles
 
 STORIES = (
     "{name} buys {n} apples and eats {m} of them on the way home how many are left",

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
 
-from skillaxes.labeling.budget import Counter, Fitted, fit
-from skillaxes.labeling.protocol import Label
+from skillaxes.labeling.labels import Label
+from skillaxes.labeling.llm.tokens import Counter, Fitted, fit
 
 SYSTEM = """\
 You help to find out what a direction in the hidden states of a language model stands for. You work with two groups of \

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 
 _TERM = re.compile(
     r"\\[A-Za-z]+"  # LaTeX
@@ -45,3 +47,8 @@ _BRACKETS_AND_STOPS = frozenset("()[]{}:?“”…")
 def is_keyword(term: str) -> bool:
     """Whether a term may stand as one of the words of a label."""
     return term not in FUNCTION_WORDS and term not in _BRACKETS_AND_STOPS
+
+
+def count(texts: Iterable[Iterable[str]]) -> Counter[str]:
+    """In how many texts each term stands. Counted so, no single text decides."""
+    return Counter(term for terms in texts for term in terms)

@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 
 from skillaxes.errors import UsageError
 from skillaxes.labeling import estimate, label
-from skillaxes.labeling.prices import Price, look_up
-from skillaxes.labeling.purse import LimitReached, Purse
+from skillaxes.labeling.llm.cost import LimitReached, Price, Purse, look_up
 
 PRICES = {"models": {"m": {"input": 2.0, "cached_input": 0.5, "output": 8.0, "context": 4000}}}
 LIMIT = 0.01

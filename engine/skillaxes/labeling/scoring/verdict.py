@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from skillaxes.labeling.baselines import Nulls, beats
-from skillaxes.labeling.evaluating import Scores
-from skillaxes.labeling.scoring import FEWEST_PAIRS
+from skillaxes.labeling.scoring.baselines import Nulls, beats
+from skillaxes.labeling.scoring.evaluate import Scores
+from skillaxes.labeling.scoring.scores import FEWEST_PAIRS
 
 STABLE = 0.9  # |cos| between the directions of two halves of the rows
 

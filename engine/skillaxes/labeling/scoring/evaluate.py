@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from skillaxes.labeling.baselines import LengthJudge
-from skillaxes.labeling.choosing import Choice
+from skillaxes.labeling.examples import Choice
+from skillaxes.labeling.labelers.base import Labeler
+from skillaxes.labeling.labels import Label, LabelFailure
 from skillaxes.labeling.options import LabelOptions
-from skillaxes.labeling.protocol import Label, Labeler, LabelFailure
-from skillaxes.labeling.scoring import (
+from skillaxes.labeling.scoring.baselines import LengthJudge
+from skillaxes.labeling.scoring.scores import (
     DetectionScore,
     Mapper,
     PairScore,

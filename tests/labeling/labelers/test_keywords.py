@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skillaxes.labeling.keyterms import terms_of
-from skillaxes.labeling.keywords import KeywordsLabeler
-from skillaxes.labeling.logodds import log_odds
-from skillaxes.labeling.protocol import FIRST, NEITHER, SECOND, LabelFailure
+from skillaxes.labeling.labelers.keywords import KeywordsLabeler, log_odds
+from skillaxes.labeling.labels import FIRST, NEITHER, SECOND, LabelFailure
+from skillaxes.labeling.terms import terms_of
 from skillaxes.labeling.texts import Trace
 
 

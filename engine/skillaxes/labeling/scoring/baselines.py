@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from skillaxes.labeling.protocol import FIRST, SECOND
-from skillaxes.labeling.scoring import PairScore
+from skillaxes.labeling.labels import FIRST, SECOND
+from skillaxes.labeling.scoring.scores import PairScore
 from skillaxes.labeling.texts import Trace
 
 PAIRED_LEVEL = 0.05

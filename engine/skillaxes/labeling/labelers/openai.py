@@ -11,15 +11,12 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from skillaxes.errors import UsageError
-from skillaxes.labeling.asking import Asker, Question
-from skillaxes.labeling.budget import DoesNotFit, counter_for
-from skillaxes.labeling.client import Client
-from skillaxes.labeling.failures import Refused
-from skillaxes.labeling.journal import LEDGER, Cache, Journal
-from skillaxes.labeling.material import Material
-from skillaxes.labeling.options import LabelOptions
-from skillaxes.labeling.prices import UNKNOWN_CONTEXT, Price, look_up
-from skillaxes.labeling.prompt import (
+from skillaxes.labeling.examples import Material
+from skillaxes.labeling.labels import FIRST, NAME, NEITHER, SECOND, Label, LabelFailure, Usage
+from skillaxes.labeling.llm.cache import LEDGER, Cache, Journal
+from skillaxes.labeling.llm.client import Client, Refused
+from skillaxes.labeling.llm.cost import UNKNOWN_CONTEXT, Price, Purse, look_up
+from skillaxes.labeling.llm.prompts import (
     LABEL_SCHEMA,
     Messages,
     answer_schema,
@@ -27,9 +24,9 @@ from skillaxes.labeling.prompt import (
     label_messages,
     pair_messages,
 )
-from skillaxes.labeling.protocol import FIRST, NAME, NEITHER, SECOND, Label, LabelFailure, Usage
-from skillaxes.labeling.purse import Purse
-from skillaxes.labeling.replies import parse_answer, parse_label
+from skillaxes.labeling.llm.structured import Asker, Question, parse_answer, parse_label
+from skillaxes.labeling.llm.tokens import DoesNotFit, counter_for
+from skillaxes.labeling.options import LabelOptions
 from skillaxes.labeling.texts import Trace
 from skillaxes.progress import Progress
 

@@ -7,9 +7,8 @@ import pytest
 
 from skillaxes.errors import TracesError, UsageError
 from skillaxes.labeling.options import make_options
-from skillaxes.labeling.pieces import cut_at, safe_count
-from skillaxes.labeling.template import Template
-from skillaxes.labeling.texts import Reader, Window, masked, window_of
+from skillaxes.labeling.texts import Reader, Template, Window, masked, window_of
+from skillaxes.labeling.token_estimate import cut_at, safe_count
 
 CHAT = {
     "id": "a",
