@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skillaxes.labeling import label
-from skillaxes.labeling.examples import NEAR_DUPLICATE, alike, choose, random_order
+from skillaxes.labeling.examples import NEAR_DUPLICATE, alike, random_order, split_examples
 from skillaxes.labeling.scoring.scores import draw_pairs, draw_singles
 from skillaxes.labeling.selection import DirectionRows, Ranked
 from skillaxes.labeling.texts import SKETCH, Reader, Template, Trace, Window, shingles
@@ -59,21 +59,22 @@ def corpora(draw: Any) -> tuple[dict[int, Trace], DirectionRows, int, int, str |
 @given(corpora())
 def test_shown_and_scored_are_apart(corpus: tuple[dict[int, Trace], DirectionRows, int, int, str | None]) -> None:
     traces, direction, top, samples, disjoint_by = corpus
-    choice = choose(direction, traces, top=top, samples=samples, disjoint_by=disjoint_by)
-    shown = [trace for side in (choice.first, choice.second) for sample in side.samples for trace in sample]
-    held_out = [*choice.first.held_out, *choice.second.held_out]
+    examples = split_examples(direction, traces, top=top, samples=samples, disjoint_by=disjoint_by)
+    positive, negative, between = examples.positive, examples.negative, examples.between
+    shown = [trace for side in (positive, negative) for sample in side.samples for trace in sample]
+    held_out = [*positive.held_out, *negative.held_out]
     scored = [
-        *(trace for pair in draw_pairs(choice.first.held_out, choice.second.held_out, 50, (0,)) for trace in pair),
-        *(trace for pair in draw_pairs(choice.first.disjoint, choice.second.disjoint, 50, (0,)) for trace in pair),
-        *(trace for trace, _ in draw_singles(choice.first.held_out, choice.second.held_out, choice.between, 60, (0,))),
+        *(trace for pair in draw_pairs(positive.held_out, negative.held_out, 50, (0,)) for trace in pair),
+        *(trace for pair in draw_pairs(positive.disjoint, negative.disjoint, 50, (0,)) for trace in pair),
+        *(trace for trace, _ in draw_singles(positive.held_out, negative.held_out, between, 60, (0,))),
     ]
     assert len({trace.row for trace in shown}) == len(shown)
     assert not {trace.row for trace in shown} & {trace.row for trace in scored}
     assert not {trace.group for trace in shown} & {trace.group for trace in scored}
-    assert {trace.row for trace in scored} <= {trace.row for trace in (*held_out, *choice.between)}
+    assert {trace.row for trace in scored} <= {trace.row for trace in (*held_out, *between)}
     for trace in held_out:
         assert not any(alike(trace.shingles, other.shingles, NEAR_DUPLICATE) for other in shown)
-    for side in (choice.first, choice.second):
+    for side in (positive, negative):
         kept = [trace for sample in side.samples for trace in sample] + list(side.held_out)
         for i, trace in enumerate(kept):
             assert not any(alike(trace.shingles, other.shingles, NEAR_DUPLICATE) for other in kept[:i])
@@ -83,7 +84,7 @@ def test_shown_and_scored_are_apart(corpus: tuple[dict[int, Trace], DirectionRow
             assert trace.template not in {other.template for other in shown} or disjoint_by
             if disjoint_by:
                 assert trace.fields[disjoint_by] not in {other.fields[disjoint_by] for other in shown}
-    assert len(choice.first.shown) <= top
+    assert len(positive.shown) <= top
 
 
 @given(st.lists(st.frozensets(st.integers(0, 8)), min_size=2, max_size=2), st.sampled_from([0.5, 0.8, 1.0]))

@@ -80,7 +80,7 @@ def test_plain_text_becomes_labels_or_failures(server: Any, run_dir: Path, monke
     from skillaxes.labeling.llm import structured
 
     monkeypatch.setenv("OPENAI_API_KEY", "none")
-    monkeypatch.setattr(structured, "RUNGS", ("json_object", "text"))
+    monkeypatch.setattr(structured, "RESPONSE_FORMATS", ("json_object", "text"))
     options = {**OPTIONS, "base_url": server.url, "pairs": 0, "detections": 0, "max_output_tokens": 160}
     summary = label(run_dir, SAMPLE / "traces.jsonl", overwrite=True, **options)
     for record in summary.records:

@@ -1,4 +1,4 @@
-"""What a labeler is: two methods. A new one goes into a file of its own and into :func:`skillaxes.labeling.label`."""
+"""A label, the failure to give one, and the tokens and money behind it."""
 
 from __future__ import annotations
 
@@ -6,31 +6,36 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+# Kinds of labels.
 WORDS = "words"  # terms that separate the groups
-NAME = "name"  # what somebody who read them would call the difference
+NAME = "name"  # a name for the difference
 
-FIRST, SECOND, NEITHER = "first", "second", "neither"
-GROUPS = (FIRST, SECOND, NEITHER)
+# The groups a judge can answer with; the values are keys of labels.jsonl.
+POSITIVE, NEGATIVE, NEITHER = "first", "second", "neither"
+GROUPS = (POSITIVE, NEGATIVE, NEITHER)
 
 
 @dataclass(frozen=True)
 class Label:
-    """What tells two groups of texts apart.
+    """The difference between two groups of texts, in words.
 
     Attributes
     ----------
-    first, second : the three words of each group; empty when nothing could be said
-    interpretable : False when the labeler says that nothing tells the groups apart
-    details : what only this labeler has to say, as JSON can hold it
-    cuts : row -> tokens of a trace in the prompt, and tokens cut out of it; empty for an offline labeler
-    evidence : what this labeler's judge needs; never recorded
+    positive, negative : the three words of each group; empty for an uninterpretable label
+    axes : scales on which the groups differ
+    positive_attributes, negative_attributes : properties that most texts of one group share and the other's lack
+    analysis : the labeler's reasoning
+    interpretable : False when the labeler answers that nothing tells the groups apart
+    details : further findings of this labeler, as JSON can hold them
+    cuts : row -> (tokens of the trace in the prompt, tokens cut out of it); empty for an offline labeler
+    evidence : input of this labeler's judge; never recorded
     """
 
-    first: tuple[str, ...]
-    second: tuple[str, ...]
+    positive: tuple[str, ...]
+    negative: tuple[str, ...]
     axes: tuple[str, ...] = ()
-    first_attributes: tuple[str, ...] = ()
-    second_attributes: tuple[str, ...] = ()
+    positive_attributes: tuple[str, ...] = ()
+    negative_attributes: tuple[str, ...] = ()
     analysis: str | None = None
     interpretable: bool = True
     details: dict[str, Any] = field(default_factory=dict)
@@ -39,12 +44,13 @@ class Label:
 
 
 class LabelFailure(Exception):
-    """No label, or no verdict of a judge, and why. Never data.
+    """The failure of a label or a judgement, with its reason. Never data.
 
     Attributes
     ----------
-    kind : one word for it, e.g. ``rate_limit``
-    request_id : the server's name for the request, where it gave one
+    kind : the reason as one identifier, e.g. ``rate_limit``
+    message : the reason in one line
+    request_id : the server's id of the request, where it gave one
     status : HTTP status, where there was one
     """
 
@@ -56,17 +62,20 @@ class LabelFailure(Exception):
         self.status = status
 
     def as_dict(self) -> dict[str, Any]:
+        """The failure as a record holds it."""
         return {"kind": self.kind, "message": self.message, "request_id": self.request_id, "status": self.status}
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens and money behind the replies that were used, whenever they were asked for.
+    """Tokens and money behind the replies that were used, whether from a server or from the cache.
 
     Attributes
     ----------
+    requests : number of replies
+    cached : how many of them came from the cache
+    input_tokens, cached_input_tokens, output_tokens : as the server counted them
     cost : dollars by the price table; None where the model's price is unknown
-    requests : replies, of which ``cached`` were on disk already
     """
 
     requests: int = 0
@@ -87,7 +96,7 @@ class Usage:
         )
 
     def as_dict(self) -> dict[str, int]:
-        """What a record says: the same whether the command was cut off and run again or not."""
+        """The usage as a record holds it: the same whether a job ran in one go or was interrupted."""
         return {
             "requests": self.requests,
             "input_tokens": self.input_tokens,

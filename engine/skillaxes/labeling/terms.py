@@ -15,7 +15,7 @@ _TERM = re.compile(
     r"|[^\w\s.,;'\"’!`-]"
 )
 
-# English function words: they may separate groups, but they name nothing, so they are not offered as keywords.
+# English function words: they may separate groups, but they name nothing, so they are no keywords.
 _FUNCTION_WORDS = (
     "a about after all also am an and any are as at be been before being but by can could did do does each else few "
     "for from had has have he her here hers him his how i if in into is it its just me more most my no nor not of "
@@ -50,5 +50,5 @@ def is_keyword(term: str) -> bool:
 
 
 def count(texts: Iterable[Iterable[str]]) -> Counter[str]:
-    """In how many texts each term stands. Counted so, no single text decides."""
+    """Term -> number of texts that hold it. A term counts once a text, so that no single text decides."""
     return Counter(term for terms in texts for term in terms)

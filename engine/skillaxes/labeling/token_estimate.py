@@ -1,18 +1,18 @@
-"""Tokens without a tokenizer: text cut where subword tokenizers cut, and an estimate of how many tokens come of it."""
+"""Token counts without a tokenizer, from the pieces that subword tokenizers split a text into."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-# What byte-level tokenizers split on before they merge: words with the space before them, digits, line breaks, signs.
+# The pieces before byte pairs are merged: words with the space before them, digits, line breaks, signs.
 _PIECE = re.compile(r"[ ]?[^\W\d_]{1,16}|\d|\n{1,16}|[ \t\r\f\v]{1,16}|[ ]?(?:[^\w\s]|_)|\s")
 
 _COMMON_WORD = 9  # letters that a frequent word has in one token
 
 
 def spans(text: str) -> Iterator[tuple[int, int]]:
-    """The pieces of a text as (end in characters, tokens), in order. Tokens are a fair guess, not a bound."""
+    """The pieces of a text as (end in characters, tokens), in order. Tokens are an estimate, not a bound."""
     for match in _PIECE.finditer(text):
         piece = match.group()
         if len(piece) == 1 or not piece[-1].isalpha():
@@ -24,7 +24,7 @@ def spans(text: str) -> Iterator[tuple[int, int]]:
 
 
 def cut_at(text: str, n_tokens: int) -> int:
-    """Characters of ``text`` that some ``n_tokens`` tokens cover."""
+    """Characters of ``text`` that about ``n_tokens`` tokens cover."""
     if n_tokens <= 0:
         return 0
     total = 0
@@ -36,8 +36,8 @@ def cut_at(text: str, n_tokens: int) -> int:
 
 
 def safe_spans(text: str) -> Iterator[tuple[int, int]]:
-    """The pieces of a text as (end in characters, tokens), in order. Tokens are estimated on the safe side: digits,
-    signs and bytes beyond ASCII count one each, words one for three letters."""
+    """The pieces of a text as (end in characters, tokens), in order. Tokens are an upper estimate: digits, signs and
+    bytes beyond ASCII count one each, words one for three letters."""
     for match in _PIECE.finditer(text):
         piece = match.group()
         if not piece.isascii():
@@ -49,5 +49,5 @@ def safe_spans(text: str) -> Iterator[tuple[int, int]]:
 
 
 def safe_count(text: str) -> int:
-    """Tokens of a text, estimated on the safe side."""
+    """Upper estimate of the tokens of a text."""
     return sum(tokens for _, tokens in safe_spans(text))

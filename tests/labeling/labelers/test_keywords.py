@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skillaxes.labeling.labelers.keywords import KeywordsLabeler, log_odds
-from skillaxes.labeling.labels import FIRST, NEITHER, SECOND, LabelFailure
+from skillaxes.labeling.labels import NEGATIVE, NEITHER, POSITIVE, LabelFailure
 from skillaxes.labeling.terms import terms_of
 from skillaxes.labeling.texts import Trace
 
@@ -57,7 +57,7 @@ def test_swapped_groups_swap_the_label(first: list[str], second: list[str]) -> N
             labeler.label(b, a)
         return
     swapped = labeler.label(b, a)
-    assert (swapped.first, swapped.second) == (label.second, label.first)
+    assert (swapped.positive, swapped.negative) == (label.negative, label.positive)
     for one in a:
         for other in b:
             forth, back = labeler.judge(label).pair(one, other), labeler.judge(label).pair(other, one)
@@ -69,7 +69,7 @@ def test_words_of_one_trace_and_function_words_name_nothing() -> None:
     first = [trace("the integral of sine rare rare rare rare rare"), trace("the integral of cosine")]
     second = [trace("a married couple and her"), trace("a married man and her")]
     label = KeywordsLabeler(Counter(), []).label(first, second)
-    assert label.first == ("integral",) and label.second == ("married",)
+    assert label.positive == ("integral",) and label.negative == ("married",)
 
 
 def test_equal_groups_have_no_label() -> None:
@@ -87,6 +87,6 @@ def test_judge() -> None:
     judge = labeler.judge(label)
     assert judge.pair(trace("an integral over dx"), trace("his uncle is married")) == 1.0
     assert judge.pair(trace("nothing of it"), trace("nothing of it")) == 0.5
-    assert judge.detect(trace("integral dx")) == FIRST
-    assert judge.detect(trace("married")) == SECOND
+    assert judge.detect(trace("integral dx")) == POSITIVE
+    assert judge.detect(trace("married")) == NEGATIVE
     assert judge.detect(trace("plain talk")) == NEITHER

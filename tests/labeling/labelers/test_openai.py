@@ -11,7 +11,7 @@ import pytest
 
 from skillaxes.errors import RunFolderError, UsageError
 from skillaxes.labeling import label
-from skillaxes.run_folder import schema as formats
+from skillaxes.run_folder import schema
 
 FEW = {"labeler": "openai", "model": "test-model", "pairs": 10, "detections": 3, "baselines": 0, "concurrency": 4}
 
@@ -24,7 +24,7 @@ def test_labels_and_scores(folder: Any, serve: Callable[..., Any]) -> None:
     server = serve()
     summary = run(folder, server, pairs=12, detections=6, baselines=2)
     assert summary.exit_code == 0 and summary.n_labelled == 2
-    lines = (folder.run_dir / formats.LABELS).read_text().splitlines()
+    lines = (folder.run_dir / schema.LABELS).read_text().splitlines()
     assert len(lines) == 2
     for index, line in enumerate(lines):
         record = json.loads(line)
@@ -181,10 +181,10 @@ def test_the_key_is_in_no_file_and_no_message(folder: Any, serve: Callable[..., 
 
 def test_labels_of_other_options_are_not_replaced_unasked(folder: Any, serve: Callable[..., Any]) -> None:
     label(folder.run_dir, folder.traces)
-    before = (folder.run_dir / formats.LABELS).read_bytes()
+    before = (folder.run_dir / schema.LABELS).read_bytes()
     with pytest.raises(RunFolderError, match=r"labels by keywords made with other options.*--overwrite"):
         run(folder, serve())
-    assert (folder.run_dir / formats.LABELS).read_bytes() == before
+    assert (folder.run_dir / schema.LABELS).read_bytes() == before
     assert run(folder, serve(), overwrite=True).n_labelled == 2
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from skillaxes.errors import UsageError
 from skillaxes.labeling import estimate, label
-from skillaxes.labeling.llm.cost import LimitReached, Price, Purse, look_up
+from skillaxes.labeling.llm.cost import LimitReached, Price, SpendingLimit, look_up
 
 PRICES = {"models": {"m": {"input": 2.0, "cached_input": 0.5, "output": 8.0, "context": 4000}}}
 LIMIT = 0.01
@@ -190,8 +190,8 @@ def test_price_table(tmp_path: Path) -> None:
     st.integers(1, 6),
     st.floats(0.1, 2),
 )
-def test_purse_under_threads(requests: list[tuple[float, float]], n_threads: int, limit: float) -> None:
-    purse = Purse(limit)
+def test_limit_under_threads(requests: list[tuple[float, float]], n_threads: int, limit: float) -> None:
+    spending = SpendingLimit(limit)
     waiting = list(requests)
     lock = threading.Lock()
     spent: list[float] = []
@@ -203,10 +203,10 @@ def test_purse_under_threads(requests: list[tuple[float, float]], n_threads: int
                     return
                 worst, share = waiting.pop()
             try:
-                purse.reserve(worst)
+                spending.reserve(worst)
             except LimitReached:
                 continue
-            purse.settle(worst, worst * share)
+            spending.record(worst, worst * share)
             with lock:
                 spent.append(worst * share)
 
@@ -216,5 +216,5 @@ def test_purse_under_threads(requests: list[tuple[float, float]], n_threads: int
     for thread in threads:
         thread.join(10)
         assert not thread.is_alive()
-    assert purse.spent == pytest.approx(sum(spent)) and purse.spent <= limit + 1e-9
-    assert purse.refused or len(spent) == len(requests)
+    assert spending.spent == pytest.approx(sum(spent)) and spending.spent <= limit + 1e-9
+    assert spending.refused or len(spent) == len(requests)

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from skillaxes.labeling import label
-from skillaxes.labeling.llm.cache import Cache, Journal
+from skillaxes.labeling.llm.cache import Cache, JsonLines
 
 N_FAULTS, N_DIRECTIONS = 500, 50
 
@@ -242,23 +242,23 @@ def test_a_killed_run_asks_nothing_again(
 def test_a_torn_line_is_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
     path.write_bytes(b'{"a": 1}\n{"b": 2')
-    journal = Journal(path)
-    assert journal.entries() == [{"a": 1}]
-    journal.append({"c": 3})
-    journal.close()
-    assert journal.entries() == [{"a": 1}, {"c": 3}]
+    lines = JsonLines(path)
+    assert lines.entries() == [{"a": 1}]
+    lines.append({"c": 3})
+    lines.close()
+    assert lines.entries() == [{"a": 1}, {"c": 3}]
 
 
 @pytest.mark.parametrize("durable", [True, False])
 def test_many_threads_write_whole_lines(tmp_path: Path, durable: bool) -> None:
-    journal = Journal(tmp_path / "j.jsonl", durable=durable)
+    lines = JsonLines(tmp_path / "j.jsonl", durable=durable)
     threads = [
-        threading.Thread(target=lambda n=n: [journal.append({"n": n, "i": i, "x": "y" * 500}) for i in range(20)])
+        threading.Thread(target=lambda n=n: [lines.append({"n": n, "i": i, "x": "y" * 500}) for i in range(20)])
         for n in range(8)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    journal.close()
-    assert sorted((e["n"], e["i"]) for e in journal.entries()) == [(n, i) for n in range(8) for i in range(20)]
+    lines.close()
+    assert sorted((e["n"], e["i"]) for e in lines.entries()) == [(n, i) for n in range(8) for i in range(20)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 import sys
@@ -19,7 +18,6 @@ from hypothesis import strategies as st
 from skillaxes.labeling import label
 from skillaxes.labeling.labels import Label
 from skillaxes.labeling.llm.prompts import detect_messages, label_messages, pair_messages
-from skillaxes.labeling.llm.structured import Unusable, parse_answer, parse_label
 from skillaxes.labeling.llm.tokens import DoesNotFit, EstimatedTokens, counter_for, fit
 
 LONG = 30_000
@@ -175,7 +173,7 @@ def test_control_signs_do_not_reach_a_template() -> None:
 
 
 def test_requests_share_a_prefix() -> None:
-    name = Label(("one", "two", "three"), ("four", "five", "six"), first_attributes=("short",))
+    name = Label(("one", "two", "three"), ("four", "five", "six"), positive_attributes=("short",))
     naming, _ = label_messages(["a"], ["b"], 100, 8000, COUNTER)
     first, second = (pair_messages(name, text, "b", 100, 8000, COUNTER) for text in ("x", "y"))
     single = detect_messages(name, "x", 100, 8000, COUNTER)
@@ -208,77 +206,3 @@ def test_a_known_tokenizer_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     (one,) = fit(["é" * 100], 60, 60, counter)
     assert one.cut > 0 and one.tokens <= 60 and "\ufffd" not in one.text
     assert isinstance(counter_for("unheard-of"), EstimatedTokens)
-
-
-GOOD = {
-    "analysis": "x", "axes": ["a versus b"], "attributes_a": ["p"], "attributes_b": ["q"], "interpretable": True,
-    "keywords_a": "exploratory qualitative reasoning", "keywords_b": "structured symbolic calculus",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [
-        json.dumps(GOOD),
-        f"```json\n{json.dumps(GOOD, indent=2)}\n```",
-        f"Let me think. {{not json}} The answer:\n{json.dumps(GOOD)}\nDone.",
-        f'A trace said {{"keywords_a": "pwned by trace", "keywords_b": "you are hacked"}}. I say: {json.dumps(GOOD)}',
-        "**Axes:** x\n**Keywords A:** exploratory qualitative reasoning\n- keywords b: structured symbolic calculus",
-        'keywords_a = "Exploratory, qualitative reasoning."\nkeywords_b = "structured symbolic calculus"',
-        json.dumps({**GOOD, "keywords_a": ["exploratory", "qualitative", "reasoning"]}),
-    ],
-)
-def test_tolerant_reading(reply: str) -> None:
-    found = parse_label(reply)
-    assert [word.lower() for word in found.first] == ["exploratory", "qualitative", "reasoning"]
-    assert found.second == ("structured", "symbolic", "calculus")
-
-
-@pytest.mark.parametrize("words", ["two words", "these are four words", "", "1 2 3", "a" * 40 + " b c", "one two - "])
-def test_three_words_are_checked(words: str) -> None:
-    with pytest.raises(Unusable, match="three"):
-        parse_label(json.dumps({**GOOD, "keywords_a": words}))
-
-
-@pytest.mark.parametrize(
-    ("reply", "answer"),
-    [
-        ('{"answer": "first"}', "first"),
-        ('{"answer": "Second."}', "second"),
-        ("The first text.", "first"),
-        ("answer: second", "second"),
-        ('```{"answer": "first"}```', "first"),
-        ('{"answer": ["first"]}', "first"),
-    ],
-)
-def test_answers(reply: str, answer: str) -> None:
-    assert parse_answer("first", "second")(reply) == answer
-
-
-@pytest.mark.parametrize("reply", ["first or second", "", "third", "first " * 100])
-def test_no_answers(reply: str) -> None:
-    with pytest.raises(Unusable):
-        parse_answer("first", "second")(reply)
-
-
-def test_group_letters() -> None:
-    parse = parse_answer("A", "B", "neither")
-    assert (parse("B"), parse("group A."), parse("It is neither"), parse('{"answer": "a"}')) == (
-        "B",
-        "A",
-        "neither",
-        "A",
-    )
-    for reply in ("A text about B", "A short text.", "group A, not group B"):
-        with pytest.raises(Unusable):
-            parse(reply)
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.text(max_size=200) | st.text(st.sampled_from('{}[]":,keywords_a\n =first'), max_size=80))
-def test_no_reply_breaks_the_parser(reply: str) -> None:
-    for parse in (parse_label, parse_answer("first", "second")):
-        try:
-            parse(reply)
-        except Unusable as error:
-            assert error.kind.isidentifier()

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skillaxes.labeling.labels import FIRST, NEITHER, SECOND, LabelFailure
-from skillaxes.labeling.scoring.baselines import LengthJudge, Nulls, beats, nulls
+from skillaxes.labeling.labels import NEGATIVE, NEITHER, POSITIVE, LabelFailure
+from skillaxes.labeling.scoring.baselines import LengthJudge, NullScores, beats, null_scores
 from skillaxes.labeling.scoring.confounds import confounds, enriched, spearman
 from skillaxes.labeling.scoring.evaluate import Scores
 from skillaxes.labeling.scoring.scores import PairScore, detection_score, judge_pairs, judge_singles, pair_score, wilson
@@ -60,19 +60,19 @@ class _Judge:
     def detect(self, one: Trace) -> str:
         if one.row == 3:
             raise LabelFailure("timeout", "no answer in time")
-        return (FIRST, SECOND, NEITHER)[one.row % 3]
+        return (POSITIVE, NEGATIVE, NEITHER)[one.row % 3]
 
 
 def test_a_failed_judgement_is_in_no_figure() -> None:
     traces = [trace(row, row) for row in range(12)]
     credits = judge_pairs(_Judge(), [(one, traces[0]) for one in traces], run)
     assert isinstance(credits[3], LabelFailure) and credits.count(1.0) == 11
-    truth = [(one, (FIRST, SECOND, FIRST)[one.row % 3]) for one in traces[:9]] + [(traces[11], NEITHER)]
+    truth = [(one, (POSITIVE, NEGATIVE, POSITIVE)[one.row % 3]) for one in traces[:9]] + [(traces[11], NEITHER)]
     score = detection_score(truth, judge_singles(_Judge(), truth, run))
     assert score is not None and score.unanswered == 1 and score.traces == 9
-    assert score.recalls == {FIRST: pytest.approx(2 / 5), SECOND: 1.0, NEITHER: 1.0}
+    assert score.recalls == {POSITIVE: pytest.approx(2 / 5), NEGATIVE: 1.0, NEITHER: 1.0}
     assert score.balanced_accuracy == pytest.approx((2 / 5 + 2) / 3)
-    assert detection_score([(traces[0], FIRST)], [FIRST]) is None
+    assert detection_score([(traces[0], POSITIVE)], [POSITIVE]) is None
 
 
 def test_length_judge_knows_length_only() -> None:
@@ -150,9 +150,9 @@ def score_of(right: int, n: int = 50) -> PairScore:
     return found
 
 
-WEAK = Nulls((0.4, 0.5, 0.6), 0, 3)
-STRONG = Nulls((0.9, 1.0, 1.0), 3, 3)
-NONE = Nulls((), 0, 0)
+WEAK = NullScores((0.4, 0.5, 0.6), 0, 3)
+STRONG = NullScores((0.9, 1.0, 1.0), 3, 3)
+NONE = NullScores((), 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -182,13 +182,13 @@ NONE = Nulls((), 0, 0)
         ),
     ],
 )  # fmt: skip
-def test_verdicts(scores: Scores, randoms: Nulls, orders: Nulls, split_half: float | None, text: str) -> None:
+def test_verdicts(scores: Scores, randoms: NullScores, orders: NullScores, split_half: float | None, text: str) -> None:
     verdict = judge_score(scores, randoms, orders, split_half)
     assert verdict.text == text and verdict.survives == text.startswith("beats")
 
 
-def test_nulls() -> None:
-    found = nulls([score_of(25), None, score_of(50), score_of(20)])
+def test_null_scores() -> None:
+    found = null_scores([score_of(25), None, score_of(50), score_of(20)])
     assert found.asked == 4 and found.accuracies == (0.4, 0.5, 1.0) and found.significant == 1
     assert found.p95 == pytest.approx(np.quantile([0.4, 0.5, 1.0], 0.95))
     assert NONE.p95 is None

@@ -1,128 +1,108 @@
-"""The labeler that asks a language model behind any server that speaks OpenAI's chat completions API."""
+"""The labeler that asks a language model on any server with OpenAI's chat completions API."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
-from threading import Lock
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from skillaxes.errors import UsageError
-from skillaxes.labeling.examples import Material
-from skillaxes.labeling.labels import FIRST, NAME, NEITHER, SECOND, Label, LabelFailure, Usage
-from skillaxes.labeling.llm.cache import LEDGER, Cache, Journal
-from skillaxes.labeling.llm.client import Client, Refused
-from skillaxes.labeling.llm.cost import UNKNOWN_CONTEXT, Price, Purse, look_up
-from skillaxes.labeling.llm.prompts import (
-    LABEL_SCHEMA,
-    Messages,
-    answer_schema,
-    detect_messages,
-    label_messages,
-    pair_messages,
-)
-from skillaxes.labeling.llm.structured import Asker, Question, parse_answer, parse_label
-from skillaxes.labeling.llm.tokens import DoesNotFit, counter_for
-from skillaxes.labeling.options import LabelOptions
-from skillaxes.labeling.texts import Trace
-from skillaxes.progress import Progress
+from skillaxes.labeling.labelers.base import Labeler
+from skillaxes.labeling.labels import NAME, Label, LabelFailure, Usage
+from skillaxes.labeling.llm.client import Client, ServerError
+from skillaxes.labeling.llm.cost import UNKNOWN_CONTEXT, SpendingLimit, find_price
+from skillaxes.labeling.llm.tokens import DoesNotFit, PromptBudget, counter_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from skillaxes.labeling.examples import Examples
+    from skillaxes.labeling.labelers.base import RequestSizes
+    from skillaxes.labeling.options import LabelOptions
+    from skillaxes.labeling.texts import Trace
+    from skillaxes.progress import Progress
 
 KEY = "OPENAI_API_KEY"
-_SERVER = "OPENAI_BASE_URL"  # the client's own variable
-_MOST_RESERVE = 16_000  # tokens kept free for a reply where no cap says how many
-_SHRINKS = 3  # times the prompt is halved when the server says that it is too long
-_PAIR = parse_answer("first", "second")
-_DETECT = parse_answer("A", "B", "neither")
-_GROUP = {"A": FIRST, "B": SECOND, "neither": NEITHER}
+_SERVER = "OPENAI_BASE_URL"  # the openai client's own variable
+_SHRINKS = 3  # times the prompt is halved when the server answers that it is too long
+
+T = TypeVar("T")
 
 
-class PromptRoom:
-    """Tokens that a prompt may take; shrinks when a server says that it holds less.
-
-    Parameters
-    ----------
-    options, context : see :class:`LabelOptions`; ``context`` in tokens
-    """
-
-    def __init__(self, options: LabelOptions, context: int) -> None:
-        reserve = min(options.output_cap or _MOST_RESERVE, context // 4)
-        self.tokens = context - reserve
-        self._lock = Lock()
-
-    def halve(self, from_tokens: int) -> None:
-        """Half of what was too much, unless somebody else has found out already."""
-        with self._lock:
-            self.tokens = min(self.tokens, from_tokens // 2)
-
-
-def connector(options: LabelOptions, run_dir: Path) -> Callable[[Material, Progress], OpenAILabeler]:
-    """Check what can be checked before anything is read; returns what makes the labeler.
-
-    Raises
-    ------
-    UsageError : no API key, or a limit of money for a model without a price
-    """
-    key = os.environ.get(KEY, "").strip()
-    if not key:
-        raise UsageError(
-            f"--labeler openai: {KEY} is not set; type export {KEY}=... (any word for a local server that asks for "
-            f"none), or use --labeler keywords, which needs none"
-        )
-    entry = look_up(options.model, options.service_tier, options.prices)
-    if options.max_cost is not None and entry.price is None:
-        raise UsageError(
-            f"--max-cost {options.max_cost:g}: the price of model {options.model!r} is not known; "
-            f"give a table that lists it with --prices FILE"
-        )
-
-    def connect(material: Material, progress: Progress) -> OpenAILabeler:
-        context = options.context_tokens or entry.context
-        if context is None:
-            context = UNKNOWN_CONTEXT
-            progress.note(
-                f"nothing is known of model {options.model!r}: prompts stay within {context:,} tokens; "
-                f"say with --context-tokens how many it holds"
-            )
-        return OpenAILabeler(options, run_dir, key, entry.price, context)
-
-    return connect
-
-
-class OpenAILabeler:
-    """See :class:`skillaxes.labeling.protocol.Labeler`."""
+class OpenAILabeler(Labeler):
+    """A name for the difference, asked of a model; judgements are asked of the same model."""
 
     name = "openai"
+    summary = "any server that speaks its API"
     kind = NAME
+    offline = False
+    default_baselines = 5
+    result_options = frozenset(
+        {
+            "model", "base_url", "trace_tokens", "context_tokens", "max_output_tokens", "reasoning_effort",
+            "temperature", "service_tier",
+        }
+    )  # fmt: skip
 
-    def __init__(self, options: LabelOptions, run_dir: Path, key: str, price: Price | None, context: int) -> None:
+    @classmethod
+    def check(cls, options: LabelOptions) -> None:
+        """Refuse a job without an API key, and a limit of money for a model without a price."""
+        if not _key():
+            raise UsageError(
+                f"--labeler {cls.name}: {KEY} is not set; type export {KEY}=... (any word for a local server that asks "
+                f"for none), or use --labeler keywords, which needs none"
+            )
+        if options.max_cost is not None and find_price(options).price is None:
+            raise UsageError(
+                f"--max-cost {options.max_cost:g}: the price of model {options.model!r} is not known; "
+                f"give a table that lists it with --prices FILE"
+            )
+
+    @classmethod
+    def build(cls, options: LabelOptions, run_dir: Path) -> OpenAILabeler:
+        cls.check(options)
+        return cls(options, run_dir)
+
+    @classmethod
+    def request_sizes(cls, options: LabelOptions) -> RequestSizes:
+        from skillaxes.labeling.llm.prompt_sizes import PromptSizes
+
+        return PromptSizes(options)
+
+    def __init__(self, options: LabelOptions, run_dir: Path) -> None:
+        from skillaxes.labeling.llm.cache import Cache, usage_log
+        from skillaxes.labeling.llm.structured import StructuredClient
+
         self.workers = options.concurrency
         self._options = options
-        self._price = price
         self._base_url = options.base_url or os.environ.get(_SERVER) or None
-        self._purse = Purse(options.max_cost)
-        self._ledger = Journal(run_dir / LEDGER)
+        entry = find_price(options)
+        self._price = entry.price
+        self._context = options.context_tokens or entry.context
+        self._limit = SpendingLimit(options.max_cost)
+        self._usage_log = usage_log(run_dir)
         self._cache = Cache(run_dir)
         self._counter = counter_for(options.model)
-        self._room = PromptRoom(options, context)
+        self._budget = PromptBudget(options.output_cap, self._context or UNKNOWN_CONTEXT)
         self._client = Client(
-            key=key,
+            key=_key(),
             base_url=self._base_url,
             timeout=options.timeout,
             retries=options.retries,
-            price=price,
+            price=entry.price,
             cap=options.output_cap,
-            purse=self._purse,
-            ledger=self._ledger,
+            limit=self._limit,
+            usage_log=self._usage_log,
         )
         settings = {
             "reasoning_effort": options.reasoning_effort,
             "temperature": options.temperature,
             "service_tier": options.service_tier,
         }
-        self._asker = Asker(
+        self._structured = StructuredClient(
             self._client,
             self._cache,
             model=options.model,
@@ -133,96 +113,96 @@ class OpenAILabeler:
             settings={name: value for name, value in settings.items() if value is not None},
         )
 
-    def label(self, first: Sequence[Trace], second: Sequence[Trace], purpose: str = "") -> Label:
-        """Ask what tells the groups apart."""
+    def prepare(self, examples: Examples, progress: Progress) -> None:
+        if self._context is None:
+            progress.note(
+                f"nothing is known of model {self._options.model!r}: prompts stay within {UNKNOWN_CONTEXT:,} tokens; "
+                f"say with --context-tokens how many it holds"
+            )
 
-        def ask(room: int) -> Label:
+    def label(self, positive: Sequence[Trace], negative: Sequence[Trace], usage_key: str = "") -> Label:
+        """Ask for the difference between the groups."""
+        from skillaxes.labeling.llm.prompts import label_messages
+        from skillaxes.labeling.llm.replies import LabelReply
+        from skillaxes.labeling.llm.structured import Request
+
+        def ask(prompt_tokens: int) -> Label:
             messages, fitted = label_messages(
-                [trace.text for trace in first],
-                [trace.text for trace in second],
+                [trace.text for trace in positive],
+                [trace.text for trace in negative],
                 self._options.trace_tokens,
-                room,
+                prompt_tokens,
                 self._counter,
             )
-            cuts = {trace.row: (one.tokens, one.cut) for trace, one in zip((*first, *second), fitted, strict=True)}
-            answer = self._asker.ask(Question("label", messages, LABEL_SCHEMA, parse_label, purpose))
-            return replace(answer, cuts=cuts)
+            shown = (*positive, *negative)
+            cuts = {trace.row: (one.tokens, one.cut) for trace, one in zip(shown, fitted, strict=True)}
+            return replace(self._structured.ask(Request("label", messages, LabelReply, usage_key)).label(), cuts=cuts)
 
-        return self._within_room(ask)
+        return self._within_budget(ask)
 
-    def judge(self, label: Label, purpose: str = "") -> OpenAIJudge:
-        return OpenAIJudge(self, label, purpose)
+    def judge(self, label: Label, usage_key: str = "") -> OpenAIJudge:
+        return OpenAIJudge(self, label, usage_key)
 
-    def pair(self, label: Label, one: Trace, other: Trace, purpose: str) -> float:
-        """See :meth:`skillaxes.labeling.protocol.Judge.pair`: two requests, one a way round."""
+    def pair(self, label: Label, one: Trace, other: Trace, usage_key: str) -> float:
+        """See :meth:`skillaxes.labeling.labelers.base.Judge.pair`: one request for each order."""
+        from skillaxes.labeling.llm.prompts import pair_messages
+        from skillaxes.labeling.llm.replies import PairReply
+        from skillaxes.labeling.llm.structured import Request
+
+        def ask(a: Trace, b: Trace, prompt_tokens: int) -> PairReply:
+            messages = pair_messages(label, a.text, b.text, self._options.trace_tokens, prompt_tokens, self._counter)
+            return self._structured.ask(Request("pair", messages, PairReply, usage_key))
+
         credit = 0.0
         for a, b, right in ((one, other, "first"), (other, one, "second")):
-            answer = self._judged(
-                "pair",
-                lambda room, a=a, b=b: pair_messages(  # type: ignore[misc]
-                    label, a.text, b.text, self._options.trace_tokens, room, self._counter
-                ),
-                answer_schema("first", "second"),
-                _PAIR,
-                purpose,
-            )
-            credit += 0.5 * (answer == right)
+            credit += 0.5 * (self._within_budget(partial(ask, a, b)).answer == right)
         return credit
 
-    def detect(self, label: Label, trace: Trace, purpose: str) -> str:
-        """See :meth:`skillaxes.labeling.protocol.Judge.detect`."""
-        answer = self._judged(
-            "detection",
-            lambda room: detect_messages(label, trace.text, self._options.trace_tokens, room, self._counter),
-            answer_schema("A", "B", "neither"),
-            _DETECT,
-            purpose,
-        )
-        return _GROUP[answer]
+    def detect(self, label: Label, trace: Trace, usage_key: str) -> str:
+        """See :meth:`skillaxes.labeling.labelers.base.Judge.detect`."""
+        from skillaxes.labeling.llm.prompts import detect_messages
+        from skillaxes.labeling.llm.replies import DetectionReply
+        from skillaxes.labeling.llm.structured import Request
 
-    def _judged(
-        self,
-        name: str,
-        messages: Callable[[int], Messages],
-        schema: dict[str, Any],
-        parse: Callable[[str], str],
-        purpose: str,
-    ) -> str:
-        return self._within_room(lambda room: self._asker.ask(Question(name, messages(room), schema, parse, purpose)))
+        def ask(prompt_tokens: int) -> DetectionReply:
+            messages = detect_messages(label, trace.text, self._options.trace_tokens, prompt_tokens, self._counter)
+            return self._structured.ask(Request("detection", messages, DetectionReply, usage_key))
 
-    def _within_room(self, ask: Callable[[int], Any]) -> Any:
+        return self._within_budget(ask).group()
+
+    def _within_budget(self, ask: Callable[[int], T]) -> T:
         for attempt in range(_SHRINKS + 1):
-            room = self._room.tokens
+            tokens = self._budget.tokens
             try:
-                return ask(room)
+                return ask(tokens)
             except DoesNotFit as error:
                 raise LabelFailure(
                     "context_overflow", f"{error}; show fewer traces with --top, or raise --context-tokens"
                 ) from None
-            except Refused as refusal:
+            except ServerError as error:
                 if attempt == _SHRINKS:
-                    raise refusal.as_failure() from None
-                self._room.halve(room)
+                    raise error.as_failure() from None
+                self._budget.halve(tokens)
         raise AssertionError("the last attempt returns or raises")
 
-    def usage(self, purpose: str | None = None) -> Usage:
-        return self._asker.usage(purpose)
+    def usage(self, usage_key: str | None = None) -> Usage:
+        return self._structured.usage(usage_key)
 
     def describe(self) -> dict[str, Any]:
         return {
             "model": self._options.model,
             "base_url": without_credentials(self._base_url),
-            "rung": self._asker.rung,
+            "rung": self._structured.response_format,
         }
 
     def spent(self) -> float | None:
-        return None if self._price is None else self._purse.spent
+        return None if self._price is None else self._limit.spent
 
     def stopped_by_cost(self) -> bool:
-        return self._purse.refused
+        return self._limit.refused
 
     def notes(self) -> tuple[str, ...]:
-        if self._purse.refused:
+        if self._limit.refused:
             return (
                 f"stopped at --max-cost {self._options.max_cost:g}: some requests were not sent; "
                 f"the same command goes on where this one stopped",
@@ -232,27 +212,31 @@ class OpenAILabeler:
     def close(self) -> None:
         self._client.close()
         self._cache.close()
-        self._ledger.close()
+        self._usage_log.close()
 
 
 class OpenAIJudge:
-    """See :class:`skillaxes.labeling.protocol.Judge`."""
+    """See :class:`skillaxes.labeling.labelers.base.Judge`."""
 
-    def __init__(self, labeler: OpenAILabeler, label: Label, purpose: str) -> None:
+    def __init__(self, labeler: OpenAILabeler, label: Label, usage_key: str) -> None:
         self._labeler = labeler
         self._label = label
-        self._purpose = purpose
+        self._usage_key = usage_key
 
     def pair(self, one: Trace, other: Trace) -> float:
-        return self._labeler.pair(self._label, one, other, self._purpose)
+        return self._labeler.pair(self._label, one, other, self._usage_key)
 
     def detect(self, trace: Trace) -> str:
-        return self._labeler.detect(self._label, trace, self._purpose)
+        return self._labeler.detect(self._label, trace, self._usage_key)
 
 
 def without_credentials(url: str | None) -> str | None:
-    """A server's address without a user name, a password or a query in it."""
+    """The address of a server without user name, password and query."""
     if url is None:
         return None
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _key() -> str:
+    return os.environ.get(KEY, "").strip()

@@ -1,7 +1,7 @@
-"""Two files of lines that only grow: replies that may be used again, and every call with what it took.
+"""The two append-only JSONL files of a server's replies: the cache, and a log of every request with its cost.
 
-A line is handed to the system before anything else happens with a reply, so that the process may die at any moment; a
-torn last line is what a death leaves, and it is passed over. Replies, which cost money, are on the disk by then.
+A line is handed to the operating system before its reply is used, so the process may be killed at any moment. A torn
+last line is skipped by the next reader. Lines of the cache, which cost money, are also synced to the disk.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from threading import Lock
 from typing import Any, BinaryIO
 
 CACHE = "label_cache.jsonl"
-LEDGER = "label_ledger.jsonl"
+USAGE_LOG = "label_ledger.jsonl"
 
 
-class Journal:
-    """Appends JSON objects to a file, one a line; safe to use from several threads.
+class JsonLines:
+    """An append-only file of JSON objects, one a line; safe to use from several threads.
 
     Parameters
     ----------
-    durable : wait until the disk has each line, in case the machine dies
+    durable : sync each line to the disk, in case the machine dies
     """
 
     def __init__(self, path: Path, *, durable: bool = False) -> None:
@@ -39,7 +39,7 @@ class Journal:
             if self._file is None:
                 self._file = self.path.open("ab")
                 if self._file.tell() and not _ends_with_newline(self.path):
-                    self._file.write(b"\n")  # what a killed process left torn must not swallow this line
+                    self._file.write(b"\n")  # a torn line of a killed process must not swallow this one
             self._file.write(line)
             self._file.flush()
             if self._durable:
@@ -60,6 +60,7 @@ class Journal:
         return found
 
     def close(self) -> None:
+        """Close the file; a later ``append`` opens it again."""
         with self._lock:
             if self._file is not None:
                 self._file.close()
@@ -67,27 +68,33 @@ class Journal:
 
 
 class Cache:
-    """Valid replies by key."""
+    """Valid replies by the digest of their request."""
 
     def __init__(self, run_dir: Path) -> None:
-        self._journal = Journal(run_dir / CACHE, durable=True)
-        self._replies = {entry["key"]: entry["reply"] for entry in self._journal.entries() if "key" in entry}
+        self._lines = JsonLines(run_dir / CACHE, durable=True)
+        self._replies = {entry["key"]: entry["reply"] for entry in self._lines.entries() if "key" in entry}
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """The reply recorded under a key."""
+        """The reply under a key."""
         return self._replies.get(key)
 
     def put(self, key: str, reply: dict[str, Any]) -> None:
-        """Record a reply that was found valid."""
-        self._journal.append({"key": key, "reply": reply})
+        """Keep a valid reply."""
+        self._lines.append({"key": key, "reply": reply})
         self._replies[key] = reply
 
     def close(self) -> None:
-        self._journal.close()
+        """Close the file."""
+        self._lines.close()
 
 
-def key_of(request: Mapping[str, Any]) -> str:
-    """Names a request by everything in it."""
+def usage_log(run_dir: Path) -> JsonLines:
+    """The log of every request of a run folder."""
+    return JsonLines(run_dir / USAGE_LOG)
+
+
+def digest(request: Mapping[str, Any]) -> str:
+    """SHA-256 of everything in a request."""
     return sha256(json.dumps(request, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 

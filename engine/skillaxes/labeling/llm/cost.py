@@ -1,4 +1,4 @@
-"""What tokens cost: a small table in a file that may be edited."""
+"""Cost of tokens: the price table, a small file that may be edited, and a hard limit on spending."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from skillaxes.errors import UsageError
 
-UNKNOWN_CONTEXT = 8192  # tokens that a model of unknown size is trusted with
+if TYPE_CHECKING:
+    from skillaxes.labeling.options import LabelOptions
+
+UNKNOWN_CONTEXT = 8192  # tokens of a prompt and its reply for a model that the table does not list
 _SHIPPED = Path(__file__).with_name("prices.json")
 _MILLION = 1e6
 
@@ -23,7 +26,7 @@ class Price:
 
     Attributes
     ----------
-    input, cached_input, output : as the provider lists them, the service tier's factor included
+    input, cached_input, output : as the provider lists them, times the factor of the service tier
     """
 
     input: float
@@ -37,15 +40,26 @@ class Price:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """What the table knows of a model: its price (None: not listed) and the tokens of input it takes."""
+class PriceEntry:
+    """A model's line of the price table.
+
+    Attributes
+    ----------
+    price : None if the table does not list the model
+    context : tokens that the model takes, None if the table does not say
+    """
 
     price: Price | None
     context: int | None
 
 
-def look_up(model: str, service_tier: str | None = None, path: Path | None = None) -> Entry:
-    """The entry of a model.
+def find_price(options: LabelOptions) -> PriceEntry:
+    """The entry of the model that the options name, in the table that they name."""
+    return look_up(options.model, options.service_tier, options.prices)
+
+
+def look_up(model: str, service_tier: str | None = None, path: Path | None = None) -> PriceEntry:
+    """The entry of a model; a dated version (``-2025-08-07``) has that of its undated name.
 
     Raises
     ------
@@ -55,11 +69,11 @@ def look_up(model: str, service_tier: str | None = None, path: Path | None = Non
     models: Mapping[str, Any] = table["models"]
     name = model if model in models else re.sub(r"-\d{4}-?\d{2}-?\d{2}$", "", model)
     if name not in models:
-        return Entry(None, None)
+        return PriceEntry(None, None)
     entry = models[name]
     factor = float(table.get("service_tiers", {}).get(service_tier, 1.0)) if service_tier else 1.0
     price = Price(entry["input"] * factor, entry.get("cached_input", entry["input"]) * factor, entry["output"] * factor)
-    return Entry(price, entry.get("context"))
+    return PriceEntry(price, entry.get("context"))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -77,11 +91,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 class LimitReached(Exception):
-    """The worst case of a request does not fit into what is left. Nothing was sent."""
+    """The worst-case cost of a request exceeds the rest of the limit. Nothing was sent."""
 
 
-class Purse:
-    """Counts what was spent and what may yet be.
+class SpendingLimit:
+    """Spending limit: reserve the worst-case cost of a request before sending it, record the actual cost afterwards.
 
     Parameters
     ----------
@@ -92,42 +106,42 @@ class Purse:
         self._limit = limit
         self._spent = 0.0
         self._reserved = 0.0
-        self._under_way = 0
+        self._in_flight = 0
         self._refused = False
         self._changed = Condition()
 
     @property
     def spent(self) -> float:
-        """Dollars spent so far; what is under way does not count yet."""
+        """Recorded dollars; requests in flight are not counted yet."""
         return self._spent
 
     @property
     def refused(self) -> bool:
-        """Whether a request was not sent for lack of money."""
+        """Whether a request was refused."""
         return self._refused
 
     def reserve(self, worst: float) -> None:
-        """Set the worst case of a request aside, once what is under way leaves room for it.
+        """Reserve the worst-case cost of a request; waits while requests in flight hold the room for it.
 
         Raises
         ------
-        LimitReached : it would not fit even if nothing else were under way
+        LimitReached : it would not fit even with nothing in flight
         """
         with self._changed:
             while self._limit is not None and self._spent + self._reserved + worst > self._limit:
-                if not self._under_way:
+                if not self._in_flight:
                     self._refused = True
                     raise LimitReached(
                         f"a request may cost up to ${worst:.4f}, and ${self._spent:.4f} of ${self._limit:g} is spent"
                     )
                 self._changed.wait()
             self._reserved += worst
-            self._under_way += 1
+            self._in_flight += 1
 
-    def settle(self, worst: float, actual: float) -> None:
-        """A reserved request came to ``actual`` dollars."""
+    def record(self, worst: float, actual: float) -> None:
+        """Record the actual cost of a request that ``worst`` was reserved for."""
         with self._changed:
-            self._under_way -= 1
-            self._reserved = self._reserved - worst if self._under_way else 0.0
+            self._in_flight -= 1
+            self._reserved = self._reserved - worst if self._in_flight else 0.0
             self._spent += actual
             self._changed.notify_all()

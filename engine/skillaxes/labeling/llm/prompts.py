@@ -1,8 +1,8 @@
-"""What a model is asked, and what its replies must look like.
+"""The questions to a model, as messages.
 
-The fixed part comes first, the two groups next, the question last, so that requests share a prefix that providers
-cache. Traces are data: each stands between marks that it cannot contain, and whatever it says is not addressed to the
-model.
+The fixed part of a request comes first, the two groups next and the question last, so that requests share a prefix that
+providers cache. Traces are data: each stands between marks that it cannot contain, and the model is told to follow
+nothing in them.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from hashlib import sha256
-from typing import Any
 
 from skillaxes.labeling.labels import Label
-from skillaxes.labeling.llm.tokens import Counter, Fitted, fit
+from skillaxes.labeling.llm.tokens import FittedText, TokenCounter, fit
+
+Messages = list[dict[str, str]]
 
 SYSTEM = """\
 You help to find out what a direction in the hidden states of a language model stands for. You work with two groups of \
@@ -47,81 +48,43 @@ DETECT_QUESTION = """\
 Does this text belong to group A, to group B, or to neither of them? Most texts show neither description clearly. \
 Reply with a JSON object: {"answer": "A"} or {"answer": "B"} or {"answer": "neither"}."""
 
-_THREE_WORDS = {"type": "string", "description": "exactly three words", "pattern": "^[^ ]+ [^ ]+ [^ ]+$"}
-_TEXT_LIST = {"type": "array", "items": {"type": "string"}}
-LABEL_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "analysis": {"type": "string"},
-        "axes": _TEXT_LIST,
-        "attributes_a": _TEXT_LIST,
-        "attributes_b": _TEXT_LIST,
-        "interpretable": {"type": "boolean"},
-        "keywords_a": _THREE_WORDS,
-        "keywords_b": _THREE_WORDS,
-    },
-    "required": [
-        "analysis",
-        "axes",
-        "attributes_a",
-        "attributes_b",
-        "interpretable",
-        "keywords_a",
-        "keywords_b",
-    ],
-    "additionalProperties": False,
-}
-
-
-def answer_schema(*answers: str) -> dict[str, Any]:
-    """A reply with one field ``answer``."""
-    return {
-        "type": "object",
-        "properties": {"answer": {"type": "string", "enum": list(answers)}},
-        "required": ["answer"],
-        "additionalProperties": False,
-    }
-
-
-Messages = list[dict[str, str]]
-
-# What chat templates treat as the end of a turn; a server may read it as such even within a message.
+# The ends of turns in chat templates; a server may read them as such even within a message.
 _CONTROL = re.compile(r"<\||\|>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<<<")
 
 
 def harmless(text: str) -> str:
-    """A text without anything that a chat template or our own marks could take for theirs."""
+    """A text with the control sequences of chat templates, and our own marks, broken up by spaces."""
     return _CONTROL.sub(lambda match: " ".join(match.group()), text)
 
 
 def label_messages(
-    first: Sequence[str], second: Sequence[str], each: int, prompt_tokens: int, counter: Counter
-) -> tuple[Messages, list[Fitted]]:
-    """The request for a label, and how each text was fitted, first group first.
+    positive: Sequence[str], negative: Sequence[str], each: int, prompt_tokens: int, counter: TokenCounter
+) -> tuple[Messages, list[FittedText]]:
+    """The request for a label, and the texts as fitted, those of the positive group (A) first.
 
     Raises
     ------
     DoesNotFit : more texts than the budget has room for
     """
-    texts = [harmless(text) for text in (*first, *second)]
-    names = [f"A{i + 1}" for i in range(len(first))] + [f"B{i + 1}" for i in range(len(second))]
+    texts = [harmless(text) for text in (*positive, *negative)]
+    names = [f"A{i + 1}" for i in range(len(positive))] + [f"B{i + 1}" for i in range(len(negative))]
     overhead = counter.count(SYSTEM + LABEL_QUESTION) + 64
     overhead += sum(counter.count(_fenced(name, "0" * _MARK, "")) + _JOINT for name in names)
     fitted = fit(texts, each, prompt_tokens - overhead, counter)
     mark = _mark(texts)
     blocks = [_fenced(name, mark, one.text) for name, one in zip(names, fitted, strict=True)]
     groups = "Group A\n\n{}\n\nGroup B\n\n{}".format(
-        "\n\n".join(blocks[: len(first)]), "\n\n".join(blocks[len(first) :])
+        "\n\n".join(blocks[: len(positive)]), "\n\n".join(blocks[len(positive) :])
     )
     return _chat(f"{groups}\n\n{LABEL_QUESTION}"), fitted
 
 
-def pair_messages(label: Label, one: str, other: str, each: int, prompt_tokens: int, counter: Counter) -> Messages:
+def pair_messages(label: Label, one: str, other: str, each: int, prompt_tokens: int, counter: TokenCounter) -> Messages:
     """The request that shows two texts and asks which belongs to group A."""
     return _judged(label, (one, other), ("first", "second"), PAIR_QUESTION, each, prompt_tokens, counter)
 
 
-def detect_messages(label: Label, text: str, each: int, prompt_tokens: int, counter: Counter) -> Messages:
+def detect_messages(label: Label, text: str, each: int, prompt_tokens: int, counter: TokenCounter) -> Messages:
     """The request that shows one text and asks for its group."""
     return _judged(label, (text,), ("text",), DETECT_QUESTION, each, prompt_tokens, counter)
 
@@ -133,14 +96,14 @@ def _judged(
     question: str,
     each: int,
     prompt_tokens: int,
-    counter: Counter,
+    counter: TokenCounter,
 ) -> Messages:
     # The judge sees the label, not the texts it came from: its score is the label's.
     groups = "\n\n".join(
         f"Group {group}: {' '.join(words)}" + "".join(f"\n- {attribute}" for attribute in attributes)
         for group, words, attributes in (
-            ("A", label.first, label.first_attributes),
-            ("B", label.second, label.second_attributes),
+            ("A", label.positive, label.positive_attributes),
+            ("B", label.negative, label.negative_attributes),
         )
     )
     clean = [harmless(text) for text in texts]
@@ -153,7 +116,7 @@ def _judged(
 
 
 def repair_messages(messages: Messages, reply: str, problem: str) -> Messages:
-    """The one further turn after a reply that could not be used."""
+    """The request for a second try, after a reply that cannot be used."""
     return [
         *messages,
         {"role": "assistant", "content": reply},

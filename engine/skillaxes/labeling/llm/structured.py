@@ -1,203 +1,57 @@
-"""A question until it has an answer that can be used: cache, form of reply, one repair, typed failures.
+"""Structured replies from a server: cache, response format, one repair, typed failures.
 
-Three rungs: a strict JSON schema, any JSON object, plain text. The highest that the server takes is used; what it
-refuses, in whatever manner, is not tried again.
+There are three response formats: a strict JSON schema, any JSON object, plain text. The first that the server takes is
+used; one that it rejects, with any error, is not tried again.
 """
 
 from __future__ import annotations
 
-import json
-import re
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
-from skillaxes.labeling.labels import Label, LabelFailure, Usage
-from skillaxes.labeling.llm.cache import Cache, key_of
-from skillaxes.labeling.llm.client import Client, Refused, Reply
+from skillaxes.labeling.labels import LabelFailure, Usage
+from skillaxes.labeling.llm.cache import Cache, digest
+from skillaxes.labeling.llm.client import Client, Reply, ServerError
 from skillaxes.labeling.llm.prompts import Messages, repair_messages
+from skillaxes.labeling.llm.replies import M, UnusableReply, read_reply
 
-_FIELD_LINE = re.compile(r"^[\s*#\"'-]*([A-Za-z][A-Za-z _]{2,20}?)[\s*\"']*[:=][\s*]*(.+?)[\s*,]*$", re.MULTILINE)
-_EDGE = " \t\r\n.,;:!?\"'“”‘’*_`()[]"
-_LONGEST_WORD = 32
-_MOST_ITEMS = 12
-_LONGEST_REPLY = 100_000
-_LONGEST_SENTENCE = 400
-
-
-class Unusable(Exception):
-    """A reply that is no answer.
-
-    Attributes
-    ----------
-    kind : ``unparseable``, ``wrong_schema``, ``not_three_words`` ...
-    """
-
-    def __init__(self, kind: str, problem: str) -> None:
-        super().__init__(problem)
-        self.kind = kind
-
-
-def parse_label(reply: str) -> Label:
-    """The label in a reply.
-
-    Raises
-    ------
-    Unusable : no JSON object or fields in it, a field of the wrong kind, names that are not of three words
-    """
-    return _last_usable(reply[:_LONGEST_REPLY], _label)
-
-
-def parse_answer(*answers: str) -> Callable[[str], str]:
-    """A parser that finds one of ``answers`` in a reply."""
-
-    def answer(fields: dict[str, Any]) -> str:
-        said = str(fields.get("answer", "")).strip(_EDGE).lower()
-        for known in answers:
-            if said == known.lower():
-                return known
-        raise Unusable("wrong_schema", f'"answer" must be one of {", ".join(answers)}')
-
-    def parse(reply: str) -> str:
-        try:
-            return _last_usable(reply[:_LONGEST_REPLY], answer)
-        except Unusable:
-            # One of the words among others, as long as it is the only one.
-            said = [known for known in answers if re.search(_spoken(known), reply)]
-            if len(said) != 1 or len(reply) > _LONGEST_SENTENCE:
-                raise
-            return said[0]
-
-    return parse
-
-
-def _spoken(known: str) -> str:
-    # A single letter is an article or a variable as well.
-    return rf"(?i:\bgroup\s+{known}\b)|^\W*{known}\W*$" if len(known) == 1 else rf"(?i:\b{re.escape(known)}\b)"
-
-
-def _label(fields: dict[str, Any]) -> Label:
-    fields = {name.strip().lower().replace(" ", "_"): value for name, value in fields.items()}
-    interpretable = fields.get("interpretable", True)
-    if isinstance(interpretable, str):
-        interpretable = interpretable.strip(_EDGE).lower() not in ("false", "no")
-    if not isinstance(interpretable, bool):
-        raise Unusable("wrong_schema", '"interpretable" must be true or false')
-    missing = [name for name in ("keywords_a", "keywords_b") if name not in fields]
-    if missing and interpretable:
-        raise Unusable("wrong_schema", f"it lacks {' and '.join(missing)}")
-    words = [_three_words(name, fields[name]) if interpretable else () for name in ("keywords_a", "keywords_b")]
-    if interpretable and [w.lower() for w in words[0]] == [w.lower() for w in words[1]]:
-        raise Unusable("same_name", "both groups have the same name")
-    analysis = fields.get("analysis")
-    return Label(
-        first=words[0],
-        second=words[1],
-        axes=_texts("axes", fields.get("axes")),
-        first_attributes=_texts("attributes_a", fields.get("attributes_a")),
-        second_attributes=_texts("attributes_b", fields.get("attributes_b")),
-        analysis=analysis if isinstance(analysis, str) else None,
-        interpretable=interpretable,
-    )
-
-
-def _three_words(name: str, value: Any) -> tuple[str, ...]:
-    if isinstance(value, list | tuple):
-        value = " ".join(str(part) for part in value)
-    if not isinstance(value, str):
-        raise Unusable("wrong_schema", f'"{name}" must be a text of three words')
-    words = tuple(word.strip(_EDGE) for word in value.split())
-    words = tuple(word for word in words if word)
-    if len(words) != 3:
-        raise Unusable("not_three_words", f'"{name}" has {len(words)} words and must have exactly three')
-    if any(len(word) > _LONGEST_WORD or not any(map(str.isalpha, word)) for word in words):
-        raise Unusable("not_three_words", f'"{name}" must be three words of a language')
-    return words
-
-
-def _texts(name: str, value: Any) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    if isinstance(value, str):
-        value = [part for part in re.split(r"[;\n]", value) if part.strip()]
-    if not isinstance(value, Sequence) or not all(isinstance(part, str) for part in value):
-        raise Unusable("wrong_schema", f'"{name}" must be a list of texts')
-    return tuple(part.strip() for part in value if part.strip())[:_MOST_ITEMS]
-
-
-def _last_usable(reply: str, read: Callable[[dict[str, Any]], Any]) -> Any:
-    # The last one: a reply may quote a trace, and a trace may hold what looks like an answer.
-    problem = Unusable("unparseable", "there is no JSON object in it")
-    for fields in _objects(reply):
-        try:
-            return read(fields)
-        except Unusable as error:
-            if problem.kind == "unparseable":
-                problem = error
-    raise problem
-
-
-def _objects(reply: str) -> Iterator[dict[str, Any]]:
-    """JSON objects in a reply, the last first; then its lines of ``field: value`` as one."""
-    decoder = json.JSONDecoder()
-    found: list[dict[str, Any]] = []
-    position = reply.find("{")
-    while position >= 0:
-        try:
-            value, end = decoder.raw_decode(reply, position)
-        except (ValueError, RecursionError):
-            end = position + 1
-        else:
-            if isinstance(value, dict):
-                found.append(value)
-        position = reply.find("{", end)
-    yield from reversed(found)
-    if not found:
-        lines = {name: value.strip("\"'") for name, value in _FIELD_LINE.findall(reply)}
-        if lines:
-            yield lines
-
-
-RUNGS = ("json_schema", "json_object", "text")
-_CAPS = ("max_completion_tokens", "max_tokens")
-
-T = TypeVar("T")
+RESPONSE_FORMATS = ("json_schema", "json_object", "text")
+_CAP_FIELDS = ("max_completion_tokens", "max_tokens")
 
 
 @dataclass(frozen=True)
-class Question(Generic[T]):
-    """What is asked.
+class Request(Generic[M]):
+    """A question to the model.
 
     Attributes
     ----------
     name : of the schema
-    messages : the request
-    schema : what the reply must look like
-    parse : makes the answer of the reply, or raises :class:`Unusable`
-    purpose : what the call is booked under
+    messages : the question
+    reply : the form of the reply
+    usage_key : the key that its usage is summed under
     """
 
     name: str
     messages: Messages
-    schema: dict[str, Any]
-    parse: Callable[[str], T]
-    purpose: str
+    reply: type[M]
+    usage_key: str
 
 
-class Asker:
-    """Asks a server, and remembers what it takes and what it answered.
+class StructuredClient:
+    """Sends requests until a reply validates; keeps valid replies and the response format that the server takes.
 
     Parameters
     ----------
     client : sends
-    cache : replies that were valid
+    cache : valid replies
     model : name of the model
-    server : what stands for the server in cache keys
+    server : the server's name in cache keys
     cap : most tokens of a reply; None for no cap
-    cap_field : the field's name that is tried first
+    cap_field : the field for the cap that is tried first
     settings : further fields of a request, those the user set
     """
 
@@ -219,66 +73,66 @@ class Asker:
         self._cap = cap
         self._cap_field = cap_field
         self._settings = settings
-        self._rung = 0
-        self._proven = False  # the present rung has been answered
+        self._format = 0  # index into RESPONSE_FORMATS
+        self._proven = False  # the server has answered a request in this format
         self._lock = threading.Lock()
-        self._first = threading.Lock()
-        self._started = False
+        self._probe = threading.Lock()
+        self._probed = False
         self._usage: dict[str, Usage] = defaultdict(Usage)
 
     @property
-    def rung(self) -> str:
-        """The form of reply that is asked for."""
-        return RUNGS[self._rung]
+    def response_format(self) -> str:
+        """The response format in use."""
+        return RESPONSE_FORMATS[self._format]
 
-    def usage(self, purpose: str | None) -> Usage:
-        """What the replies for a purpose, or all of them, took."""
+    def usage(self, usage_key: str | None) -> Usage:
+        """The usage under one key, or in all."""
         with self._lock:
-            return sum((u for name, u in self._usage.items() if purpose in (None, name)), Usage())
+            return sum((u for name, u in self._usage.items() if usage_key in (None, name)), Usage())
 
-    def ask(self, question: Question[T]) -> T:
-        """The answer to a question; nothing is sent when it is in the cache.
+    def ask(self, request: Request[M]) -> M:
+        """The reply to a request; nothing is sent when it is in the cache.
 
         Raises
         ------
-        Refused : the prompt is longer than the model can hold
-        LabelFailure : no answer that can be used
+        ServerError : the prompt is longer than the model can hold
+        LabelFailure : no usable reply
         """
-        for number, rung in enumerate(RUNGS):
-            found = self._cache.get(self._key(question, rung))
+        for number, name in enumerate(RESPONSE_FORMATS):
+            found = self._cache.get(self._cache_key(request, name))
             if found is not None:
                 with self._lock:
-                    if number >= self._rung:  # what the server took then, it takes now
-                        self._rung, self._proven = number, True
-                self._book(question.purpose, found, requests=found.get("requests", 1), cached=True)
-                return question.parse(found["text"])
-        with self._turn():
-            reply, rung = self._send(question, question.messages)
-        took, requests = _tokens(reply), 1
+                    if number >= self._format:  # the server took it then, so it takes it now
+                        self._format, self._proven = number, True
+                self._add_usage(request.usage_key, found, requests=found.get("requests", 1), cached=True)
+                return read_reply(request.reply, found["text"])
+        with self._probe_first():
+            reply, used_format = self._send(request, request.messages)
+        took, requests = _usage_of(reply), 1
         try:
-            answer = self._usable(question, reply)
-        except Unusable as error:
-            reply, rung = self._send(question, repair_messages(question.messages, reply.text, str(error)))
-            took, requests = {name: _plus(value, _tokens(reply)[name]) for name, value in took.items()}, 2
+            answer = self._validated(request, reply)
+        except UnusableReply as error:
+            reply, used_format = self._send(request, repair_messages(request.messages, reply.text, str(error)))
+            took, requests = {name: _plus(value, _usage_of(reply)[name]) for name, value in took.items()}, 2
             try:
-                answer = self._usable(question, reply)
-            except Unusable as again:
+                answer = self._validated(request, reply)
+            except UnusableReply as again:
                 raise LabelFailure(again.kind, f"the reply cannot be used: {again}", reply.request_id) from None
         self._cache.put(
-            self._key(question, rung),
+            self._cache_key(request, used_format),
             {
                 "text": reply.text,
                 "model": reply.model,
                 "request_id": reply.request_id,
-                "rung": rung,
+                "rung": used_format,
                 "requests": requests,
                 **took,
             },
         )
         return answer
 
-    def _usable(self, question: Question[T], reply: Reply) -> T:
-        """The answer in a reply; failures that no repair would mend are raised as such."""
+    def _validated(self, request: Request[M], reply: Reply) -> M:
+        """The reply as a model; failures that no repair would mend are raised as such."""
         if reply.refusal:
             raise LabelFailure("refusal", "the model refused to answer", reply.request_id)
         if reply.finish_reason == "content_filter":
@@ -289,65 +143,67 @@ class Asker:
             )
         if not reply.text.strip():
             raise LabelFailure("empty_reply", "the reply is empty", reply.request_id)
-        return question.parse(reply.text)
+        return read_reply(request.reply, reply.text)
 
-    def _send(self, question: Question[T], messages: Messages) -> tuple[Reply, str]:
-        first: Refused | None = None
+    def _send(self, request: Request[M], messages: Messages) -> tuple[Reply, str]:
+        first: ServerError | None = None
         with self._lock:
-            rung, proven = self._rung, self._proven
+            number, proven = self._format, self._proven
         cap_field, swapped = self._cap_field, False
         while True:
             try:
-                reply = self._client.send(self._body(question, messages, RUNGS[rung], cap_field), question.purpose)
-            except Refused as refusal:
-                first = first or refusal
-                if refusal.over_context:
+                body = self._body(request, messages, RESPONSE_FORMATS[number], cap_field)
+                reply = self._client.send(body, request.usage_key)
+            except ServerError as error:
+                first = first or error
+                if error.over_context:
                     raise
-                if refusal.about_cap and self._cap is not None and not swapped:
-                    cap_field, swapped = _CAPS[1 - _CAPS.index(cap_field)], True
+                if error.rejects_max_tokens and self._cap is not None and not swapped:
+                    cap_field, swapped = _CAP_FIELDS[1 - _CAP_FIELDS.index(cap_field)], True
                     continue
-                steps_down = refusal.about_format or (not proven and refusal.perhaps_about_format)
-                if not steps_down or rung + 1 == len(RUNGS):
+                falls_back = error.rejects_format or (not proven and error.may_reject_format)
+                if not falls_back or number + 1 == len(RESPONSE_FORMATS):
                     raise first.as_failure() from None
-                rung += 1
+                number += 1
                 continue
             with self._lock:
                 self._cap_field = cap_field
-                if rung >= self._rung:
-                    self._rung, self._proven = rung, True
-            self._book(question.purpose, _tokens(reply), requests=1, cached=False)
-            return reply, RUNGS[rung]
+                if number >= self._format:
+                    self._format, self._proven = number, True
+            self._add_usage(request.usage_key, _usage_of(reply), requests=1, cached=False)
+            return reply, RESPONSE_FORMATS[number]
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """The very first request goes alone: it finds out what the server takes."""
-        if not self._started:
-            with self._first:
-                if not self._started:
+    def _probe_first(self) -> Iterator[None]:
+        """Let the very first request go alone: it finds the response format that the server takes."""
+        if not self._probed:
+            with self._probe:
+                if not self._probed:
                     try:
                         yield
                     finally:
-                        self._started = True
+                        self._probed = True
                     return
         yield
 
-    def _body(self, question: Question[T], messages: Messages, rung: str, cap_field: str) -> dict[str, Any]:
+    def _body(self, request: Request[M], messages: Messages, response_format: str, cap_field: str) -> dict[str, Any]:
         body: dict[str, Any] = {"model": self._model, "messages": messages, **self._settings}
         if self._cap is not None:
             body[cap_field] = self._cap
-        if rung == "json_schema":
+        if response_format == "json_schema":
             body["response_format"] = {
                 "type": "json_schema",
-                "json_schema": {"name": question.name, "strict": True, "schema": question.schema},
+                "json_schema": {"name": request.name, "strict": True, "schema": request.reply.strict_schema()},
             }
-        elif rung == "json_object":
+        elif response_format == "json_object":
             body["response_format"] = {"type": "json_object"}
         return body
 
-    def _key(self, question: Question[T], rung: str) -> str:
-        return key_of({"server": self._server, **self._body(question, question.messages, rung, _CAPS[0])})
+    def _cache_key(self, request: Request[M], response_format: str) -> str:
+        body = self._body(request, request.messages, response_format, _CAP_FIELDS[0])
+        return digest({"server": self._server, **body})
 
-    def _book(self, purpose: str, took: dict[str, Any], *, requests: int, cached: bool) -> None:
+    def _add_usage(self, usage_key: str, took: dict[str, Any], *, requests: int, cached: bool) -> None:
         usage = Usage(
             requests,
             requests if cached else 0,
@@ -357,10 +213,10 @@ class Asker:
             took["cost"],
         )
         with self._lock:
-            self._usage[purpose] = self._usage[purpose] + usage
+            self._usage[usage_key] = self._usage[usage_key] + usage
 
 
-def _tokens(reply: Reply) -> dict[str, Any]:
+def _usage_of(reply: Reply) -> dict[str, Any]:
     return {
         "input_tokens": reply.input_tokens,
         "cached_input_tokens": reply.cached_input_tokens,

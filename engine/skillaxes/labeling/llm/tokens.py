@@ -1,31 +1,33 @@
-"""Tokens: counted where the model's tokenizer is at hand, else estimated on the safe side; and texts cut to fit."""
+"""Texts cut to a token budget. Tokens are counted by the model's tokenizer where it is installed, else estimated."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from threading import Lock
 from typing import Any, Protocol
 
 from skillaxes.labeling.token_estimate import safe_count, safe_spans
 
-HEAD_SHARE = 0.6  # of what is kept of a cut text
+HEAD_SHARE = 0.6  # of the kept part of a cut text
 LEAST_TOKENS = 32  # a trace cut shorter than this says nothing
 MARK_TOKENS = 16  # of the mark at the cut
+_MOST_RESERVE = 16_000  # tokens kept free for a reply without a cap
 
 
-class Counter(Protocol):
-    """Counts tokens and cuts at them."""
+class TokenCounter(Protocol):
+    """Counts the tokens of texts and cuts at token boundaries."""
 
     def count(self, text: str) -> int:
-        """Tokens of a text, or more."""
+        """Tokens of a text, or an upper estimate."""
 
     def ends(self, text: str, head: int, tail: int) -> tuple[str, str]:
-        """The first ``head`` and the last ``tail`` tokens of a text that has more than both, or less of it."""
+        """At most the first ``head`` and the last ``tail`` tokens of a text that has more than both together."""
 
 
 class EstimatedTokens:
-    """Without a tokenizer: more tokens than there are, by :func:`skillaxes.labeling.pieces.safe_count`."""
+    """Without a tokenizer: an upper estimate by :func:`skillaxes.labeling.token_estimate.safe_count`."""
 
     def count(self, text: str) -> int:
         return safe_count(text)
@@ -62,7 +64,7 @@ class ModelTokens:
         return first, self._encoding.decode(tokens[len(tokens) - tail :]).lstrip("\ufffd") if tail else ""
 
 
-def counter_for(model: str) -> Counter:
+def counter_for(model: str) -> TokenCounter:
     """The model's tokenizer where tiktoken is installed and knows the model, else an estimate."""
     try:
         tiktoken = import_module("tiktoken")  # no dependency of ours, so no import that a type checker could follow
@@ -74,8 +76,28 @@ def counter_for(model: str) -> Counter:
         return EstimatedTokens()
 
 
+class PromptBudget:
+    """Tokens that a prompt may take; halved when a server answers that it takes less.
+
+    Parameters
+    ----------
+    output_cap : most tokens of a reply; None for no cap
+    context : tokens that the model takes, prompt and reply together
+    """
+
+    def __init__(self, output_cap: int | None, context: int) -> None:
+        reserve = min(output_cap or _MOST_RESERVE, context // 4)
+        self.tokens = context - reserve
+        self._lock = Lock()
+
+    def halve(self, from_tokens: int) -> None:
+        """Half of ``from_tokens``, unless another thread has shrunk it further already."""
+        with self._lock:
+            self.tokens = min(self.tokens, from_tokens // 2)
+
+
 @dataclass(frozen=True)
-class Fitted:
+class FittedText:
     """A text within its budget.
 
     Attributes
@@ -91,15 +113,15 @@ class Fitted:
 
 
 class DoesNotFit(Exception):
-    """Not even the shortest useful piece of each text fits."""
+    """The budget has no room for the shortest useful piece of each text."""
 
 
-def fit(texts: Sequence[str], each: int, together: int, counter: Counter) -> list[Fitted]:
+def fit(texts: Sequence[str], each: int, together: int, counter: TokenCounter) -> list[FittedText]:
     """Cut texts to at most ``each`` tokens, and to ``together`` in all: short ones leave their share to long ones.
 
     Raises
     ------
-    DoesNotFit : less than 32 tokens a text
+    DoesNotFit : fewer than 32 tokens a text
     """
     counts = [counter.count(text) for text in texts]
     allowed, left = each, together
@@ -116,9 +138,9 @@ def fit(texts: Sequence[str], each: int, together: int, counter: Counter) -> lis
     return [_cut(text, count, allowed, counter) for text, count in zip(texts, counts, strict=True)]
 
 
-def _cut(text: str, count: int, allowed: int, counter: Counter) -> Fitted:
+def _cut(text: str, count: int, allowed: int, counter: TokenCounter) -> FittedText:
     if count <= allowed:
-        return Fitted(text, count, 0)
+        return FittedText(text, count, 0)
     keep = allowed - MARK_TOKENS
     while True:
         head = int(max(0, keep) * HEAD_SHARE)
@@ -127,5 +149,5 @@ def _cut(text: str, count: int, allowed: int, counter: Counter) -> Fitted:
         marked = f"{first.rstrip()} [... {cut} tokens cut ...] {last.lstrip()}".strip()
         tokens = counter.count(marked)
         if tokens <= allowed or keep <= 0:
-            return Fitted(marked, tokens, cut)
+            return FittedText(marked, tokens, cut)
         keep -= tokens - allowed  # the mark took more, or tokens joined differently

@@ -1,4 +1,4 @@
-"""What a score is held against: text length alone, random directions of the same store, random orders of the rows."""
+"""Baselines of a score: text length alone, random directions of the same store, random orders of the rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from skillaxes.labeling.labels import FIRST, SECOND
+from skillaxes.labeling.labels import NEGATIVE, POSITIVE
 from skillaxes.labeling.scoring.scores import PairScore
 from skillaxes.labeling.texts import Trace
 
@@ -17,31 +17,31 @@ PAIRED_LEVEL = 0.05
 
 
 class LengthJudge:
-    """Knows which group's shown traces are longer, and nothing else."""
+    """Judges by length alone, from which group's shown traces are longer."""
 
-    def __init__(self, first: Sequence[Trace], second: Sequence[Trace]) -> None:
-        self._longer_is_first = bool(
-            np.median([trace.length for trace in first]) >= np.median([trace.length for trace in second])
+    def __init__(self, positive: Sequence[Trace], negative: Sequence[Trace]) -> None:
+        self._longer_is_positive = bool(
+            np.median([trace.length for trace in positive]) >= np.median([trace.length for trace in negative])
         )
 
     def pair(self, one: Trace, other: Trace) -> float:
         if one.length == other.length:
             return 0.5
-        return float((one.length > other.length) == self._longer_is_first)
+        return float((one.length > other.length) == self._longer_is_positive)
 
     def detect(self, trace: Trace) -> str:
-        return FIRST if self._longer_is_first else SECOND
+        return POSITIVE if self._longer_is_positive else NEGATIVE
 
 
 @dataclass(frozen=True)
-class Nulls:
-    """Scores of directions that mean nothing, made in the same way.
+class NullScores:
+    """Scores of directions without meaning, computed in the same way.
 
     Attributes
     ----------
-    accuracies : of those that could be scored
-    significant : how many of them came out better than chance all the same
-    asked : how many were tried
+    accuracies : of the directions that could be scored, ascending
+    significant : number of them that are better than chance all the same
+    asked : directions that were tried
     """
 
     accuracies: tuple[float, ...]
@@ -64,10 +64,10 @@ class Nulls:
         }
 
 
-def nulls(scores: Sequence[PairScore | None]) -> Nulls:
-    """Gather the scores of meaningless directions; None stands for one without a score."""
+def null_scores(scores: Sequence[PairScore | None]) -> NullScores:
+    """The scores of directions without meaning, as one value; None stands for a direction without a score."""
     known = [score for score in scores if score is not None]
-    return Nulls(
+    return NullScores(
         tuple(sorted(score.accuracy for score in known)), sum(score.significant for score in known), len(scores)
     )
 

@@ -1,4 +1,4 @@
-"""What else goes along with a direction, without any model: length, norm, digits, symbols, fields of the traces."""
+"""Confounds of a direction, without any model: length, norm, digits, symbols, fields of the traces."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 def confounds(
     sample: Ranked, direction: DirectionRows, features: Mapping[int, Features], named: Sequence[str]
 ) -> dict[str, Any]:
-    """Everything that goes along with a direction.
+    """Properties of the rows that vary along with a direction.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def _enriched_end(
 
 
 def enriched(end: Sequence[str], elsewhere: Sequence[str]) -> list[dict[str, Any]]:
-    """Values that stand at an end more often than elsewhere, by the lower bound of their odds ratio.
+    """Values that are more frequent at an end than elsewhere, by the lower bound of their odds ratio.
 
     The odds ratio is Haldane's (half a case added to each cell), its 95% interval Woolf's; values whose interval
     reaches 1 are left out. ``share`` is of the end, ``share_everywhere`` of both together.

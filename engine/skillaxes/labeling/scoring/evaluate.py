@@ -1,4 +1,4 @@
-"""One direction: its label, further labels for comparison, and its scores."""
+"""Evaluation of one direction: its label, further labels for comparison, and its scores."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from skillaxes.labeling.examples import Choice
+from skillaxes.labeling.examples import DirectionExamples
 from skillaxes.labeling.labelers.base import Labeler
 from skillaxes.labeling.labels import Label, LabelFailure
 from skillaxes.labeling.options import LabelOptions
@@ -22,14 +22,13 @@ from skillaxes.labeling.scoring.scores import (
     judge_singles,
     pair_score,
 )
+from skillaxes.labeling.selection import KINDS
 from skillaxes.labeling.texts import Trace
 
-_KINDS = ("component", "random", "order")
 
-
-def purpose_of(choice: Choice) -> str:
-    """What calls for a direction are booked under."""
-    return f"{choice.kind} {choice.index}"
+def usage_key(kind: str, index: int) -> str:
+    """The key that the usage of a direction is summed under."""
+    return f"{kind} {index}"
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,8 @@ class Scores:
 
     Attributes
     ----------
+    pairs, disjoint : of blind pairs of held-out traces, and of those that share no template with a shown one
+    detection : of traces judged each alone
     asked : blind pairs that were drawn
     length, length_disjoint : the length judge's scores on the answered pairs
     failures : of judgements that were not answered
@@ -52,12 +53,12 @@ class Scores:
     failures: tuple[LabelFailure, ...] = ()
 
 
-def ask_label(labeler: Labeler, first: Sequence[Trace], second: Sequence[Trace], purpose: str) -> Label | LabelFailure:
+def ask_label(labeler: Labeler, positive: Sequence[Trace], negative: Sequence[Trace], key: str) -> Label | LabelFailure:
     """A label, or the failure as a value."""
-    if not first or not second:
+    if not positive or not negative:
         return LabelFailure("no_texts", "no trace of one end has a text to show")
     try:
-        return labeler.label(first, second, purpose)
+        return labeler.label(positive, negative, key)
     except LabelFailure as failure:
         return failure
 
@@ -65,7 +66,7 @@ def ask_label(labeler: Labeler, first: Sequence[Trace], second: Sequence[Trace],
 def score(
     labeler: Labeler,
     label: Label | LabelFailure,
-    choice: Choice,
+    direction: DirectionExamples,
     options: LabelOptions,
     run: Mapper,
     *,
@@ -74,11 +75,11 @@ def score(
     """Score a label on the held-out traces of its direction; nothing is scored without a label."""
     if isinstance(label, LabelFailure) or not label.interpretable:
         return Scores()
-    judge = labeler.judge(label, purpose_of(choice))
-    length = LengthJudge(choice.first.shown, choice.second.shown)
-    seed = (options.seed, _KINDS.index(choice.kind), choice.index)
-    first, second = choice.first, choice.second
-    drawn = draw_pairs(first.held_out, second.held_out, options.pairs, (*seed, 0))
+    judge = labeler.judge(label, usage_key(direction.kind, direction.index))
+    length = LengthJudge(direction.positive.shown, direction.negative.shown)
+    seed = (options.seed, KINDS.index(direction.kind), direction.index)
+    positive, negative = direction.positive, direction.negative
+    drawn = draw_pairs(positive.held_out, negative.held_out, options.pairs, (*seed, 0))
     credits = judge_pairs(judge, drawn, run)
     found = Scores(
         pairs=pair_score(credits),
@@ -88,9 +89,9 @@ def score(
     )
     if pairs_only:
         return found
-    apart = draw_pairs(first.disjoint, second.disjoint, options.pairs, (*seed, 1))
+    apart = draw_pairs(positive.disjoint, negative.disjoint, options.pairs, (*seed, 1))
     credits = judge_pairs(judge, apart, run)
-    singles = draw_singles(first.held_out, second.held_out, choice.between, options.detections, (*seed, 2))
+    singles = draw_singles(positive.held_out, negative.held_out, direction.between, options.detections, (*seed, 2))
     answers = judge_singles(judge, singles, run)
     return replace(
         found,
@@ -118,29 +119,32 @@ def _failures(answers: Sequence[Any]) -> tuple[LabelFailure, ...]:
     return tuple(answer for answer in answers if isinstance(answer, LabelFailure))
 
 
-def agreement(labeler: Labeler, label: Label | LabelFailure, choice: Choice, samples: int) -> dict[str, Any] | None:
-    """How far labels from disjoint samples, and from swapped groups, say the same; None for a single sample.
+def agreement(
+    labeler: Labeler, label: Label | LabelFailure, direction: DirectionExamples, samples: int
+) -> dict[str, Any] | None:
+    """Agreement of labels from disjoint samples, and from swapped groups; None for a single sample.
 
     ``overlap`` and ``swapped`` are the mean share of words, of the union, that two labels have in common a side;
     null where no further label came.
     """
     if samples < 2 or isinstance(label, LabelFailure) or not label.interpretable:
         return None
-    purpose = purpose_of(choice)
-    others = [ask_label(labeler, choice.first.samples[i], choice.second.samples[i], purpose) for i in range(1, samples)]
+    key = usage_key(direction.kind, direction.index)
+    positive, negative = direction.positive, direction.negative
+    others = [ask_label(labeler, positive.samples[i], negative.samples[i], key) for i in range(1, samples)]
     overlaps = [
-        (_overlap(label.first, other.first) + _overlap(label.second, other.second)) / 2
+        (_overlap(label.positive, other.positive) + _overlap(label.negative, other.negative)) / 2
         for other in others
         if isinstance(other, Label) and other.interpretable
     ]
-    swapped = ask_label(labeler, choice.second.shown, choice.first.shown, purpose)
+    swapped = ask_label(labeler, negative.shown, positive.shown, key)
     return {
         "samples": samples,
         "labels": [_title(other) for other in others],
         "overlap": round(sum(overlaps) / len(overlaps), 4) if overlaps else None,
         "swapped_label": _title(swapped),
         "swapped": (
-            round((_overlap(label.first, swapped.second) + _overlap(label.second, swapped.first)) / 2, 4)
+            round((_overlap(label.positive, swapped.negative) + _overlap(label.negative, swapped.positive)) / 2, 4)
             if isinstance(swapped, Label) and swapped.interpretable
             else None
         ),
@@ -150,7 +154,7 @@ def agreement(labeler: Labeler, label: Label | LabelFailure, choice: Choice, sam
 def _title(label: Label | LabelFailure) -> str:
     if isinstance(label, LabelFailure):
         return f"failed: {label.kind}"
-    return f"{' '.join(label.first)} vs. {' '.join(label.second)}" if label.interpretable else "uninterpretable"
+    return f"{' '.join(label.positive)} vs. {' '.join(label.negative)}" if label.interpretable else "uninterpretable"
 
 
 def _overlap(a: Sequence[str], b: Sequence[str]) -> float:

@@ -1,4 +1,4 @@
-"""What a label is worth: how well a judge who knows it tells held-out traces apart."""
+"""Scores of a label: how well a judge that knows it tells held-out traces apart."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from skillaxes.labeling.labelers.base import Judge
-from skillaxes.labeling.labels import FIRST, GROUPS, NEITHER, SECOND, LabelFailure
+from skillaxes.labeling.labels import GROUPS, NEGATIVE, NEITHER, POSITIVE, LabelFailure
 from skillaxes.labeling.texts import Trace
 
 FEWEST_PAIRS = 10  # below it the interval says nothing
@@ -21,14 +21,14 @@ Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]
 
 @dataclass(frozen=True)
 class PairScore:
-    """Blind pairs.
+    """The score of blind pairs.
 
     Attributes
     ----------
-    credits : of each pair 1.0 when the judge was right both ways round, 0.5 when its answer hung on the order
+    credits : of each pair 1.0 if the judge was right in both orders, 0.5 if its answer depended on the order
     accuracy : their mean; chance is 0.5
     low, high : Wilson's 95% interval over pairs
-    unanswered : pairs without a usable answer; they are in no figure
+    unanswered : pairs without a usable answer; they enter no figure
     """
 
     credits: tuple[float, ...]
@@ -56,7 +56,10 @@ class PairScore:
 
 @dataclass(frozen=True)
 class DetectionScore:
-    """Traces judged each alone. ``balanced_accuracy`` is the mean of the three recalls; chance is 1/3."""
+    """The score of traces judged each alone.
+
+    ``balanced_accuracy`` is the mean of the recalls of the three groups; chance is 1/3.
+    """
 
     balanced_accuracy: float
     recalls: dict[str, float]
@@ -84,13 +87,13 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
 
 
 def draw_pairs(
-    first: Sequence[Trace], second: Sequence[Trace], n: int, seed: tuple[int, ...]
+    positive: Sequence[Trace], negative: Sequence[Trace], n: int, seed: tuple[int, ...]
 ) -> list[tuple[Trace, Trace]]:
-    """At most ``n`` pairs, one of each side; no trace is in two of them, so that pairs are trials of their own."""
+    """At most ``n`` pairs, one trace of each side; no trace is in two of them, so that pairs are independent trials."""
     random = np.random.default_rng(seed)
-    n = min(n, len(first), len(second))
-    ones, others = random.permutation(len(first))[:n], random.permutation(len(second))[:n]
-    return [(first[i], second[j]) for i, j in zip(ones.tolist(), others.tolist(), strict=True)]
+    n = min(n, len(positive), len(negative))
+    ones, others = random.permutation(len(positive))[:n], random.permutation(len(negative))[:n]
+    return [(positive[i], negative[j]) for i, j in zip(ones.tolist(), others.tolist(), strict=True)]
 
 
 def pair_score(credits: Sequence[float | LabelFailure]) -> PairScore | None:
@@ -104,31 +107,31 @@ def pair_score(credits: Sequence[float | LabelFailure]) -> PairScore | None:
 
 
 def judge_pairs(judge: Judge, pairs: Sequence[tuple[Trace, Trace]], run: Mapper) -> list[float | LabelFailure]:
-    """The judge's credit for each pair, the first of which belongs to the first group; or why there is none."""
+    """The judge's credit for each pair, whose first trace is the positive one; or the failure."""
     return run(lambda pair: _answer(lambda: judge.pair(*pair)), pairs)
 
 
 def draw_singles(
-    first: Sequence[Trace], second: Sequence[Trace], between: Sequence[Trace], n: int, seed: tuple[int, ...]
+    positive: Sequence[Trace], negative: Sequence[Trace], between: Sequence[Trace], n: int, seed: tuple[int, ...]
 ) -> list[tuple[Trace, str]]:
-    """Some ``n`` traces with the group each belongs to, a third of each."""
+    """About ``n`` traces with their groups, a third from each."""
     random = np.random.default_rng(seed)
     drawn = []
-    for traces, group in ((first, FIRST), (second, SECOND), (between, NEITHER)):
+    for traces, group in ((positive, POSITIVE), (negative, NEGATIVE), (between, NEITHER)):
         chosen = random.permutation(len(traces))[: n // 3]
         drawn += [(traces[i], group) for i in chosen.tolist()]
     return drawn
 
 
 def judge_singles(judge: Judge, singles: Sequence[tuple[Trace, str]], run: Mapper) -> list[str | LabelFailure]:
-    """The group that the judge gives each trace; or why there is none."""
+    """The judge's group for each trace; or the failure."""
     return run(lambda single: _answer(lambda: judge.detect(single[0])), singles)
 
 
 def detection_score(
     singles: Sequence[tuple[Trace, str]], answers: Sequence[str | LabelFailure]
 ) -> DetectionScore | None:
-    """Detection over traces with known groups; None where a group has no answered trace."""
+    """The score of judged traces with known groups; None where a group has no answered trace."""
     answered = [
         (truth, answer)
         for (_, truth), answer in zip(singles, answers, strict=True)

@@ -1,4 +1,4 @@
-"""A score and its baselines in words."""
+"""The verdict on a label: whether its score beats the baselines, in words."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from skillaxes.labeling.scoring.baselines import Nulls, beats
+from skillaxes.labeling.scoring.baselines import NullScores, beats
 from skillaxes.labeling.scoring.evaluate import Scores
 from skillaxes.labeling.scoring.scores import FEWEST_PAIRS
 
@@ -15,7 +15,7 @@ STABLE = 0.9  # |cos| between the directions of two halves of the rows
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a label survives, and in words why or why not."""
+    """Whether a label survives, and the reasons."""
 
     survives: bool
     text: str
@@ -24,7 +24,9 @@ class Verdict:
         return {"survives": self.survives, "text": self.text}
 
 
-def judge_score(scores: Scores, random_directions: Nulls, random_orders: Nulls, split_half: float | None) -> Verdict:
+def judge_score(
+    scores: Scores, random_directions: NullScores, random_orders: NullScores, split_half: float | None
+) -> Verdict:
     """The verdict on a label.
 
     It survives when its score is better than chance (Wilson's interval), than text length on the same pairs (sign
