@@ -98,7 +98,8 @@ def check(group: Any) -> None:
         if about.choices is not None and value not in about.choices:
             raise UsageError(f"{flag(one.name)} {value}: is not one of {', '.join(about.choices)}")
         if about.accepts is not None and not about.accepts(value):
-            raise UsageError(f"{flag(one.name)} {value}: needs {about.needs}")
+            shown = f"{value:g}" if isinstance(value, float) else value
+            raise UsageError(f"{flag(one.name)} {shown}: needs {about.needs}")
 
 
 def _whole(name: str, value: Any) -> int:
@@ -143,8 +144,14 @@ def _layer_ids(name: str, value: Any) -> tuple[int, ...]:
     return ids
 
 
-def _path(name: str, value: Any) -> Path:
+def as_path(name: str, value: Any) -> Path:
+    """A path."""
     return Path(value)
+
+
+def as_names(name: str, value: Any) -> tuple[str, ...]:
+    """Some names; one alone may be given as it is."""
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def _in_words(names: Iterable[str]) -> str:
@@ -262,7 +269,7 @@ class MachineConfig:
     )
     scratch: Path | None = option(
         None,
-        convert=_path,
+        convert=as_path,
         metavar="DIR",
         help="For what memory does not hold. [default: $SLURM_TMPDIR, then $TMPDIR]",
     )

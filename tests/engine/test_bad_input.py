@@ -42,7 +42,7 @@ OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"rank_by": "norm"}, r"--rank-by norm: is not one of raw-cosine, centered-cosine, projection"),
     ({"scale": "unit"}, r"--scale unit: is not one of none, layer-rms, column-std"),
     ({"bad_rows": "drop"}, r"--bad-rows drop: is not one of error, skip"),
-    ({"tolerance": 0}, r"--tolerance 0\.0: needs a number between 0 and 1"),
+    ({"tolerance": 0}, r"--tolerance 0: needs a number between 0 and 1"),
     ({"tolerance": float("nan")}, r"--tolerance nan: needs a number between 0 and 1"),
     ({"tolerance": "small"}, r"--tolerance small: needs a number"),
     ({"layers": ()}, r"--layers: needs at least one layer id"),

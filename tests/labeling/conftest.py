@@ -15,14 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from skillaxes.run_folder import schema as formats
+from skillaxes.run_folder import schema
 
 
 def selection_columns(
     scores: np.ndarray, norms: np.ndarray, ids: Sequence[str] | None, kind: str, top: int, pool: int, sample: np.ndarray
 ) -> dict[str, list[Any]]:
     """The columns of selection.parquet for the directions behind ``scores``, of shape (n_rows, n_directions)."""
-    columns: dict[str, list[Any]] = {name: [] for name in formats.SELECTION_SCHEMA.names}
+    columns: dict[str, list[Any]] = {name: [] for name in schema.SELECTION_SCHEMA.names}
 
     def add(role: str, direction: int, side: str | None, rows: np.ndarray, first: int = 0) -> None:
         columns["kind"] += [kind] * len(rows)
@@ -39,14 +39,14 @@ def selection_columns(
     pool = min(max(pool, top), n_rows // 2)
     for direction in range(scores.shape[1]):
         order = np.argsort(-scores[:, direction], kind="stable")
-        ends = {formats.POSITIVE: order[:pool], formats.NEGATIVE: order[::-1][:pool]}
+        ends = {schema.POSITIVE: order[:pool], schema.NEGATIVE: order[::-1][:pool]}
         for side, rows in ends.items():
-            add(formats.SHOWN, direction, side, rows[:top])
-            add(formats.HELD_OUT, direction, side, rows[top:], top)
+            add(schema.SHOWN, direction, side, rows[:top])
+            add(schema.HELD_OUT, direction, side, rows[top:], top)
         between = order[pool : n_rows - pool]
         quantiles = np.linspace(0, len(between) - 1, min(pool, len(between))).astype(int)
-        add(formats.MIDDLE, direction, None, between[quantiles])
-        add(formats.SAMPLE, direction, None, sample)
+        add(schema.MIDDLE, direction, None, between[quantiles])
+        add(schema.SAMPLE, direction, None, sample)
     return columns
 
 
@@ -66,22 +66,22 @@ def write_selection(
     n_rows = len(scores)
     norms = np.ones(n_rows) if norms is None else norms
     sample = np.arange(n_rows) if n_rows <= 20_000 else np.sort(np.random.default_rng(0).permutation(n_rows)[:20_000])
-    columns = selection_columns(scores, norms, ids, formats.COMPONENT, top, pool, sample)
+    columns = selection_columns(scores, norms, ids, schema.COMPONENT, top, pool, sample)
     if random_scores is not None:
-        random = selection_columns(random_scores, norms, ids, formats.RANDOM, top, pool, sample)
+        random = selection_columns(random_scores, norms, ids, schema.RANDOM, top, pool, sample)
         columns = {name: columns[name] + random[name] for name in columns}
     meta = {
         "n_rows": n_rows,
-        "rank_by": formats.RAW_COSINE,
+        "rank_by": schema.RAW_COSINE,
         "top": top,
         "pool": min(max(pool, top), n_rows // 2),
         "split_half": list(split_half) if split_half is not None else [None] * scores.shape[1],
         "token_range": token_range,
         "store": {"fingerprint": None, "model": None, "revision": None, "hook": None, "pooling": None},
     }
-    schema = formats.SELECTION_SCHEMA.with_metadata({formats.SELECTION_META: json.dumps(meta).encode()})
+    with_meta = schema.SELECTION_SCHEMA.with_metadata({schema.SELECTION_META: json.dumps(meta).encode()})
     run_dir.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns, schema=schema), run_dir / formats.SELECTION)
+    pq.write_table(pa.table(columns, schema=with_meta), run_dir / schema.SELECTION)
     return run_dir
 
 

@@ -16,12 +16,12 @@ import pytest
 
 from skillaxes.errors import RunFolderError, TracesError, UsageError
 from skillaxes.labeling import LabelOptions, estimate, label
-from skillaxes.run_folder import schema as formats
+from skillaxes.run_folder import schema
 
 
 def test_record(folder: Any) -> None:
     summary = label(folder.run_dir, folder.traces, confound="kind")
-    assert summary.exit_code == 0 and summary.spent == 0.0 and summary.path == folder.run_dir / formats.LABELS
+    assert summary.exit_code == 0 and summary.spent == 0.0 and summary.path == folder.run_dir / schema.LABELS
     records = [json.loads(line) for line in summary.path.read_text().splitlines()]
     assert [record["direction"] for record in records] == [0, 1]
     record = records[0]
@@ -51,11 +51,11 @@ def test_same_bytes_every_time(folder: Any) -> None:
 
 def test_no_row_order_of_strings_matters(folder: Any) -> None:
     label(folder.run_dir, folder.traces)
-    first = (folder.run_dir / formats.LABELS).read_bytes()
+    first = (folder.run_dir / schema.LABELS).read_bytes()
     code = f"from skillaxes.labeling import label; label({str(folder.run_dir)!r}, {str(folder.traces)!r})"
     for seed in "12":
         subprocess.run([sys.executable, "-c", code], check=True, env=_environment(PYTHONHASHSEED=seed))
-        assert (folder.run_dir / formats.LABELS).read_bytes() == first
+        assert (folder.run_dir / schema.LABELS).read_bytes() == first
 
 
 def _environment(**more: str) -> dict[str, str]:
@@ -66,9 +66,9 @@ def test_walls() -> None:
     code = """
 import sys
 import skillaxes.labeling, skillaxes.labeling.options
-assert not {"pyarrow", "openai", "datasets", "numpy"} & set(sys.modules), "importing does nothing"
+assert not {"pyarrow", "openai", "datasets", "numpy", "pydantic"} & set(sys.modules), "importing does nothing"
 from skillaxes.labeling import label, estimate
-import skillaxes.labeling.openai_labeler
+import skillaxes.labeling.labelers.openai
 heavy = {"torch", "zarr", "zarrs", "sklearn", "scipy", "openai", "datasets"} & set(sys.modules)
 assert not heavy, heavy
 """
@@ -78,7 +78,7 @@ assert not heavy, heavy
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"labeler": "magic"}, "--labeler magic: needs one of keywords, openai"),
+        ({"labeler": "magic"}, "--labeler magic: is not one of keywords, openai"),
         ({"top": -1}, "--top -1: needs a whole number of at least 1"),
         ({"top": 61}, r"--top 61: needs 61 rows a side, and the selection keeps 60; type --top 60 or run"),
         ({"top": 20, "samples": 4}, r"--top 20 --samples 4: needs 80 rows a side"),
@@ -94,7 +94,7 @@ def test_wrong_usage(folder: Any, options: dict[str, Any], message: str) -> None
     with pytest.raises(UsageError, match=message) as error:
         label(folder.run_dir, folder.traces, **options)
     assert "\n" not in str(error.value) and error.value.exit_code == 2
-    assert not (folder.run_dir / formats.LABELS).exists()
+    assert not (folder.run_dir / schema.LABELS).exists()
 
 
 def test_unusable_input(folder: Any, tmp_path: Path) -> None:
@@ -106,10 +106,10 @@ def test_unusable_input(folder: Any, tmp_path: Path) -> None:
     short.write_text("".join(folder.traces.read_text().splitlines(keepends=True)[:200]))
     with pytest.raises(TracesError, match="200 records for 240 rows of the store"):
         label(folder.run_dir, short)
-    (folder.run_dir / formats.SELECTION).write_bytes(b"nothing")
+    (folder.run_dir / schema.SELECTION).write_bytes(b"nothing")
     with pytest.raises(RunFolderError, match="cannot be read as parquet"):
         label(folder.run_dir, folder.traces)
-    assert not (folder.run_dir / formats.LABELS).exists()
+    assert not (folder.run_dir / schema.LABELS).exists()
 
 
 def test_what_is_unknown_is_announced(folder: Any) -> None:
@@ -135,7 +135,7 @@ def test_samples_agree(folder: Any) -> None:
 def test_estimate_of_nothing_to_pay(folder: Any) -> None:
     found = estimate(folder.run_dir, folder.traces)
     assert found.requests == 0 and found.cost == 0.0 and found.directions == 2
-    assert not (folder.run_dir / formats.LABELS).exists()
+    assert not (folder.run_dir / schema.LABELS).exists()
 
 
 def test_tiny_selections_still_get_records(tmp_path: Path, folder_of: Callable[..., Any]) -> None:

@@ -77,10 +77,10 @@ def test_two_directions_end_to_end(server: Any, run_dir: Path, prices: Path, mon
 
 def test_plain_text_becomes_labels_or_failures(server: Any, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a guided form the model mostly talks; what it says is a label or a typed failure, nothing else."""
-    from skillaxes.labeling import asking
+    from skillaxes.labeling.llm import structured
 
     monkeypatch.setenv("OPENAI_API_KEY", "none")
-    monkeypatch.setattr(asking, "RUNGS", ("json_object", "text"))
+    monkeypatch.setattr(structured, "RESPONSE_FORMATS", ("json_object", "text"))
     options = {**OPTIONS, "base_url": server.url, "pairs": 0, "detections": 0, "max_output_tokens": 160}
     summary = label(run_dir, SAMPLE / "traces.jsonl", overwrite=True, **options)
     for record in summary.records:

@@ -107,8 +107,7 @@ def run(
     """The main job: discover, label and report in one go."""
     import skillaxes
     from skillaxes.errors import UsageError
-    from skillaxes.labeling import label
-    from skillaxes.labeling.options import OPENAI
+    from skillaxes.labeling import LABELERS, label
     from skillaxes.report import write_report
     from skillaxes.run_folder.manifest import read_manifest
 
@@ -121,11 +120,12 @@ def run(
             output.show(f"After discover, this tells what labels cost: skillaxes label {run_dir} --dry-run")
         return 0
     process = find(processes)
-    if process.size > 1 and labeling.labeler == OPENAI:
+    labeler = LABELERS.get(labeling.labeler)
+    if process.size > 1 and labeler is not None and not labeler.offline:
         if process.index > 0:
             return UsageError.exit_code
         raise UsageError(
-            f"--labeler {OPENAI} with {process.size} processes would keep all of them waiting, often without a "
+            f"--labeler {labeler.name} with {process.size} processes would keep all of them waiting, often without a "
             "network: run discover here, then `skillaxes label RUN_DIR` where there is network"
         )
     progress = make_progress(quiet or process.index > 0)
@@ -155,16 +155,14 @@ def run(
 
 def _check_labeling(store: Path, traces: str, naming: dict[str, Any]) -> None:
     """Refuse what labeling would refuse before the directions are computed."""
-    from skillaxes.labeling.options import OPENAI, make_options
+    from skillaxes.labeling import LABELERS
+    from skillaxes.labeling.options import make_options
     from skillaxes.labeling.traces import read_traces
     from skillaxes.store import open_store
 
     options = make_options(**naming)
     n_rows = open_store(store).n_rows
-    if options.labeler == OPENAI:
-        from skillaxes.labeling.openai_labeler import connector
-
-        connector(options, Path())
+    LABELERS[options.labeler].check(options)
     if Path(traces).suffix in (".jsonl", ".ndjson", ".gz", ".parquet"):  # a data set is met when it is streamed
         read_traces(traces, (), lambda row, record: None, n_rows=n_rows)
 

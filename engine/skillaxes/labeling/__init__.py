@@ -1,24 +1,26 @@
-"""Names for directions, from texts. Knows ``selection.parquet`` and a source of traces, nothing else.
+"""Labels of directions, made from texts and scored on held-out texts.
 
-``label`` reads the one, fetches the other, and writes ``labels.jsonl``; ``estimate`` says beforehand what that would
-send and cost. A labeler is one object with two methods (:mod:`skillaxes.labeling.protocol`).
+``label`` reads ``selection.parquet`` and a source of traces, and writes ``labels.jsonl``; ``estimate`` gives the
+requests and the cost of that beforehand. A labeler is a class with two methods
+(:mod:`skillaxes.labeling.labelers.base`).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from skillaxes.labeling.options import LABELERS, LabelOptions
+from skillaxes.labeling.labelers import LABELERS
+from skillaxes.labeling.options import LabelOptions
 
 if TYPE_CHECKING:
-    from skillaxes.labeling.estimating import Estimate, estimate
+    from skillaxes.labeling.estimation import Estimate, estimate
     from skillaxes.labeling.job import LabelSummary, label
 
 __all__ = ["LABELERS", "Estimate", "LabelOptions", "LabelSummary", "estimate", "label"]
 
 _HOMES = {
-    "Estimate": "skillaxes.labeling.estimating",
-    "estimate": "skillaxes.labeling.estimating",
+    "Estimate": "skillaxes.labeling.estimation",
+    "estimate": "skillaxes.labeling.estimation",
     "LabelSummary": "skillaxes.labeling.job",
     "label": "skillaxes.labeling.job",
 }

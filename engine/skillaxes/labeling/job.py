@@ -1,4 +1,4 @@
-"""The job: choose, label, score, hold against baselines, write ``labels.jsonl``."""
+"""A labeling job: load the examples, label, score, compare with the baselines, write ``labels.jsonl``."""
 
 from __future__ import annotations
 
@@ -12,42 +12,43 @@ from time import monotonic
 from typing import Any
 
 from skillaxes.errors import RunFolderError
-from skillaxes.labeling.baselines import Nulls, nulls
-from skillaxes.labeling.choosing import Choice
-from skillaxes.labeling.confounds import confounds
-from skillaxes.labeling.evaluating import Scores, agreement, ask_label, purpose_of, score
-from skillaxes.labeling.keywords import KeywordsLabeler
-from skillaxes.labeling.material import Material, gather
-from skillaxes.labeling.options import KEYWORDS, LabelOptions, make_options
-from skillaxes.labeling.protocol import Label, Labeler, LabelFailure, Usage
+from skillaxes.labeling.examples import DirectionExamples, Examples, load_examples
+from skillaxes.labeling.labelers import LABELERS
+from skillaxes.labeling.labelers.base import Labeler
+from skillaxes.labeling.labels import Label, LabelFailure, Usage
+from skillaxes.labeling.options import LabelOptions, make_options
 from skillaxes.labeling.records import (
     FAILED,
     LABELLED,
     UNINTERPRETABLE,
-    choice_part,
+    examples_part,
     label_part,
     read_records,
     score_part,
     write_records,
 )
-from skillaxes.labeling.verdict import Verdict, judge_score
+from skillaxes.labeling.scoring.baselines import NullScores, null_scores
+from skillaxes.labeling.scoring.confounds import confounds
+from skillaxes.labeling.scoring.evaluate import Scores, agreement, ask_label, score, usage_key
+from skillaxes.labeling.scoring.verdict import Verdict, judge_score
 from skillaxes.progress import SILENT, Progress, Stage
+from skillaxes.run_folder import schema
 
-_NO_NULLS = Nulls((), 0, 0)
+_NO_NULLS = NullScores((), 0, 0)
 _SECONDS_BETWEEN_WRITES = 5.0
 
 
 @dataclass(frozen=True)
 class LabelSummary:
-    """What a labeling job came to.
+    """The result of a labeling job.
 
     Attributes
     ----------
-    path : the ``labels.jsonl`` that was written
+    path : the written ``labels.jsonl``
     records : its records
     usage : of all replies that were used
-    spent : dollars that this command spent, requests without an answer at their worst case; None where unknown
-    notes : one sentence on each thing the user should know
+    spent : dollars spent by this command, requests without an answer at their worst case; None where unknown
+    notes : remarks for the user, one sentence each
     stopped_by_cost : whether ``max_cost`` kept something from being sent
     """
 
@@ -79,7 +80,7 @@ class LabelSummary:
 
     @property
     def exit_code(self) -> int:
-        """0 when everything was answered; 75 when ``max_cost`` stopped it, run it again; 1 for other failures."""
+        """0 when everything was answered; 75 when ``max_cost`` stopped it, and it can go on; 1 for other failures."""
         if self.stopped_by_cost:
             return 75
         return 1 if self.n_failed or any(record["judge_failures"] for record in self.records) else 0
@@ -99,10 +100,10 @@ def label(
     Parameters
     ----------
     run_dir : folder with a ``selection.parquet``; ``labels.jsonl`` is written there
-    traces : where the texts are, see :func:`skillaxes.labeling.traces.read_traces`
-    options : what to do; or give the fields of :class:`LabelOptions` as keywords
-    progress : where stages and remarks go
-    overwrite : replace labels that another configuration made
+    traces : source of the texts, see :func:`skillaxes.labeling.traces.read_traces`
+    options : or the fields of :class:`LabelOptions` as keywords
+    progress : shows stages and remarks
+    overwrite : replace labels of another configuration
 
     Raises
     ------
@@ -112,26 +113,19 @@ def label(
     """
     options = make_options(**keywords) if options is None else options
     run_dir = Path(run_dir)
-    connect = _connector(options, run_dir)  # fails here when there is no key, before anything is read or written
-    material = gather(run_dir, str(traces), options, progress)
-    configuration = options.digest(material.selection.digest)
-    if not overwrite:
-        _same_configuration(run_dir, configuration)
-    for note in material.notes:
-        progress.note(note)
-    with closing(connect(material, progress)) as labeler:
-        return _Job(run_dir, options, material, labeler, configuration, progress).run()
+    # Built first: without a key it fails before anything is read or written.
+    with closing(LABELERS[options.labeler].build(options, run_dir)) as labeler:
+        examples = load_examples(run_dir, str(traces), options, progress)
+        configuration = options.digest(examples.selection.digest)
+        if not overwrite:
+            _check_configuration(run_dir, configuration)
+        for note in examples.notes:
+            progress.note(note)
+        labeler.prepare(examples, progress)
+        return _Job(run_dir, options, examples, labeler, configuration, progress).run()
 
 
-def _connector(options: LabelOptions, run_dir: Path) -> Callable[[Material, Progress], Any]:
-    if options.labeler == KEYWORDS:
-        return lambda material, progress: KeywordsLabeler(material.background(), material.reference())
-    from skillaxes.labeling.openai_labeler import connector
-
-    return connector(options, run_dir)
-
-
-def _same_configuration(run_dir: Path, configuration: str) -> None:
+def _check_configuration(run_dir: Path, configuration: str) -> None:
     others = [record for record in read_records(run_dir) if record["configuration"] != configuration]
     if others:
         raise RunFolderError(
@@ -145,14 +139,14 @@ class _Job:
         self,
         run_dir: Path,
         options: LabelOptions,
-        material: Material,
+        examples: Examples,
         labeler: Labeler,
         configuration: str,
         progress: Progress,
     ) -> None:
         self._run_dir = run_dir
         self._options = options
-        self._material = material
+        self._examples = examples
         self._labeler = labeler
         self._configuration = configuration
         self._progress = progress
@@ -160,25 +154,27 @@ class _Job:
         self._written = 0.0
 
     def run(self) -> LabelSummary:
-        material, options = self._material, self._options
-        labels = self._labels("labels", material.components)
-        self._records = [self._record(choice, found) for choice, found in zip(material.components, labels, strict=True)]
+        examples, options = self._examples, self._options
+        labels = self._labels("labels", examples.components)
+        self._records = [
+            self._record(direction, found) for direction, found in zip(examples.components, labels, strict=True)
+        ]
         self._write()
 
         scored: list[Scores] = []
         with self._progress.stage("scores", len(labels), unit="directions") as stage:
-            for choice, found, record in zip(material.components, labels, self._records, strict=True):
-                scores = score(self._labeler, found, choice, options, self._map, pairs_only=False)
+            for direction, found, record in zip(examples.components, labels, self._records, strict=True):
+                scores = score(self._labeler, found, direction, options, self._map, pairs_only=False)
                 scored.append(scores)
-                record["agreement"] = agreement(self._labeler, found, choice, options.samples)
+                record["agreement"] = agreement(self._labeler, found, direction, options.samples)
                 record.update(score_part(scores, _NO_NULLS, _NO_NULLS, Verdict(False, "baselines are missing")))
-                self._write_now_and_then()
+                self._write_at_intervals()
                 stage.advance(1)
-        self._tell_money("scores")
-        # Without a score there is nothing to hold a baseline against.
-        worth = any(scores.pairs is not None for scores in scored)
-        randoms = self._nulls("random directions", material.randoms if worth else ())
-        orders = self._nulls("random orders", material.orders if worth else ())
+        self._note_spending("scores")
+        # Without a score there is nothing to compare baselines with.
+        any_scored = any(scores.pairs is not None for scores in scored)
+        randoms = self._null_scores("random directions", examples.randoms if any_scored else ())
+        orders = self._null_scores("random orders", examples.orders if any_scored else ())
         for found, scores, record in zip(labels, scored, self._records, strict=True):
             verdict = self._verdict(found, scores, randoms, orders, record)
             record.update(score_part(scores, randoms, orders, verdict))
@@ -190,34 +186,39 @@ class _Job:
             records=tuple(self._records),
             usage=self._labeler.usage(),
             spent=self._labeler.spent(),
-            notes=(*material.notes, *self._labeler.notes()),
+            notes=(*examples.notes, *self._labeler.notes()),
             stopped_by_cost=self._labeler.stopped_by_cost(),
         )
 
-    def _labels(self, name: str, choices: Sequence[Choice]) -> list[Label | LabelFailure]:
-        with self._progress.stage(name, len(choices), unit="directions") as stage:
-            found = self._map(partial(self._ask, stage=stage), choices)
-        self._tell_money(name)
+    def _labels(self, name: str, directions: Sequence[DirectionExamples]) -> list[Label | LabelFailure]:
+        with self._progress.stage(name, len(directions), unit="directions") as stage:
+            found = self._map(partial(self._ask, stage=stage), directions)
+        self._note_spending(name)
         return found
 
-    def _ask(self, choice: Choice, stage: Stage) -> Label | LabelFailure:
-        found = ask_label(self._labeler, choice.first.shown, choice.second.shown, purpose_of(choice))
+    def _ask(self, direction: DirectionExamples, stage: Stage) -> Label | LabelFailure:
+        found = ask_label(
+            self._labeler,
+            direction.positive.shown,
+            direction.negative.shown,
+            usage_key(direction.kind, direction.index),
+        )
         stage.advance(1)
         return found
 
-    def _nulls(self, name: str, choices: Sequence[Choice]) -> Nulls:
-        if not choices or not self._options.pairs:
+    def _null_scores(self, name: str, directions: Sequence[DirectionExamples]) -> NullScores:
+        if not directions or not self._options.pairs:
             return _NO_NULLS
-        labels = self._labels(name, choices)
-        with self._progress.stage(f"{name}, scores", len(choices), unit="directions") as stage:
+        labels = self._labels(name, directions)
+        with self._progress.stage(f"{name}, scores", len(directions), unit="directions") as stage:
             found = []
-            for choice, one in zip(choices, labels, strict=True):
-                found.append(score(self._labeler, one, choice, self._options, self._map, pairs_only=True).pairs)
+            for direction, one in zip(directions, labels, strict=True):
+                found.append(score(self._labeler, one, direction, self._options, self._map, pairs_only=True).pairs)
                 stage.advance(1)
-        self._tell_money(f"scores of {name}")
-        return nulls(found)
+        self._note_spending(f"scores of {name}")
+        return null_scores(found)
 
-    def _tell_money(self, after: str) -> None:
+    def _note_spending(self, after: str) -> None:
         spent = self._labeler.spent()
         if spent:
             limit = f" of ${self._options.max_cost:g}" if self._options.max_cost else ""
@@ -227,8 +228,8 @@ class _Job:
         self,
         found: Label | LabelFailure,
         scores: Scores,
-        randoms: Nulls,
-        orders: Nulls,
+        randoms: NullScores,
+        orders: NullScores,
         record: dict[str, Any],
     ) -> Verdict:
         if isinstance(found, LabelFailure):
@@ -237,10 +238,10 @@ class _Job:
             return Verdict(False, "uninterpretable, says the labeler")
         return judge_score(scores, randoms, orders, record["split_half"])
 
-    def _record(self, choice: Choice, found: Label | LabelFailure) -> dict[str, Any]:
-        material, options = self._material, self._options
-        selection = material.selection
-        position = [direction.index for direction in selection.components].index(choice.index)
+    def _record(self, direction: DirectionExamples, found: Label | LabelFailure) -> dict[str, Any]:
+        examples, options = self._examples, self._options
+        selection = examples.selection
+        position = [component.index for component in selection.components].index(direction.index)
         rows = selection.components[position]
         ends = (rows.positive, rows.negative)
         ranked = {
@@ -249,17 +250,17 @@ class _Job:
         split_half = selection.split_half[position] if position < len(selection.split_half) else None
         record = {
             "format_version": 1,
-            "direction": choice.index,
+            "direction": direction.index,
             **label_part(found, self._labeler.kind),
             "labeler": self._labeler.name,
             **self._labeler.describe(),
-            **choice_part(choice, ranked, found.cuts if isinstance(found, Label) else {}),
+            **examples_part(direction, ranked, found.cuts if isinstance(found, Label) else {}),
             **score_part(Scores(), _NO_NULLS, _NO_NULLS, Verdict(False, "not scored")),
-            "confounds": confounds(selection.samples[position], rows, material.features, options.confound),
+            "confounds": confounds(selection.samples[position], rows, examples.features, options.confound),
             "agreement": None,
             "split_half": split_half,
             "text": options.text,
-            "window": material.window,
+            "window": examples.window,
             "group_by": options.group_by,
             "disjoint_by": options.disjoint_by,
             "configuration": self._configuration,
@@ -268,20 +269,20 @@ class _Job:
             record["verdict"] = Verdict(False, f"no label: {found.kind}").as_dict()
         return record
 
-    def _book(self, record: dict[str, Any]) -> None:
-        usage = self._labeler.usage(f"component {record['direction']}")
+    def _add_usage(self, record: dict[str, Any]) -> None:
+        usage = self._labeler.usage(usage_key(schema.COMPONENT, record["direction"]))
         record["usage"] = usage.as_dict()
         record["cost"] = usage.cost
 
-    def _write_now_and_then(self) -> None:
-        # For whoever looks on; replies are safe in the cache, so nothing hangs on it.
+    def _write_at_intervals(self) -> None:
+        # For readers of the file meanwhile; the replies themselves are safe in the cache.
         if monotonic() - self._written > _SECONDS_BETWEEN_WRITES:
             self._write()
 
     def _write(self) -> Path:
         self._written = monotonic()
         for record in self._records:
-            self._book(record)
+            self._add_usage(record)
         return write_records(self._run_dir, self._records)
 
     def _map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
@@ -291,5 +292,5 @@ class _Job:
         try:
             return list(pool.map(function, items))
         finally:
-            # After an interrupt nothing that still waits is sent.
+            # After an interrupt, queued calls are not made.
             pool.shutdown(wait=True, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""``labels.jsonl``: one record a direction, replaced as a whole, never half-written.
+"""``labels.jsonl``: one record a direction, always replaced as a whole.
 
 Fields of a record::
 
@@ -6,21 +6,22 @@ Fields of a record::
     direction       index of the direction
     status          "labelled", "uninterpretable" (the labeler's own answer) or "failed"
     kind            "words" (terms that separate the ends) or "name"; null when failed
-    labeler, model, base_url, rung
+    labeler, model, base_url
+    rung            response format that the server took: "json_schema", "json_object" or "text"; null offline
     title           "a, b, c vs. d, e, f" (words) or "a b c vs. d e f" (name); null unless labelled
     keywords        {"positive": [three], "negative": [three]}
     attributes      {"positive": [...], "negative": [...]}
-    axes            [what separates the two ends, ...]
+    axes            [scale on which the two ends differ, ...]
     analysis        text or null
-    details         what only this labeler has to say: z-scores of the words, ...
+    details         further findings of this labeler: z-scores of the words, ...
     failure         null, or {"kind", "message", "request_id", "status"}
     shown           {"positive": [{"row", "trace_id", "score", "tokens", "cut"}, ...], "negative": [...]}
                     tokens, cut: in the prompt, and taken out of its middle; null for an offline labeler
-                    and "excerpt", "excerpt_cut": how the text begins, and whether it goes on
+                    and "excerpt", "excerpt_cut": the beginning of the text, and whether it goes on
     held_out        {"positive", "negative", "disjoint_positive", "disjoint_negative", "between"}: numbers of traces
     left_out        {"positive": {reason: number}, "negative": {...}}
-    scores          {"pairs", "disjoint", "detection"}: see scoring.py; null where there is none
-    baselines       {"length", "length_disjoint", "random_directions", "random_orders"}: see baselines.py
+    scores          {"pairs", "disjoint", "detection"}: see scoring/scores.py; null where there is none
+    baselines       {"length", "length_disjoint", "random_directions", "random_orders"}: see scoring/baselines.py
     judge_failures  [{"kind", "message", "request_id", "status", "count"}]: judgements without an answer
     verdict         {"survives": bool, "text": one line}
     confounds       {"rows", "spearman": {name: number}, "categories": {field: {side: [...]}}, "confounded_with": [...]}
@@ -34,39 +35,39 @@ Fields of a record::
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from skillaxes.errors import RunFolderError
-from skillaxes.labeling.baselines import Nulls
-from skillaxes.labeling.choosing import Choice, Side
-from skillaxes.labeling.evaluating import Scores
-from skillaxes.labeling.protocol import WORDS, Label, LabelFailure
-from skillaxes.labeling.scoring import DetectionScore, PairScore
-from skillaxes.labeling.verdict import Verdict
-from skillaxes.run_folder import schema as formats
+from skillaxes.labeling.examples import DirectionExamples, SideExamples
+from skillaxes.labeling.labels import WORDS, Label, LabelFailure
+from skillaxes.labeling.scoring.baselines import NullScores
+from skillaxes.labeling.scoring.evaluate import Scores
+from skillaxes.labeling.scoring.scores import DetectionScore, PairScore
+from skillaxes.labeling.scoring.verdict import Verdict
+from skillaxes.run_folder import schema
+from skillaxes.run_folder.files import replacing
 
-EXCERPT = 600  # characters of a shown text that the record keeps, for whoever reads it without the texts
+EXCERPT = 600  # characters of a shown text that the record keeps, for readers without the texts
 LABELLED, UNINTERPRETABLE, FAILED = "labelled", "uninterpretable", "failed"
 
 
 def label_part(label: Label | LabelFailure, kind: str) -> dict[str, Any]:
-    """The fields that say what the label is, or why there is none."""
+    """The fields of the label, or of its failure."""
     if isinstance(label, LabelFailure):
         status, failure = FAILED, label.as_dict()
         label = Label((), ())
     else:
         status, failure = (LABELLED if label.interpretable else UNINTERPRETABLE), None
     between = ", " if kind == WORDS else " "
-    title = f"{between.join(label.first)} vs. {between.join(label.second)}"
+    title = f"{between.join(label.positive)} vs. {between.join(label.negative)}"
     return {
         "status": status,
         "kind": None if status == FAILED else kind,
         "title": title if status == LABELLED else None,
-        "keywords": {"positive": list(label.first), "negative": list(label.second)},
-        "attributes": {"positive": list(label.first_attributes), "negative": list(label.second_attributes)},
+        "keywords": {"positive": list(label.positive), "negative": list(label.negative)},
+        "attributes": {"positive": list(label.positive_attributes), "negative": list(label.negative_attributes)},
         "axes": list(label.axes),
         "analysis": label.analysis,
         "details": label.details,
@@ -74,16 +75,18 @@ def label_part(label: Label | LabelFailure, kind: str) -> dict[str, Any]:
     }
 
 
-def choice_part(choice: Choice, scores: Mapping[int, float], cuts: Mapping[int, tuple[int, int]]) -> dict[str, Any]:
-    """The fields that say which traces were shown, held out and left out.
+def examples_part(
+    direction: DirectionExamples, scores: Mapping[int, float], cuts: Mapping[int, tuple[int, int]]
+) -> dict[str, Any]:
+    """The fields of the traces that were shown, held out and left out.
 
     Parameters
     ----------
     scores : row -> the score that ranked it
-    cuts : row -> tokens in the prompt and tokens cut out of it
+    cuts : row -> (tokens in the prompt, tokens cut out of it)
     """
 
-    def shown(side: Side) -> list[dict[str, Any]]:
+    def shown(side: SideExamples) -> list[dict[str, Any]]:
         return [
             {
                 "row": trace.row,
@@ -99,20 +102,20 @@ def choice_part(choice: Choice, scores: Mapping[int, float], cuts: Mapping[int, 
         ]
 
     return {
-        "shown": {"positive": shown(choice.first), "negative": shown(choice.second)},
+        "shown": {"positive": shown(direction.positive), "negative": shown(direction.negative)},
         "held_out": {
-            "positive": len(choice.first.held_out),
-            "negative": len(choice.second.held_out),
-            "disjoint_positive": len(choice.first.disjoint),
-            "disjoint_negative": len(choice.second.disjoint),
-            "between": len(choice.between),
+            "positive": len(direction.positive.held_out),
+            "negative": len(direction.negative.held_out),
+            "disjoint_positive": len(direction.positive.disjoint),
+            "disjoint_negative": len(direction.negative.disjoint),
+            "between": len(direction.between),
         },
-        "left_out": {"positive": dict(choice.first.left_out), "negative": dict(choice.second.left_out)},
+        "left_out": {"positive": dict(direction.positive.left_out), "negative": dict(direction.negative.left_out)},
     }
 
 
-def score_part(scores: Scores, randoms: Nulls, orders: Nulls, verdict: Verdict) -> dict[str, Any]:
-    """The fields that say what the label is worth."""
+def score_part(scores: Scores, randoms: NullScores, orders: NullScores, verdict: Verdict) -> dict[str, Any]:
+    """The fields of the scores, the baselines and the verdict."""
     return {
         "scores": {
             "pairs": _figures(scores.pairs),
@@ -125,13 +128,13 @@ def score_part(scores: Scores, randoms: Nulls, orders: Nulls, verdict: Verdict) 
             "random_directions": randoms.as_dict() if randoms.asked else None,
             "random_orders": orders.as_dict() if orders.asked else None,
         },
-        "judge_failures": _tally(scores.failures),
+        "judge_failures": _count_by_kind(scores.failures),
         "verdict": verdict.as_dict(),
     }
 
 
-def _tally(failures: Sequence[LabelFailure]) -> list[dict[str, Any]]:
-    """One entry for each kind of failure: the first of it, and how many there were."""
+def _count_by_kind(failures: Sequence[LabelFailure]) -> list[dict[str, Any]]:
+    """One entry for each kind of failure: its first failure, and their number."""
     kinds: dict[str, dict[str, Any]] = {}
     for failure in failures:
         entry = kinds.setdefault(failure.kind, {**failure.as_dict(), "count": 0})
@@ -145,25 +148,21 @@ def _figures(score: PairScore | DetectionScore | None) -> dict[str, Any] | None:
 
 def write_records(run_dir: Path, records: Sequence[dict[str, Any]]) -> Path:
     """Replace ``labels.jsonl`` in one step."""
-    path = Path(run_dir) / formats.LABELS
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
+    path = Path(run_dir) / schema.LABELS
+    with replacing(path) as aside, aside.open("w", encoding="utf-8") as file:
         for record in records:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
     return path
 
 
 def read_records(run_dir: Path) -> list[dict[str, Any]]:
-    """The records of a run folder; none when it has no labels.
+    """The records of a run folder; an empty list when it has no labels.
 
     Raises
     ------
     RunFolderError : a line that is no record
     """
-    path = Path(run_dir) / formats.LABELS
+    path = Path(run_dir) / schema.LABELS
     if not path.is_file():
         return []
     records = []

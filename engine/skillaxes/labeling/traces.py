@@ -1,7 +1,7 @@
-"""Where texts come from: a local file, or a Hugging Face data set, read once from the front.
+"""Sources of texts: a local file or a Hugging Face data set, read once from the front.
 
-Row i of the store belongs to record i of the source. All wanted rows are fetched in one forward pass,
-in ascending order, and nothing behind the last of them is read from a stream.
+Record i of the source is the text of row i of the store. All wanted rows are read in one forward pass, in ascending
+order, and a stream is read no further than the last of them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def read_traces(
     ids: Mapping[int, str] | None = None,
     progress: Progress = SILENT,
 ) -> None:
-    """Hand the records of ``rows`` to ``take``, in ascending order of row, each once.
+    """Call ``take`` with the record of each row, in ascending order, each once.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def read_traces(
     rows : the wanted rows, any order
     take : called with a row and its record
     n_rows : rows of the store; a local file must hold at least as many records
-    ids : the trace ids that the store gives to its rows, held against the records' ``id`` field where they have one
+    ids : row -> trace id by the store; compared with the records' ``id`` field where they have one
 
     Raises
     ------
