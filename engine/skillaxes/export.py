@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from skillaxes.errors import RunFolderError, UsageError
+from skillaxes.files import replacing
 from skillaxes.run_folder.directions import Directions, read_directions
-from skillaxes.run_folder.files import replacing
 from skillaxes.run_folder.manifest import DONE, read_manifest
 
 if TYPE_CHECKING:

@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from host_streams import HostSeam
 from torch import Tensor
 
-from skillaxes.stream.device import COMPUTE, COPIES, HostSeam
+from skillaxes.stream.device import COMPUTE, COPIES
 from skillaxes.stream.prefetch import LAG
 
 SCHEDULES = ("copies first", "compute first", "random 0", "random 1", "random 2")

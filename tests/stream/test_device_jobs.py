@@ -11,8 +11,7 @@ import device_jobs
 import pytest
 from device_double import LanesSeam
 from device_jobs import LAWS, OPTIONS, Place, same_as_on_the_cpu
-
-from skillaxes.stream.device import HostSeam
+from host_streams import HostSeam
 
 SEAMS = {
     "done at once": lambda device: HostSeam(free=device_jobs.ROOMY),

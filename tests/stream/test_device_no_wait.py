@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 import torch
 from device_jobs import Place, discover_here, make_store
+from host_streams import HostSeam
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import skillaxes_kernels as kernels
 from skillaxes.pca import krylov
-from skillaxes.stream.device import HostSeam, Outbox
+from skillaxes.stream.device import Outbox
 
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "item", "equal"}
 INDEXING = {"index", "index_put", "index_put_"}

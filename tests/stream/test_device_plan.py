@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from device_jobs import D, N, Place, make_store
+from host_streams import HostSeam
 
 from skillaxes.run import plan as memory_plan
 from skillaxes.run.plan import smaller
-from skillaxes.stream.device import HostSeam
 from skillaxes.stream.prefetch import LEAST_PANEL_ROWS, MOST_PANEL_ROWS, panel_rows_for, plan_device
 
 MB, GB = 1 << 20, 1 << 30

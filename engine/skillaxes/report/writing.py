@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from skillaxes.files import replacing
 from skillaxes.report.contents import read_contents
 from skillaxes.report.page import render
-from skillaxes.run_folder.files import replacing
 from skillaxes.run_folder.schema import REPORT
 
 

@@ -23,6 +23,7 @@ from skillaxes import memory
 from skillaxes.cluster import signals as preemption
 from skillaxes.cluster.world import ALONE, World
 from skillaxes.errors import DeviceMemoryError, InputError, StoppedEarly, StoreError, UsageError
+from skillaxes.files import remove
 from skillaxes.pca import krylov
 from skillaxes.pca.base import Solved
 from skillaxes.pca.projections import ProjectionStore
@@ -39,7 +40,6 @@ from skillaxes.run.stage_log import StageLog
 from skillaxes.run_folder import manifest as manifests
 from skillaxes.run_folder.checkpoint import holds_state
 from skillaxes.run_folder.contents import Discovery, load
-from skillaxes.run_folder.files import remove
 from skillaxes.run_folder.schema import CHECKPOINT
 from skillaxes.stream.panels import PanelStream
 

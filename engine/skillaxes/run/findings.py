@@ -14,6 +14,7 @@ import torch
 from skillaxes import memory
 from skillaxes.cluster.world import World
 from skillaxes.errors import InputError
+from skillaxes.files import aside_of, replacing
 from skillaxes.pca.base import Solved
 from skillaxes.pca.row_scores import RowBlock
 from skillaxes.pca.stability import subspaces
@@ -26,7 +27,6 @@ from skillaxes.run.job import Job
 from skillaxes.run.plan import GIVEN
 from skillaxes.run_folder import manifest as manifests
 from skillaxes.run_folder.directions import Directions, write_directions
-from skillaxes.run_folder.files import aside_of, replacing
 from skillaxes.run_folder.schema import FORMAT_VERSION, SCORES, SELECTION, SIDES, TOPK
 from skillaxes.run_folder.scores import ScoresWriter
 from skillaxes.stream.panels import PanelStream

@@ -24,7 +24,7 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
-from skillaxes.run_folder.files import remove
+from skillaxes.files import remove
 from skillaxes.run_folder.schema import CHECKPOINT
 
 _STATE = "state.pt"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from skillaxes.errors import RunFolderError
-from skillaxes.run_folder.files import replacing
+from skillaxes.files import replacing
 from skillaxes.run_folder.schema import DIRECTIONS
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from skillaxes.run_folder.files import remove, replacing, write_json
+from skillaxes.files import remove, replacing, write_json
 
 
 def test_a_file_appears_when_the_block_ends_well(tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 import torch
+from host_streams import HostSeam
 
 from skillaxes.stream import device
-from skillaxes.stream.device import COMPUTE, COPIES, CudaSeam, HostSeam, open_seam
+from skillaxes.stream.device import COMPUTE, COPIES, CudaSeam, open_seam
 
 DEVICE = torch.device("cuda", 1)
 

@@ -16,13 +16,13 @@ import torch
 from device_double import LanesSeam
 from device_jobs import D, N, Place, assert_same, discover_here, make_store
 from fake_gds import unchecked_store
+from host_streams import HostSeam
 from matrices import power_law
 
 from skillaxes import doctor
 from skillaxes.errors import StoreError
 from skillaxes.store import open_store
 from skillaxes.stream import gds
-from skillaxes.stream.device import HostSeam
 
 
 @pytest.fixture

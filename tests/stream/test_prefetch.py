@@ -12,9 +12,9 @@ import pytest
 import torch
 from device_double import SCHEDULES, LanesSeam
 from device_laws import CASES, LAWS, collect, make_feed, wanted_of
+from host_streams import HostSeam
 
 from skillaxes.stream import prefetch as device_feed
-from skillaxes.stream.device import HostSeam
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
