@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from skillaxes.files import remove, replacing, write_json
+from skillaxes.files import atomic_write, remove, write_json
 
 
 def test_a_file_appears_when_the_block_ends_well(tmp_path: Path) -> None:
     target = tmp_path / "file"
-    with replacing(target) as aside:
+    with atomic_write(target) as aside:
         aside.write_text("new")
         assert not target.exists() and aside.parent == tmp_path, "a rename within one file system is atomic"
     assert target.read_text() == "new" and list(tmp_path.iterdir()) == [target]
@@ -21,7 +21,7 @@ def test_a_file_appears_when_the_block_ends_well(tmp_path: Path) -> None:
 def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
     target = tmp_path / "file"
     target.write_text("old")
-    with pytest.raises(ZeroDivisionError), replacing(target) as aside:
+    with pytest.raises(ZeroDivisionError), atomic_write(target) as aside:
         aside.write_text("half")
         raise ZeroDivisionError
     assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
@@ -30,11 +30,11 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
 def test_folders(tmp_path: Path) -> None:
     target = tmp_path / "folder"
     for content in ("one", "two"):
-        with replacing(target) as aside:
+        with atomic_write(target) as aside:
             aside.mkdir()
             (aside / content).write_text(content)
         assert [path.name for path in target.iterdir()] == [content]
-    with pytest.raises(ZeroDivisionError), replacing(target) as aside:
+    with pytest.raises(ZeroDivisionError), atomic_write(target) as aside:
         aside.mkdir()
         (aside / "three").write_text("half")
         raise ZeroDivisionError
@@ -45,7 +45,7 @@ def test_folders(tmp_path: Path) -> None:
 def test_leftovers_of_a_killed_attempt_are_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / ".file.partial").mkdir()
     (tmp_path / ".file.partial" / "old").write_text("half")
-    with replacing(tmp_path / "file") as aside:
+    with atomic_write(tmp_path / "file") as aside:
         aside.write_text("new")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 
-def aside_of(path: Path) -> Path:
+def temp_path(path: Path) -> Path:
     """Where :func:`replacing` has what is to take the place of ``path``."""
     return path.with_name(f".{path.name}.partial")
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A place beside ``path`` to write a file or a folder to; it takes the place of ``path`` when the block ends
     well.
     """
-    aside = aside_of(path)
+    aside = temp_path(path)
     remove(aside)
     try:
         yield aside
@@ -37,7 +37,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, value: Any) -> None:
     """Put ``value`` at ``path`` as JSON, atomically."""
-    with replacing(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skillaxes.stream.device import Mark
+from skillaxes.stream.device import Event
 
 
-class HostSeam:
-    """The CPU in the place of a GPU: all work is done when the call returns, so every mark is reached.
+class HostStreams:
+    """The CPU in the place of a GPU: all work is done when the call returns, so every event is reached.
 
-    For tests and for trying out the control flow; a job on the CPU needs no seam.
+    For tests and for trying out the control flow; a job on the CPU needs no streams.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ class HostSeam:
         self._granted.append((weakref.ref(made), made.nbytes))
         return made
 
-    def host_empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    def pinned_empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype)
 
     def upload(self, target: Tensor, source: Tensor) -> None:
@@ -46,16 +46,16 @@ class HostSeam:
     def download(self, source: Tensor) -> Tensor:
         return source.clone()
 
-    def adopt(self, foreign: Any) -> Tensor:
+    def from_dlpack(self, foreign: Any) -> Tensor:
         return torch.from_dlpack(foreign)
 
-    def mark(self, lane: str) -> Mark:
+    def record_event(self, stream: str) -> Event:
         return None
 
-    def wait(self, lane: str, mark: Mark) -> None:
+    def wait_event(self, stream: str, event: Event) -> None:
         pass
 
-    def join(self, mark: Mark) -> None:
+    def synchronize(self, event: Event) -> None:
         pass
 
     def free_bytes(self) -> int:
@@ -68,5 +68,5 @@ class HostSeam:
     def l2_bytes(self) -> int:
         return self._l2
 
-    def release(self) -> None:
+    def empty_cache(self) -> None:
         pass

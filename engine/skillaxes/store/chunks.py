@@ -93,7 +93,7 @@ class ChunkMap:
         return tuple(s // c for s, c in zip(self.file_shape, self.chunk_shape, strict=True))
 
     @property
-    def n_bands(self) -> int:
+    def n_grid_rows(self) -> int:
         return math.ceil(self.shape[0] / self.chunk_shape[0])
 
     def key(self, file: tuple[int, ...]) -> str:
@@ -155,7 +155,7 @@ class ChunkMap:
             if all(c * size < extent for c, size, extent in zip(chunk, self.chunk_shape, self.shape, strict=True)):
                 yield chunk[0], position
 
-    def missing_bands(self) -> list[int]:
+    def missing_grid_rows(self) -> list[int]:
         """Bands of which at least one chunk is not stored, ascending."""
         grid = [math.ceil(extent / size) for extent, size in zip(self.shape, self.file_shape, strict=True)]
         files = list(product(*map(range, grid)))
@@ -165,7 +165,7 @@ class ChunkMap:
             if self.sharding is None or self.index_checked is None:
                 if file not in stored:
                     per_file = self.file_shape[0] // self.chunk_shape[0]
-                    missing.update(range(file[0] * per_file, min((file[0] + 1) * per_file, self.n_bands)))
+                    missing.update(range(file[0] * per_file, min((file[0] + 1) * per_file, self.n_grid_rows)))
                 continue
             index = self.index(file) if file in stored else None
             missing.update(band for band, at in self._inner(file) if index is None or index[at, 0] == ABSENT)
@@ -193,7 +193,7 @@ class PlainChunks:
     def __init__(self, chunks: ChunkMap, itemsize: int, *, checked: bool) -> None:
         self._chunks = chunks
         self.chunk_rows = chunks.chunk_shape[0]
-        self.n_chunks = chunks.n_bands
+        self.n_chunks = chunks.n_grid_rows
         self.row_bytes = itemsize
         for extent in chunks.shape[1:]:
             self.row_bytes *= extent

@@ -76,7 +76,7 @@ class Store:
     @property
     def n_chunks(self) -> int:
         """Bands of rows of one chunk's height; chunks that split the columns count once."""
-        return self._chunks.n_bands
+        return self._chunks.n_grid_rows
 
     @property
     def nbytes(self) -> int:
@@ -92,7 +92,7 @@ class Store:
 
     @cached_property
     def _missing(self) -> tuple[int, ...]:
-        return tuple(self._chunks.missing_bands())
+        return tuple(self._chunks.missing_grid_rows())
 
     @property
     def plain_reason(self) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skillaxes.devices import torch_dtype
 from skillaxes.errors import StoreError
 
 if TYPE_CHECKING:
@@ -23,12 +24,6 @@ if TYPE_CHECKING:
 
 
 FilePath = os.PathLike[str] | str
-TORCH_DTYPES = {
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float32": torch.float32,
-    "float64": torch.float64,
-}
 # On others a page that fails to come is a SIGBUS instead of an error with a name, or each page is a request of its own.
 _LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "tmpfs", "overlay"})
 
@@ -183,7 +178,7 @@ class PlainRows:
         if offset % self._store.itemsize:
             return None
         rows = mapped(path, offset, (stop - start) * self._row_bytes)
-        return rows.view(TORCH_DTYPES[self._store.dtype]).view(stop - start, self._store.n_features)
+        return rows.view(torch_dtype(self._store.dtype)).view(stop - start, self._store.n_features)
 
     def pieces(self, start: int, stop: int) -> Iterator[tuple[int, Tensor]]:
         """(first row, rows) of each chunk's part of rows ``start`` to ``stop``, mapped if possible, else copied."""
@@ -191,7 +186,7 @@ class PlainRows:
             end = min(stop, (start // self._store.chunk_rows + 1) * self._store.chunk_rows)
             rows = self.mapped(start, end)
             if rows is None:
-                rows = torch.empty((end - start, self._store.n_features), dtype=TORCH_DTYPES[self._store.dtype])
+                rows = torch.empty((end - start, self._store.n_features), dtype=torch_dtype(self._store.dtype))
                 self.fetch(start, end, rows)
             yield start, rows
             start = end

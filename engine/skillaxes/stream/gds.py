@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from skillaxes.store import Store
 
 
-ROAD = "GPUDirect (CuPy)"
+READ_PATH = "GPUDirect (CuPy)"
 _AHEAD = 2  # units being fetched while one is copied
 UNITS = 2 * (_AHEAD + LAG + 1)  # that device memory must hold at once; zarr holds each one twice while it reads
 
@@ -78,7 +78,7 @@ class DirectReader:
         self._array = _open(store)
         self.bytes_read = 0
 
-    def units(self, *, verify: bool, from_row: int | None = None) -> Iterator[tuple[int, Tensor]]:
+    def fetch_units(self, *, verify: bool, from_row: int | None = None) -> Iterator[tuple[int, Tensor]]:
         """Yield (first row, rows) for each unit in order; rows is of shape (n, n_features), in device memory.
 
         Raises

@@ -15,27 +15,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skillaxes.devices import torch_dtype
 from skillaxes.errors import StoreError
-from skillaxes.stream.files import TORCH_DTYPES, PlainRows, as_numpy, can_map, read_exactly
+from skillaxes.stream.files import PlainRows, as_numpy, can_map, read_exactly
 
 if TYPE_CHECKING:
     from skillaxes.store import Store
 
 
-UNIT_BYTES = 32 << 20  # a plain chunk above it is fetched in parts
+FETCH_BYTES = 32 << 20  # a plain chunk above it is fetched in parts
 
 
 def can_share(store: Store) -> bool:
     """Whether several threads can fetch units: a checksum runs over its chunk in order, pipelines have own threads."""
-    return store.plain_chunks() is not None and unit_rows(store) == store.chunk_rows
+    return store.plain_chunks() is not None and fetch_rows(store) == store.chunk_rows
 
 
-def unit_rows(store: Store) -> int:
+def fetch_rows(store: Store) -> int:
     """Rows of ``store`` that are fetched at once."""
     chunk_bytes = store.chunk_rows * store.n_features * store.itemsize
-    if store.plain_chunks() is None or chunk_bytes <= UNIT_BYTES:
+    if store.plain_chunks() is None or chunk_bytes <= FETCH_BYTES:
         return store.chunk_rows
-    least = -(-chunk_bytes // UNIT_BYTES)
+    least = -(-chunk_bytes // FETCH_BYTES)
     for parts in range(least, min(4 * least, store.chunk_rows) + 1):
         if store.chunk_rows % parts == 0:
             return store.chunk_rows // parts
@@ -100,7 +101,7 @@ class ChunkChecks:
             )
 
 
-class HeldRows:
+class RowCache:
     """Disjoint runs of rows, by their first one."""
 
     def __init__(self) -> None:
@@ -164,35 +165,35 @@ class Reader:
         layout = store.plain_chunks()
         self._plain = None if layout is None else PlainRows(store, layout)
         self._row_bytes = store.n_features * store.itemsize
-        self._unit_rows = unit_rows(store)
+        self._fetch_rows = fetch_rows(store)
         self.lag = lag
         self._beyond = beyond
         self.cached_from = first_row
         self._empty = _pageable if empty is None else empty
         self._maps = empty is None and self._plain is not None
-        self._unit_bytes = self._unit_rows * self._row_bytes
-        self._cached_units = cache_bytes // self._unit_bytes
+        self._fetch_bytes = self._fetch_rows * self._row_bytes
+        self._cached_units = cache_bytes // self._fetch_bytes
         self._workers = workers if can_share(store) and not self._cached_units else 1
         self._lock = threading.Lock()
         self._cache: dict[int, Tensor] = {}
         self._slots: list[Tensor] = []
         self.checks = ChunkChecks(store)
-        self._known = HeldRows()
-        self._given_up: queue.SimpleQueue[list[Tensor]] = queue.SimpleQueue()
+        self._known = RowCache()
+        self._released: queue.SimpleQueue[list[Tensor]] = queue.SimpleQueue()
         self.bytes_read = 0
         self.rows_read_twice = 0
 
     @property
-    def road(self) -> str:
+    def read_path(self) -> str:
         """``plain files`` or the name of the codec pipeline."""
         return "plain files" if self._plain is not None else f"zarr ({self._store.pipeline})"
 
     @cached_property
-    def lasting(self) -> bool:
+    def is_mapped(self) -> bool:
         """Whether units stay valid as long as someone holds them: mapped, so that no buffer is filled again."""
         return self._maps and self._plain is not None and can_map(self._plain.locate(self._first)[0])
 
-    def units(self, *, verify: bool, from_row: int | None = None) -> Iterator[tuple[int, Tensor]]:
+    def fetch_units(self, *, verify: bool, from_row: int | None = None) -> Iterator[tuple[int, Tensor]]:
         """Yield (first row, rows) for each unit in order; rows is of shape (n, n_features) in the store's dtype.
 
         A yielded tensor is to be read only, and valid until ``lag + 1`` further ones were asked for. ``from_row``
@@ -205,11 +206,11 @@ class Reader:
         self.checks.stored()
         self._known.sort()
         if not self._slots:
-            shape = (self._unit_rows, self._store.n_features)
+            shape = (self._fetch_rows, self._store.n_features)
             # Of mapped units a panel may hold one more, for which there is no buffer to wait. They fill no buffer: what
             # they wait for is only that not too many are mapped.
-            n_slots = SLOTS + (self._beyond - 1 if self.lasting else 0) + self.lag + self._workers - 1
-            self._slots = [self._empty(shape, TORCH_DTYPES[self._store.dtype]) for _ in range(n_slots)]
+            n_slots = SLOTS + (self._beyond - 1 if self.is_mapped else 0) + self.lag + self._workers - 1
+            self._slots = [self._empty(shape, torch_dtype(self._store.dtype)) for _ in range(n_slots)]
         free: queue.SimpleQueue[Tensor] = queue.SimpleQueue()
         ready: queue.SimpleQueue[_Ready | BaseException | None] = queue.SimpleQueue()
         pool = ThreadPoolExecutor(self._workers, "skillaxes-fetch") if self._workers > 1 else None
@@ -223,7 +224,7 @@ class Reader:
                     slot = None if self._keeps(unit) else free.get()
                     if stop.is_set():
                         return
-                    self._let_go()
+                    self._release()
                     if slot is not None and (pieces := self._mapped(unit)) is not None:
                         for start, piece in pieces:
                             if verify:
@@ -231,7 +232,7 @@ class Reader:
                             ready.put((start, piece, slot if start == pieces[-1][0] else None))
                         continue
                     # Where units last, panels keep what they are given.
-                    target = torch.empty_like(slot) if self.lasting and slot is not None else slot
+                    target = torch.empty_like(slot) if self.is_mapped and slot is not None else slot
                     work = (unit, target, verify)
                     rows = self._unit(*work) if pool is None else pool.submit(self._unit, *work)
                     ready.put((self._start(unit), rows, slot))
@@ -260,7 +261,7 @@ class Reader:
             thread.join()
             if pool is not None:
                 pool.shutdown(cancel_futures=True)
-            self._let_go()
+            self._release()
 
     def rows(self, start: int, stop: int, out: Tensor) -> None:
         """Copy rows start to stop into ``out`` of shape (stop - start, n_features), outside the order of units.
@@ -272,7 +273,7 @@ class Reader:
         self.checks.stored()
         at = start
         while at < stop:
-            unit = at // self._unit_rows
+            unit = at // self._fetch_rows
             end = min(stop, self._start(unit) + self._unit_length(unit))
             target = out[at - start : end - start]
             if self._keeps(unit):
@@ -286,19 +287,19 @@ class Reader:
                 self.rows_read_twice += end - at
             at = end
 
-    def give_up(self, pieces: list[Tensor]) -> None:
+    def release(self, pieces: list[Tensor]) -> None:
         """Take over rows that nobody needs any more: unmapping them costs time, and the kernel's lock on the memory of
         the process, for which the caller would wait while units are mapped.
         """
-        if self.lasting:
-            self._given_up.put(pieces)
+        if self.is_mapped:
+            self._released.put(pieces)
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         with contextlib.suppress(queue.Empty):
             while True:
-                self._given_up.get_nowait()
+                self._released.get_nowait()
 
-    def lend(self, segments: Sequence[tuple[int, int]]) -> tuple[Tensor, ...]:
+    def view_rows(self, segments: Sequence[tuple[int, int]]) -> tuple[Tensor, ...]:
         """The rows of some (start, stop) segments in pieces where they lie, to be read only; for a ``lasting`` reader.
 
         The next read takes them from there instead of the store, as it does with :meth:`rows`.
@@ -315,18 +316,18 @@ class Reader:
 
     def _indices(self, from_row: int | None) -> range:
         first = self._first if from_row is None else from_row
-        return range(first // self._unit_rows, -(-self._last // self._unit_rows))
+        return range(first // self._fetch_rows, -(-self._last // self._fetch_rows))
 
     def _keeps(self, unit: int) -> bool:
         """Whether a unit is in the cache or will be."""
-        room = len(self._cache) < self._cached_units and unit >= self.cached_from // self._unit_rows
+        room = len(self._cache) < self._cached_units and unit >= self.cached_from // self._fetch_rows
         return room or unit in self._cache
 
     def _start(self, unit: int) -> int:
-        return max(unit * self._unit_rows, self._first)
+        return max(unit * self._fetch_rows, self._first)
 
     def _unit_length(self, unit: int) -> int:
-        return min((unit + 1) * self._unit_rows, self._last) - self._start(unit)
+        return min((unit + 1) * self._fetch_rows, self._last) - self._start(unit)
 
     def _unit(self, unit: int, slot: Tensor | None, verify: bool) -> Tensor:
         start, length = self._start(unit), self._unit_length(unit)
@@ -334,14 +335,14 @@ class Reader:
             if verify and self._plain is not None:
                 self.checks.verify(start, start + length, self._cache[unit])
             return self._cache[unit]
-        shape, dtype = (length, self._store.n_features), TORCH_DTYPES[self._store.dtype]
+        shape, dtype = (length, self._store.n_features), torch_dtype(self._store.dtype)
         # What stays is not page-locked: it may be most of the memory.
         target = torch.empty(shape, dtype=dtype) if slot is None else slot[:length]
         if self._plain is None:
             self._fetch_zarr(start, start + length, target)
         else:
             if start + length < self._last:
-                self._plain.prefetch(start + length, self._unit_bytes)
+                self._plain.prefetch(start + length, self._fetch_bytes)
             self._fetch_unknown(start, start + length, target)
             if verify:
                 self.checks.verify(start, start + length, target)
@@ -364,7 +365,7 @@ class Reader:
 
     def _mapped(self, unit: int) -> list[tuple[int, Tensor]] | None:
         """A unit where it lies, but for the rows that are still in memory; None where it has to be copied."""
-        if not self.lasting or self._plain is None:
+        if not self.is_mapped or self._plain is None:
             return None
         start = self._start(unit)
         stop = start + self._unit_length(unit)
@@ -372,7 +373,7 @@ class Reader:
         if view is None:
             return None
         if stop < self._last:
-            self._plain.prefetch(stop, self._unit_bytes)
+            self._plain.prefetch(stop, self._fetch_bytes)
         pieces, done = list[tuple[int, Tensor]](), start
         for first, rows in [*self._known.between(start, stop), (stop, view[:0])]:
             if first > done:
