@@ -70,14 +70,14 @@ def reached(device: torch.device) -> Iterator[None]:
     """Within it, a CPU is reached as a GPU would be: for trying out the flow."""
     from skillaxes.stream import device as devices
 
-    before = devices.open_seam
+    before = devices.device_streams
     if device.type == "cpu":
         if str(_DOUBLES) not in sys.path:
             sys.path.append(str(_DOUBLES))
-        from host_streams import HostSeam
+        from host_streams import HostStreams
 
-        devices.open_seam = lambda _: HostSeam()
+        devices.device_streams = lambda _: HostStreams()
     try:
         yield
     finally:
-        devices.open_seam = before
+        devices.device_streams = before

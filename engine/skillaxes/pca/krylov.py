@@ -20,7 +20,7 @@ from skillaxes.pca.row_moments import RowMoments
 from skillaxes.pca.stability import GroupedGrams
 from skillaxes.pca.warm_start import WarmStart
 from skillaxes.stream import device as devices
-from skillaxes.stream.device import Outbox
+from skillaxes.stream.device import DeferredResults
 from skillaxes.stream.panel import Panel
 
 # Columns of a block beyond k, before rounding up. A CPU is bound by its products: 2 reads with 48 columns (k = 10) and
@@ -108,7 +108,7 @@ class KrylovState:
     carries_delta : whether the last column of each table holds (x - m)·delta; (x - m)·m if not
     basis_gram : KᵀK of shape (p l, p l), float64
     grams : SᵀS of the kept projections, by group of rows
-    outbox : what the panels send back to the host
+    results : what the panels send back to the host
     reads : complete reads, those before a restart included
     ritz, residual_norms : the last solution, and ||C v - theta v|| of its first k pairs, float64; None before the first
         read is complete
@@ -129,7 +129,7 @@ class KrylovState:
     tables: tuple[Projections, ...]
     basis_gram: Tensor
     grams: GroupedGrams
-    outbox: Outbox
+    results: DeferredResults
     reads: int = 0
     carries_delta: tuple[bool, ...] = ()
     ritz: RitzPairs | None = None
@@ -222,7 +222,7 @@ def init(
         tables=(),
         basis_gram=torch.empty((0, 0), dtype=torch.float64, device=device),
         grams=GroupedGrams(problem.seed, store.first_row, store.n_rows),
-        outbox=Outbox(devices.open_seam(device)),
+        results=DeferredResults(devices.device_streams(device)),
         scale=scale,
         scratch=kernels.make_scratch(device, problem.panel_rows, problem.n_columns, problem.panel_dtype),
     )
@@ -265,18 +265,18 @@ def update(state: KrylovState, panel: Panel) -> KrylovState:
         state.subtrahend,
         scale=state.scale,
         scratch=state.scratch,
-        bad=None if first or state.outbox.deferred else state.moments.known_bad(panel),
+        bad=None if first or state.results.deferred else state.moments.known_bad(panel),
     )
     carried = projection.dots[:count, -UTILITY] + projection.dots[:count, -UTILITY + 1]
     if first:
-        state.moments.add(panel, projection, carried, state.shift_square, state.scale, state.outbox)
+        state.moments.add(panel, projection, carried, state.shift_square, state.scale, state.results)
     weights = projection.dots
     weights[:count, -UTILITY] = carried
     weights[count:] = 0
     bad = projection.bad[:, None]
-    if state.outbox.deferred or bool(bad.any()):  # as few passes as may be that torch hands to all threads
+    if state.results.deferred or bool(bad.any()):  # as few passes as may be that torch hands to all threads
         weights.masked_fill_(bad, 0)
-    state.outbox.send(partial(_keep, state.tables[-1], panel.start), weights[:count, : -UTILITY + 1])
+    state.results.submit(partial(_keep, state.tables[-1], panel.start), weights[:count, : -UTILITY + 1])
     weights[:count, -UTILITY] = ~projection.bad[:count]  # the sums of the columns come along as one more column of Z
     weights[:, -UTILITY + 1] = 0
     kernels.accumulate(state.partial, projection, weights, bits=state.bits)
@@ -358,7 +358,7 @@ def _restarted(state: KrylovState) -> KrylovState:
 def close_read(state: KrylovState) -> KrylovState:
     """Complete the sums of the read under way: the moments after the first one, and the product C Omega of this one."""
     assert state.partial is not None and state.total is not None
-    state.outbox.drain()
+    state.results.flush()
     total = state.total
     total.add_(state.partial.double())
     state.world.sum_(total)
@@ -384,8 +384,8 @@ def products_of_read(state: KrylovState, n_rows: int) -> list[dict[str, Any]]:
     """The matrix products that the last read made of ``n_rows`` rows, for the record: kind, dtype of the operands as
     the unit takes them, rows and columns.
     """
-    project = str(state.problem.panel_dtype if state.outbox.deferred else torch.float32).removeprefix("torch.")
-    accumulate = "bfloat16" if state.bits == 8 and not state.outbox.deferred else project
+    project = str(state.problem.panel_dtype if state.results.deferred else torch.float32).removeprefix("torch.")
+    accumulate = "bfloat16" if state.bits == 8 and not state.results.deferred else project
     rows_columns = {"rows": n_rows, "columns": state.width}
     return [
         {"kind": "project", "dtype": "float32" if project == "float64" else project, **rows_columns},

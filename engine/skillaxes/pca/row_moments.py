@@ -14,7 +14,7 @@ from skillaxes.cluster.world import World
 from skillaxes.errors import BadRowsError, StoreError
 from skillaxes.pca.base import Problem
 from skillaxes.stream import device as devices
-from skillaxes.stream.device import Outbox
+from skillaxes.stream.device import DeferredResults
 from skillaxes.stream.panel import Panel
 
 _EQUAL = 1e-6  # spread over distance from the provisional mean, squared, of rows that only rounding tells apart
@@ -72,7 +72,7 @@ class RowMoments:
         carried: Tensor,
         shift_square: Tensor,
         scale: Tensor | None,
-        outbox: Outbox,
+        results: DeferredResults,
     ) -> None:
         """Note the rows of a panel.
 
@@ -90,7 +90,7 @@ class RowMoments:
         squares = projection.sq_norms[:count].double()
         raw = squares + 2 * carried.double() + shift_square
         doubtful = (raw < _CANCELLED * squares) & ~bad
-        if outbox.deferred:  # which rows are doubtful is known on the device alone
+        if results.deferred:  # which rows are doubtful is known on the device alone
             rows = panel.rows[:count] if scale is None else panel.rows[:count] * scale
             dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
             raw = torch.where(doubtful, torch.linalg.vector_norm(rows, dim=1, dtype=dtype).double().square(), raw)
@@ -99,7 +99,7 @@ class RowMoments:
             raw[doubtful] = (rows if scale is None else rows * scale).square().sum(dim=1)
         raw = raw.masked_fill_(bad, 0).clamp(min=0)
         squares = squares.masked_fill_(bad, 0).float()
-        outbox.send(partial(self._note, panel.start), raw, squares, bad, projection.overflowed[:count])
+        results.submit(partial(self._note, panel.start), raw, squares, bad, projection.overflowed[:count])
         if self.problem.layers:
             self.layer_squares.add_(kernels.group_sq_norms(projection, self.problem.layers)[:count].sum(dim=0))
 
@@ -183,7 +183,7 @@ class Centering:
         self._shift_square = self._shift.square().sum()
         self._subtrahend = self._shift if problem.panel_dtype == torch.float64 else self._shift.float()
         self._scale = scale
-        self._outbox = Outbox(devices.open_seam(problem.device))
+        self._results = DeferredResults(devices.device_streams(problem.device))
         self._backend = "cpu" if problem.device.type == "cpu" else "auto"  # the one there that leaves centred rows
         self._scratch = kernels.make_scratch(
             problem.device, problem.panel_rows, problem.n_columns, problem.panel_dtype, self._backend
@@ -206,8 +206,8 @@ class Centering:
             backend=self._backend,
         )
         carried = projection.dots[: panel.count, :2].sum(dim=1)
-        moments.add(panel, projection, carried, self._shift_square, self._scale, self._outbox)
-        self._outbox.drain()  # which rows count is asked at once
+        moments.add(panel, projection, carried, self._shift_square, self._scale, self._results)
+        self._results.flush()  # which rows count is asked at once
         rows = projection.rows[: panel.count]
         if projection.shift is not None:
             rows = rows.float() if self._scale is None else rows.float() * self._scale

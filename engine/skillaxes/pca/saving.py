@@ -143,7 +143,7 @@ def krylov_loaded(saved: dict[str, Any], fresh: KrylovState) -> KrylovState:
 def krylov_sums(state: KrylovState) -> dict[str, Any]:
     """The sums of the read under way."""
     assert state.partial is not None and state.total is not None
-    state.outbox.drain()
+    state.results.flush()
     return {
         "partial": own(state.partial),
         "total": own(state.total),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from skillaxes.files import replacing
+from skillaxes.files import atomic_write
 from skillaxes.report.contents import read_contents
 from skillaxes.report.page import render
 from skillaxes.run_folder.schema import REPORT
@@ -27,6 +27,6 @@ def write_report(run_dir: str | Path) -> Path:
     """
     page = render(read_contents(Path(run_dir)))
     path = Path(run_dir) / REPORT
-    with replacing(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(page, encoding="utf-8")
     return path

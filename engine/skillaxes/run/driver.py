@@ -390,7 +390,7 @@ def open_stream(job: Job) -> PanelStream:
         columns=job.columns,
         rows=job.plan.rows,
         cache_bytes=job.plan.memory.cache,
-        keep_bytes=0 if job.plan.gpu is None else job.plan.gpu.kept,
+        resident_bytes=0 if job.plan.gpu is None else job.plan.gpu.kept,
         workers=job.plan.workers,
         direct=job.plan.gds == "taken",
     )

@@ -14,7 +14,7 @@ import torch
 from skillaxes import memory
 from skillaxes.cluster.world import World
 from skillaxes.errors import InputError
-from skillaxes.files import aside_of, replacing
+from skillaxes.files import atomic_write, temp_path
 from skillaxes.pca.base import Solved
 from skillaxes.pca.row_scores import RowBlock
 from skillaxes.pca.stability import subspaces
@@ -88,7 +88,7 @@ def _scores(job: Job, folder: Path | None) -> Iterator[Callable[[RowBlock], None
         return
     world, k = job.world, job.config.components
     path = folder / SCORES
-    with replacing(path) if world.rank == 0 else contextlib.nullcontext(aside_of(path)) as aside:
+    with atomic_write(path) if world.rank == 0 else contextlib.nullcontext(temp_path(path)) as aside:
         writer = ScoresWriter(aside, job.store.n_rows, k)
         if world.rank == 0:
             writer.create({"rank_by": job.config.rank_by})
@@ -157,7 +157,7 @@ def write(folder: Path, directions: Directions, topk: pa.Table, selection: pa.Ta
 
     write_directions(folder, directions)
     for name, table in ((TOPK, topk), (SELECTION, selection)):
-        with replacing(folder / name) as aside:
+        with atomic_write(folder / name) as aside:
             repeated = [field.name for field in table.schema if field.type == "string"]
             pq.write_table(table, aside, compression="zstd", use_dictionary=repeated)
     manifests.write_manifest(folder, manifest)

@@ -76,8 +76,8 @@ def prepare(
             "--scale layer-rms: this store does not say which columns are which layer; ingest it with --layer-ids and "
             "--hidden, or type --scale column-std"
         )
-    seam = devices.open_seam(device.device)
-    planned = make_plan(opened, config, n_columns, str(device.device), device.reason, given, seam, world)
+    streams = devices.device_streams(device.device)
+    planned = make_plan(opened, config, n_columns, str(device.device), device.reason, given, streams, world)
     if world.size > 1:
         shape = Shape(
             n_rows=opened.n_rows,
@@ -89,7 +89,7 @@ def prepare(
             solver=planned.solver,
             scaled=config.scale != "none",
             n_layers=len(layers),
-            on_gpu=seam is not None,
+            on_gpu=streams is not None,
         )
         planned = replace(planned, outlook=outlook(shape, world.size, rates))
     return Job("discover" if given is None else "apply", opened, config, columns, layers, ids, device, planned, world)

@@ -72,7 +72,7 @@ class Stages:
     def sample(self) -> tuple[Tensor, ...]:
         """The rows that the warm start sees, those of this process, in pieces."""
         segments = sample_segments(self.problem.n_rows, self.plan.sample_rows, self.config.seed)
-        rows = self.stream.lent(within(segments, (self.stream.first_row, self.stream.last_row)))
+        rows = self.stream.sample_views(within(segments, (self.stream.first_row, self.stream.last_row)))
         if not self.world.meet("sample"):
             self.checkpoint.stop_between("sample")
         return rows

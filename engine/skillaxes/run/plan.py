@@ -26,11 +26,11 @@ from skillaxes.stream import gds
 from skillaxes.stream.panels import SEGMENT
 from skillaxes.stream.prefetch import LAG, LEAST_PANEL_ROWS, LOOK_AHEAD, DeviceMemory, plan_device
 from skillaxes.stream.prefetch import panel_rows_for as device_panel_rows
-from skillaxes.stream.reader import SLOTS, can_share, unit_rows
+from skillaxes.stream.reader import SLOTS, can_share, fetch_rows
 
 if TYPE_CHECKING:
     from skillaxes.store import Store
-    from skillaxes.stream.device import Seam
+    from skillaxes.stream.device import DeviceStreams
     from skillaxes_kernels import Choice
 
 
@@ -105,7 +105,7 @@ class Demand:
     @property
     def unit_bytes(self) -> int:
         """Bytes that are fetched at once."""
-        return unit_rows(self.store) * self.store.n_features * self.store.itemsize
+        return fetch_rows(self.store) * self.store.n_features * self.store.itemsize
 
     @property
     def workers(self) -> int:
@@ -139,7 +139,7 @@ class Demand:
         # A file costs little more than memory does, and memory that does not grow with the rows is worth it.
         spilled = projections > min(left // 2, budget // _KEPT_SHARE)
         left -= 0 if spilled else projections
-        n_units = -(-self.n_rows // unit_rows(self.store)) - kept_rows // unit_rows(self.store)
+        n_units = -(-self.n_rows // fetch_rows(self.store)) - kept_rows // fetch_rows(self.store)
         # Plain files are in the page cache already; a copy of ours would cost more (fresh pages) than it saves in three
         # reads.
         plain = self.store.plain_chunks() is not None
@@ -271,7 +271,7 @@ def make_plan(
     device: str,
     device_reason: str,
     given: str | None = None,
-    seam: Seam | None = None,
+    streams: DeviceStreams | None = None,
     world: World = ALONE,
 ) -> Plan:
     """Plan a job.
@@ -281,7 +281,7 @@ def make_plan(
     Parameters
     ----------
     world : the processes that share the job
-    seam : to the GPU; None on a CPU
+    streams : to the GPU; None on a CPU
     given : where directions come from that are only applied; None where they are to be found
 
     Raises
@@ -290,7 +290,7 @@ def make_plan(
     """
     rows = own_rows(store, world.rank, world.size)
     choice = solvers_module.choose_solver(store.n_rows, n_columns, config.components, config.solver)
-    width = rule.block_columns(config.components, n_columns, krylov.UTILITY, storage_bound=seam is not None)
+    width = rule.block_columns(config.components, n_columns, krylov.UTILITY, storage_bound=streams is not None)
     if given is not None:
         choice = solvers_module.SolverChoice(GIVEN, (f"{config.components} directions from {given}",))
         width = _widened(config.components + RANDOM_DIRECTIONS, config.components + RANDOM_DIRECTIONS)
@@ -310,15 +310,15 @@ def make_plan(
         solver=choice.name,
         n_columns=n_columns,
         width=width,
-        panel_rows=panel_rows_for(panel_row) if seam is None else device_panel_rows(row_bytes, seam.l2_bytes()),
+        panel_rows=panel_rows_for(panel_row) if streams is None else device_panel_rows(row_bytes, streams.l2_bytes()),
         converts=converts,
         sample_rows=min(SAMPLE_ROWS, store.n_rows),
-        on_gpu=seam is not None,
+        on_gpu=streams is not None,
         n_rows=rows[1] - rows[0],
         size=world.size,
         here=world.here,
     )
-    if seam is None and not demand.fits():
+    if streams is None and not demand.fits():
         demand = replace(demand, panel_rows=panel_rows_for(panel_row, roomy=False))
     while demand.sample_rows > _LEAST_SAMPLE and not demand.fits():
         demand = replace(demand, sample_rows=max(_LEAST_SAMPLE, demand.sample_rows // 2))
@@ -327,11 +327,11 @@ def make_plan(
         choice, width, reads, panel_rows = world.share((choice, width, reads, demand.panel_rows))
         demand = replace(demand, solver=choice.name, width=width, panel_rows=panel_rows, sample_rows=sample_rows)
     gpu, declined = None, None
-    if seam is not None:
+    if streams is not None:
         declined = "forbidden by --no-gds" if config.no_gds else gds.declined(store)
         working = demand.on_device() + (0 if declined else gds.UNITS * demand.unit_bytes)
         size, panel_rows = demand.n_rows, demand.panel_rows
-        gpu = plan_device(seam, n_rows=size, panel_rows=panel_rows, row_bytes=row_bytes, working=working)
+        gpu = plan_device(streams, n_rows=size, panel_rows=panel_rows, row_bytes=row_bytes, working=working)
     kept_rows = 0 if gpu is None else gpu.kept_rows
     held = demand.plan(kept_rows)
     own_bytes = demand.n_rows * store.n_features * store.itemsize
@@ -343,7 +343,7 @@ def make_plan(
         device=device,
         device_reason=device_reason,
         products="; ".join((products.name, *products.reasons[1:])),
-        road=gds.ROAD if seam is not None and declined is None else _road(store),
+        road=gds.READ_PATH if streams is not None and declined is None else _road(store),
         n_rows=store.n_rows,
         n_columns=n_columns,
         block_size=width,
@@ -356,7 +356,7 @@ def make_plan(
         workers=demand.workers,
         processes=world.size,
         rows=rows,
-        gds=None if seam is None else (f"not taken: {declined}" if declined else "taken"),
+        gds=None if streams is None else (f"not taken: {declined}" if declined else "taken"),
     )
 
 
@@ -373,10 +373,10 @@ def smaller(plan: Plan, row_bytes: int) -> Plan | None:
 
 
 def _products(device: str, dtype: str, n_columns: int, width: int) -> Choice:
-    from skillaxes.stream.files import TORCH_DTYPES
+    from skillaxes.devices import torch_dtype
     from skillaxes_kernels import which
 
-    return which(device, TORCH_DTYPES[dtype], n_columns, width)
+    return which(device, torch_dtype(dtype), n_columns, width)
 
 
 def panel_rows_for(row_bytes: int, *, roomy: bool = True) -> int:
