@@ -1,7 +1,7 @@
 """The law: what ``tests/stream`` holds of jobs with the CPU in the place of a GPU holds of the same jobs on a card.
 
 The same directions within 1e-6 and the same lists but for ties, in every dtype and with every solver; both cache tiers;
-bad rows; running out of memory; the road past host memory where kvikio is installed. And a panel, once directions are
+bad rows; running out of memory; reads past host memory where kvikio is installed. And a panel, once directions are
 prepared, makes the host wait for nothing.
 """
 
@@ -122,7 +122,7 @@ def test_no_wait_for_the_device_within_a_read(tmp_path: Path, monkeypatch: pytes
     assert checked[0] > 20
 
 
-def test_what_the_seam_says_of_the_card() -> None:
+def test_what_the_streams_say_of_the_card() -> None:
     streams = CudaStreams(torch.device("cuda", torch.cuda.current_device()))
     assert 0 < streams.free_bytes() <= streams.total_bytes()
     assert 1 << 20 <= streams.l2_bytes() <= 1 << 30

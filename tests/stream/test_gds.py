@@ -1,5 +1,5 @@
-"""The law: the road past host memory gives the rows that the road through it gives, is taken exactly where nothing has
-to be decoded or checked and GPUDirect is at work, and says why not elsewhere.
+"""The law: the read path past host memory gives the rows that the one through it gives. It is taken exactly where
+nothing has to be decoded or checked and GPUDirect is at work, and says why not elsewhere.
 
 Neither CuPy nor kvikio nor a GPU is here: the control flow runs over fakes of the two (and zarr's own GPU buffers);
 what they do on a card is for ``tests/gpu``.
@@ -71,7 +71,7 @@ def test_bfloat16_keeps_its_bits(tmp_path: Path, rows: np.ndarray, fetched: list
 
 
 @pytest.mark.parametrize("schedule", ["compute first", "done at once"])
-def test_a_job_takes_the_road_and_finds_the_same(
+def test_a_job_takes_the_path_and_finds_the_same(
     tmp_path: Path, rows: np.ndarray, fetched: list[str], schedule: str
 ) -> None:
     store = unchecked_store(tmp_path / "store", rows)
@@ -102,7 +102,7 @@ def test_declined_where_something_is_decoded_or_checked(tmp_path: Path, rows: np
     assert "not as wide" in str(gds.declined(open_store(tmp_path / "split")))
     sharded = open_store(unchecked_store(tmp_path / "sharded", rows, sharded=True))
     assert "shards" in str(gds.declined(sharded))
-    with pytest.raises(AssertionError):  # zarr's own: where it no longer raises, the road can be widened
+    with pytest.raises(AssertionError):  # zarr's own: where it no longer raises, the path can be widened
         list(gds.DirectReader(sharded, 0, N, HostStreams().from_dlpack).fetch_units(verify=False))
 
 
@@ -143,15 +143,15 @@ def test_missing_chunks_are_refused(tmp_path: Path, rows: np.ndarray, fetched: l
         Place("cpu", lambda device: HostStreams()).discover(path)
 
 
-def test_doctor_tells_of_both_halves_of_the_road(monkeypatch: pytest.MonkeyPatch) -> None:
-    def roads() -> dict[str, tuple[bool | None, str]]:
+def test_doctor_tells_of_both_halves_of_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found_paths() -> dict[str, tuple[bool | None, str]]:
         return {found.name: (found.ok, found.value) for found in doctor._straight(None)}
 
     fake_gds.install(monkeypatch)
-    assert all(ok for ok, _ in roads().values())
-    assert "--no-gds" in roads()["GPUDirect"][1]
+    assert all(ok for ok, _ in found_paths().values())
+    assert "--no-gds" in found_paths()["GPUDirect"][1]
     monkeypatch.setattr(gds, "find_spec", lambda name: None)
-    assert roads() == {
+    assert found_paths() == {
         "CuPy read": (False, "cupy is not installed"),
         "GPUDirect": (False, "cupy is not installed"),
     }

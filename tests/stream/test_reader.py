@@ -41,7 +41,7 @@ def test_every_row_once(path: Path, rows: np.ndarray, part: tuple[int, int], cac
 
 @pytest.mark.parametrize("cached", [0, 10**9])
 def test_sampled_rows_are_not_fetched_twice(path: Path, rows: np.ndarray, layout: str, cached: int) -> None:
-    """Rows picked before the first read; on the plain road the read takes them from there."""
+    """Rows picked before the first read; of plain files the read takes them from there."""
     reader = Reader(open_store(path), 0, N, cache_bytes=cached)
     segments = [(0, 32), (90, 110), (777, 809), (2995, N), (1500, 1501)]
     kept = []
@@ -147,8 +147,8 @@ def test_no_file_stays_open(path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
-def test_the_roads(tmp_path: Path, rows: np.ndarray) -> None:
-    """Which road is taken can be asked, with its reason."""
+def test_the_read_paths(tmp_path: Path, rows: np.ndarray) -> None:
+    """Which read path is taken can be asked, with its reason."""
     plain = open_store(write_store(tmp_path / "plain", rows, "float16"))
     packed = open_store(write_store(tmp_path / "packed", rows, "float16", compressed=True))
     assert Reader(plain, 0, N).read_path == "plain files"
@@ -188,7 +188,7 @@ def test_sampled_rows_are_pieces_of_the_first_read(tmp_path: Path, rows: np.ndar
     assert reader.bytes_read == N * D * 2 and reader.rows_read_twice == 0
 
 
-def test_lent_rows_lie_where_they_are_stored_and_are_fetched_once(tmp_path: Path, rows: np.ndarray) -> None:
+def test_viewed_rows_lie_where_they_are_stored_and_are_fetched_once(tmp_path: Path, rows: np.ndarray) -> None:
     reader = Reader(open_store(write_store(tmp_path / "store", rows, "float16", chunk_rows=CHUNK)), 0, N)
     segments = [(0, 7), (95, 230), (N - 3, N)]
     pieces = reader.view_rows(segments)
@@ -199,7 +199,7 @@ def test_lent_rows_lie_where_they_are_stored_and_are_fetched_once(tmp_path: Path
     assert reader.bytes_read == N * D * 2 and reader.rows_read_twice == 0
 
 
-def test_rows_that_were_given_up_are_unmapped_by_the_thread_that_reads(tmp_path: Path, rows: np.ndarray) -> None:
+def test_rows_that_were_released_are_unmapped_by_the_thread_that_reads(tmp_path: Path, rows: np.ndarray) -> None:
     reader = Reader(open_store(write_store(tmp_path / "store", rows, "float16", chunk_rows=CHUNK)), 0, N)
 
     def maps() -> int:

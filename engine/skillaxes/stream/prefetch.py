@@ -1,7 +1,7 @@
-"""What a job holds on a GPU: panels for the cache, rows that stay, and what is left for the arithmetic.
+"""Panels on a GPU: a ring of panels that are filled ahead, panels that stay resident, and how memory is shared out.
 
 The size of a panel follows from the card and the matrix alone, so that how much memory happens to be free changes no
-bit of a result; only how many rows stay follows from free memory.
+bit of a result. Only the number of resident rows follows from free memory.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from skillaxes.stream.device import COMPUTE, COPY, DeviceStreams, Event
 from skillaxes.stream.panel import Panel, gather
 
 LEAST_PANEL_ROWS, MOST_PANEL_ROWS = 64, 16384
+LOOK_AHEAD = 2  # panels on their way while one is worked on: the host needs the time of one to hand over the next
+LAG = 1  # fetch units that stay untouched behind the one being copied, so that the host never waits for the last copy
 _STEP = 128  # rows that a tile of the kernels takes at most
 _RESERVE_SHARE, _LEAST_RESERVE = 0.05, 512 << 20  # for the libraries' workspaces, and what fragmentation takes
 
@@ -28,11 +30,11 @@ class DeviceMemory:
 
     Attributes
     ----------
-    total, free : the card's memory, and what was free when the job was planned
+    total, free : the card's memory, and the part that was free when the job was planned
     reserve : left alone
     working : bases, products, sums and temporaries of the solver
     ring : panels on their way
-    kept : rows that stay between reads, ``kept_rows`` of them
+    kept : resident panels; ``kept_rows`` is their number of rows
     l2 : the cache that panels are sized for
     """
 
@@ -47,7 +49,7 @@ class DeviceMemory:
 
 
 def panel_rows_for(row_bytes: int, l2_bytes: int) -> int:
-    """Rows a panel: half of the L2, so that the second product finds there what the first one read."""
+    """Rows a panel: half of the L2, so that the second product finds there the rows that the first one read."""
     rows = l2_bytes // 2 // row_bytes
     if rows < _STEP:
         return LEAST_PANEL_ROWS
@@ -55,7 +57,7 @@ def panel_rows_for(row_bytes: int, l2_bytes: int) -> int:
 
 
 def plan_device(streams: DeviceStreams, *, n_rows: int, panel_rows: int, row_bytes: int, working: int) -> DeviceMemory:
-    """How the device's memory is shared out; ``row_bytes`` counts the columns in use."""
+    """The device's memory, shared out; ``row_bytes`` counts the columns in use."""
     total, free = streams.total_bytes(), streams.free_bytes()
     reserve = min(max(int(_RESERVE_SHARE * total), _LEAST_RESERVE), total // 4)
     panel_bytes = panel_rows * row_bytes
@@ -73,16 +75,12 @@ def plan_device(streams: DeviceStreams, *, n_rows: int, panel_rows: int, row_byt
     )
 
 
-LOOK_AHEAD = 2  # panels on their way while one is worked on: the host needs the time of one to hand over the next
-LAG = 1  # units that stay untouched behind the one being copied, so that the host never waits for the last copy
-
-
 class Source(Protocol):
-    """Where units of rows come from."""
+    """A reader of fetch units: ``reader.Reader`` or ``gds.DirectReader``."""
 
     @property
     def on_device(self) -> bool:
-        """Whether units lie in device memory already."""
+        """Whether fetch units lie in device memory already."""
 
     def fetch_units(self, *, verify: bool, from_row: int | None = None) -> Iterator[tuple[int, Tensor]]:
         """(first row, rows) in order; a unit is valid until ``LAG + 1`` further ones were asked for."""
@@ -90,7 +88,7 @@ class Source(Protocol):
 
 @dataclass
 class _Buffer:
-    """Device memory of one panel of the ring, and host memory that rows are gathered in where they have to be."""
+    """Device memory of one panel of the ring; host memory to gather its columns in where only some are used."""
 
     rows: Tensor
     staging: Tensor | None
@@ -102,7 +100,7 @@ class _Buffer:
 class _Arriving:
     panel: Panel
     arrived: Event  # in COPY, behind the last copy into the panel
-    buffer: _Buffer | None  # None for a panel that stays
+    buffer: _Buffer | None  # None for a resident panel
 
 
 class DevicePrefetcher:
@@ -110,12 +108,12 @@ class DevicePrefetcher:
 
     Parameters
     ----------
-    streams : the device
+    streams : of the device
     rows : (first, last) of the part, last excluded
     columns : the columns to use, as slices; together they are ``n_columns`` of ``n_features``
     panel_rows : rows a panel
     dtype : the store's
-    resident_bytes : device memory for panels that stay; less is kept when the device grants less
+    resident_bytes : device memory for panels that stay between reads; fewer stay when the device grants less
     """
 
     def __init__(
@@ -138,33 +136,35 @@ class DevicePrefetcher:
         try:
             self._ring = self._allocate_ring()
             self._resident = self._allocate_resident(resident_bytes)
-        except torch.OutOfMemoryError:  # the first read will say so
+        except torch.OutOfMemoryError:  # the first read raises it
             self._ring, self._resident = [], None
         self._filled = 0  # panels that lie in ``_resident``
-        # Units whose copies may be under way; one on the device belongs to another library once nobody holds it here.
+        # Units whose copies may be under way; another library may reuse one on the device once no reference is held.
         self._behind = deque[tuple[Event, Tensor]]()
         self.copied_bytes = 0
 
     @property
     def resident_rows(self) -> int:
-        """Rows that stay on the device, or will after the first read."""
+        """Rows of the resident panels, filled or not."""
         panels = 0 if self._resident is None else len(self._resident) // self.panel_rows
         return min(panels * self.panel_rows, self._last - self._first)
 
     @property
     def resident_bytes(self) -> int:
-        """Device memory that they take."""
+        """Device memory of the resident panels."""
         return 0 if self._resident is None else self._resident.nbytes
 
     def read(
         self, source: Source, *, verify: bool, start: int | None = None, from_row: int | None = None
     ) -> Iterator[Panel]:
-        """Every row once, in order.
+        """Yield every row once, in order, as panels.
 
         Parameters
         ----------
+        source : where fetch units come from
+        verify : whether it checks checksums
         start : go on at this row, where a panel begins
-        from_row : the row from which the source is to fetch for it; a chunk may begin before a panel
+        from_row : the row from which the source fetches for it; a chunk may begin before a panel
 
         Raises
         ------
@@ -196,7 +196,7 @@ class DevicePrefetcher:
                 buffer.used = streams.record_event(COMPUTE)
 
     def rows(self, start: int, stop: int) -> Tensor | None:
-        """Rows ``start`` to ``stop`` (global) on the host, between two reads; None unless all of them were kept."""
+        """Rows ``start`` to ``stop`` (global) on the host, between two reads; None unless all of them are resident."""
         if self._resident is None or stop > self._first + min(self._filled * self.panel_rows, self._last - self._first):
             return None
         found = self._streams.download(self._resident[start - self._first : stop - self._first])
@@ -206,7 +206,7 @@ class DevicePrefetcher:
     def _arriving(
         self, source: Source, verify: bool, start_row: int | None, from_row: int | None
     ) -> Generator[_Arriving, None, None]:
-        """The panels in order, each with the copies that bring it under way."""
+        """Yield the panels in order; the copies into each have been started."""
         number = 0 if start_row is None else (start_row - self._first) // self.panel_rows
         while number < self._filled:
             assert self._resident is not None
@@ -234,7 +234,7 @@ class DevicePrefetcher:
                 self._streams.synchronize(self._behind.popleft()[0])
 
     def _open(self, number: int) -> tuple[Tensor, _Buffer | None]:
-        """Where panel ``number`` goes: its place among those that stay, or a buffer of the ring that is free again."""
+        """Memory for panel ``number``: its place among the resident ones, or a free buffer of the ring."""
         if self._is_resident(number):
             buffer = self._ring[number % len(self._ring)] if self._ring[0].staging is not None else None
             target = self._place(number)
@@ -265,13 +265,13 @@ class DevicePrefetcher:
         if filled < self.panel_rows:
             self._streams.clear(target[filled:])
         self.copied_bytes += filled * self._width * self._dtype.itemsize
-        stays = self._is_resident(number)
-        if stays:
+        resident = self._is_resident(number)
+        if resident:
             self._filled = number + 1
-        return _Arriving(self._panel(number, target), self._streams.record_event(COPY), None if stays else buffer)
+        return _Arriving(self._panel(number, target), self._streams.record_event(COPY), None if resident else buffer)
 
     def _is_resident(self, number: int) -> bool:
-        """Whether panel ``number`` is the next one to stay; behind a gap, where a read began later, none does."""
+        """Whether panel ``number`` is the next one to stay; behind a gap, where a read began later, none stays."""
         return self._resident is not None and number == self._filled and number < len(self._resident) // self.panel_rows
 
     def _panel(self, number: int, rows: Tensor) -> Panel:
@@ -294,15 +294,15 @@ class DevicePrefetcher:
                 buffer.staging = self._streams.pinned_empty((self.panel_rows, self._width), self._dtype)
 
     def _allocate_resident(self, resident_bytes: int) -> Tensor | None:
-        """Memory for the first panels: as many as are wanted and granted."""
+        """Memory for the first panels: as many as fit into ``resident_bytes`` and are granted."""
         panel_bytes = self.panel_rows * self._width * self._dtype.itemsize
         panels = min(resident_bytes // panel_bytes, -(-(self._last - self._first) // self.panel_rows))
         while panels > 0:
             try:
-                kept = self._streams.empty((panels * self.panel_rows, self._width), self._dtype)
+                resident = self._streams.empty((panels * self.panel_rows, self._width), self._dtype)
             except torch.OutOfMemoryError:
                 panels = panels * 3 // 4
                 continue
             self._streams.wait_event(COPY, self._streams.record_event(COMPUTE))  # as for the ring
-            return kept
+            return resident
         return None
