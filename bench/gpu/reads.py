@@ -36,9 +36,9 @@ def reads(run: Run) -> list[Line]:
     wanted = checksum(path)
     lines: list[Line] = []
     with reached(run.device):
-        seam = devices.open_seam(run.device)
-        assert seam is not None
-        usual = panel_rows_for(columns * 2, seam.l2_bytes())
+        streams = devices.device_streams(run.device)
+        assert streams is not None
+        usual = panel_rows_for(columns * 2, streams.l2_bytes())
         for panel_rows in (usual, 8 * usual):
             for source in SOURCES:
                 lines += _from(run, path, source, panel_rows, wanted)
@@ -59,7 +59,7 @@ def _from(run: Run, path: Path, source: str, panel_rows: int, wanted: int) -> li
     filling = panel_rows * store.n_features * store.itemsize  # of the last panel
     kept = store.nbytes + filling if source == SOURCES[2] else 0
     try:
-        stream = PanelStream(store, panel_rows=panel_rows, device=run.device, keep_bytes=kept, workers=MOST_WORKERS)
+        stream = PanelStream(store, panel_rows=panel_rows, device=run.device, resident_bytes=kept, workers=MOST_WORKERS)
         found = sum(bits(panel.rows) for panel in stream.read())
         if found != wanted:
             run.failures += 1

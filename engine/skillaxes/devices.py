@@ -62,6 +62,18 @@ def resolve(name: str = "auto", *, local_index: int = 0) -> Resolved:
     return Resolved(torch.device("cuda", gpu), torch.cuda.get_device_name(gpu))
 
 
+def torch_dtype(name: str) -> torch.dtype:
+    """torch's dtype of a store's: ``"float16"``, ``"bfloat16"``, ``"float32"`` or ``"float64"``."""
+    import torch
+
+    return {
+        "float16": torch.float16,
+        "bfloat16": torch.bfloat16,
+        "float32": torch.float32,
+        "float64": torch.float64,
+    }[name]
+
+
 def missing_for_cuda() -> str | None:
     """What keeps torch from using a GPU here, as one phrase; None when nothing does."""
     import torch

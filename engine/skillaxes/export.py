@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from skillaxes.errors import RunFolderError, UsageError
+from skillaxes.files import atomic_write
 from skillaxes.run_folder.contents import read_finished_manifest
 from skillaxes.run_folder.directions import Directions, read_directions
-from skillaxes.run_folder.files import replacing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -67,7 +67,7 @@ def export(run_dir: str | Path, file: str | Path, *, flat: bool = False, overwri
         tensors = _by_layer(tensors, *_layers(run_dir, manifest, tensors["mean"].size))
     store = manifest.get("store") or {}
     about = {name: store[name] for name in _ABOUT if store.get(name) is not None}
-    with replacing(file) as aside:
+    with atomic_write(file) as aside:
         _write(aside, file.suffix, tensors, about)
     return file
 

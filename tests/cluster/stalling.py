@@ -47,7 +47,7 @@ def plant() -> None:
     from skillaxes.stream.panels import PanelStream
 
     if PHASE == "sample":
-        before(PanelStream, "lent")
+        before(PanelStream, "sample_views")
     elif PHASE == "read":
         before(krylov, "update")
     elif PHASE == "collective":

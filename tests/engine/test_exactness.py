@@ -92,7 +92,7 @@ def test_every_layout(tmp_path: Path, exact_of: dict[tuple[str, str], Exact], la
     found = skillaxes.discover(store, solver="krylov")
     assert_exact(found, exact)
     plain = found.manifest["plan"]["road"] == "plain files"
-    assert plain is (layout != "compressed"), "the road that this layout is here for was not taken"
+    assert plain is (layout != "compressed"), "the read path that this layout is here for was not taken"
 
 
 @pytest.mark.parametrize("solver", ["krylov", "covariance"])

@@ -1,6 +1,6 @@
 """The law: same rows, same seed, same bytes, however the rows are chunked and whatever the memory allows.
 
-Each road (plain files or zarr's pipeline; projections in memory or on disk; chunks cached wholly, partly, not at all)
+Each path (plain files or zarr's pipeline; projections in memory or on disk; chunks cached wholly, partly, not at all)
 must have been taken: the plan says so, and the scratch folder has seen the files.
 """
 

@@ -1,7 +1,7 @@
-"""The law: what ``tests/stream`` holds of jobs through a seam to the CPU holds of the same jobs on a card.
+"""The law: what ``tests/stream`` holds of jobs with the CPU in the place of a GPU holds of the same jobs on a card.
 
 The same directions within 1e-6 and the same lists but for ties, in every dtype and with every solver; both cache tiers;
-bad rows; running out of memory; the road past host memory where kvikio is installed. And a panel, once directions are
+bad rows; running out of memory; reads past host memory where kvikio is installed. And a panel, once directions are
 prepared, makes the host wait for nothing.
 """
 
@@ -22,7 +22,7 @@ import skillaxes
 from skillaxes import doctor
 from skillaxes.pca import krylov
 from skillaxes.stream import gds
-from skillaxes.stream.device import CudaSeam, open_seam
+from skillaxes.stream.device import COPY, CudaStreams, device_streams
 from skillaxes.stream.panels import PanelStream
 from skillaxes_kernels import PanelSpec, select_backend
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.gpu
 
 @pytest.fixture
 def place() -> Place:
-    return Place("cuda", open_seam)
+    return Place("cuda", device_streams)
 
 
 @pytest.mark.parametrize("case", OPTIONS)
@@ -57,7 +57,7 @@ def test_every_read_sees_every_row(tmp_path: Path, keep: float, columns: tuple[s
         panel_rows=768,
         device=torch.device("cuda"),
         columns=columns,
-        keep_bytes=int(keep * 20_736 * row_bytes),
+        resident_bytes=int(keep * 20_736 * row_bytes),
     )
     for number in range(4):
         seen = torch.zeros((20_000, wanted.shape[1]), dtype=torch.float16, device="cuda")
@@ -118,20 +118,20 @@ def test_no_wait_for_the_device_within_a_read(tmp_path: Path, monkeypatch: pytes
             checked[0] += not first
 
     monkeypatch.setattr(krylov, "update", update)
-    Place("cuda", open_seam).discover(store, l2=1 << 17)
+    Place("cuda", device_streams).discover(store, l2=1 << 17)
     assert checked[0] > 20
 
 
-def test_what_the_seam_says_of_the_card() -> None:
-    seam = CudaSeam(torch.device("cuda", torch.cuda.current_device()))
-    assert 0 < seam.free_bytes() <= seam.total_bytes()
-    assert 1 << 20 <= seam.l2_bytes() <= 1 << 30
-    before = seam.free_bytes()
-    held = seam.empty((1 << 28,), torch.uint8)
-    assert before - seam.free_bytes() >= held.nbytes
+def test_what_the_streams_say_of_the_card() -> None:
+    streams = CudaStreams(torch.device("cuda", torch.cuda.current_device()))
+    assert 0 < streams.free_bytes() <= streams.total_bytes()
+    assert 1 << 20 <= streams.l2_bytes() <= 1 << 30
+    before = streams.free_bytes()
+    held = streams.empty((1 << 28,), torch.uint8)
+    assert before - streams.free_bytes() >= held.nbytes
     with pytest.raises(torch.OutOfMemoryError):
-        seam.empty((1 << 50,), torch.uint8)
-    assert seam.host_empty((4, 4), torch.float16).is_pinned()
+        streams.empty((1 << 50,), torch.uint8)
+    assert streams.pinned_empty((4, 4), torch.float16).is_pinned()
 
 
 @pytest.mark.skipif(gds.missing_package("cupy") is not None, reason="cupy is not installed")
@@ -139,15 +139,15 @@ def test_cupy_arrays_reach_torch_as_they_are() -> None:
     """Filled on CuPy's own stream and adopted at once: nothing but DLPack keeps the two in order."""
     import cupy
 
-    seam = CudaSeam(torch.device("cuda", 0))
-    target = seam.empty((1 << 24,), torch.float32)
+    streams = CudaStreams(torch.device("cuda", 0))
+    target = streams.empty((1 << 24,), torch.float32)
     with cupy.cuda.Stream(non_blocking=True):
         for value in range(5):
             source = cupy.full(1 << 24, value, dtype=cupy.float32)
-            adopted = seam.adopt(source)
+            adopted = streams.from_dlpack(source)
             assert adopted.data_ptr() == source.data.ptr
-            seam.upload(target, adopted)
-            seam.join(seam.mark("copies"))
+            streams.upload(target, adopted)
+            streams.synchronize(streams.record_event(COPY))
             assert bool((target == value).all())
 
 
@@ -159,12 +159,12 @@ def test_chunks_past_host_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     store = skillaxes.open_store(path)
     assert gds.declined(store) in (None, gds.missing())
     monkeypatch.setattr(gds, "missing", lambda: None)
-    reader = gds.DirectReader(store, 0, N, CudaSeam(torch.device("cuda", 0)).adopt)
-    for start, unit in reader.units(verify=False):
+    reader = gds.DirectReader(store, 0, N, CudaStreams(torch.device("cuda", 0)).from_dlpack)
+    for start, unit in reader.fetch_units(verify=False):
         assert unit.is_cuda and torch.equal(unit.cpu(), torch.from_numpy(rows[start : start + len(unit)]))
-    place, options = Place("cuda", open_seam), {"solver": "krylov", "max_reads": 3}
+    place, options = Place("cuda", device_streams), {"solver": "krylov", "max_reads": 3}
     there = place.discover(path, **options)
-    assert there.manifest["gpu"]["road"] == gds.ROAD
+    assert there.manifest["gpu"]["road"] == gds.READ_PATH
     assert_same(discover_here(path, **options), there)
     assert place.discover(path, no_gds=True, **options).topk.equals(there.topk)
 

@@ -1,4 +1,4 @@
-"""Law: chunks are 8 to 64 MiB, at most 1/16 of the store, at least a row; shards come above 50 GB."""
+"""Law: chunks are 8 to 32 MiB, at most 1/16 of the store, at least a row; shards come above 50 GB."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_the_rule(n_rows: int, row_bytes: int) -> None:
     rows = chunk_rows_for(n_rows, row_bytes)
     assert rows >= 1
     assert rows == 1 or 16 * rows <= n_rows
-    assert rows == 1 or rows * row_bytes <= LARGEST_CHUNK <= 64 * MIB
+    assert rows == 1 or rows * row_bytes <= LARGEST_CHUNK == 32 * MIB
     if n_rows * row_bytes >= 16 * SMALLEST_CHUNK:
         # Less than 8 MiB only by rounding down to a power of two, or to whole rows.
         assert (2 * rows if rows >= 64 else rows + 64) * row_bytes > SMALLEST_CHUNK

@@ -19,7 +19,7 @@ Foreign = Callable[..., Path]
 
 
 def by_hand(store: Store) -> np.ndarray:
-    """All rows by the plain road; fails where it is not open, so that the test proves it was taken."""
+    """All rows by the plain layout; fails where there is none, so that the test proves it was taken."""
     plain = store.plain_chunks()
     assert plain is not None, store.plain_reason
     pieces = []

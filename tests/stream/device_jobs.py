@@ -1,6 +1,6 @@
 """What holds of whole jobs on a device, as functions of how the device is reached: a GPU, or the CPU in its place.
 
-The same laws run in CI through a seam to the CPU and, marked ``gpu``, on a card.
+The same laws run in CI with the CPU in the place of a GPU and, marked ``gpu``, on a card.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from skillaxes.errors import BadRowsError, DeviceMemoryError
 from skillaxes.pca import krylov
 from skillaxes.run_folder.schema import SIDES
 from skillaxes.stream import device as devices
-from skillaxes.stream.device import Seam
+from skillaxes.stream.device import DeviceStreams
 
 N, D, K = 3000, 200, 6
 CHUNK = 97
@@ -32,20 +32,20 @@ L2 = 1 << 19  # panels of 640 rows of float16, 256 of float32
 
 
 class Limited:
-    """A seam that grants less memory than there is, and has another L2: for meeting limits without filling a card."""
+    """Device streams with less memory than there is, and another L2: for meeting limits without filling a card."""
 
-    def __init__(self, seam: Seam, free: int, l2: int) -> None:
-        self._seam, self._free, self._l2 = seam, free, l2
+    def __init__(self, streams: DeviceStreams, free: int, l2: int) -> None:
+        self._streams, self._free, self._l2 = streams, free, l2
         self._held: list[tuple[Any, int]] = []
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._seam, name)
+        return getattr(self._streams, name)
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         size = int(np.prod(shape)) * dtype.itemsize
         if size > self.free_bytes():
             raise torch.OutOfMemoryError(f"tried to allocate {size} bytes, {self.free_bytes()} are free")
-        made = self._seam.empty(shape, dtype)
+        made = self._streams.empty(shape, dtype)
         self._held.append((weakref.ref(made), size))
         return made
 
@@ -65,16 +65,16 @@ class Place:
     Parameters
     ----------
     device : what ``--device`` says
-    open_seam : how the device is reached
+    device_streams : how the device is reached
     """
 
-    def __init__(self, device: str, open_seam: Callable[[torch.device], Any]) -> None:
-        self.device, self._open = device, open_seam
+    def __init__(self, device: str, device_streams: Callable[[torch.device], Any]) -> None:
+        self.device, self._open = device, device_streams
 
     def discover(self, store: Path, *arguments: Any, free: int = ROOMY, l2: int = L2, **options: Any) -> Any:
         """A job there, with that much free memory and L2."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(devices, "open_seam", lambda device: Limited(self._open(device), free, l2))
+            patch.setattr(devices, "device_streams", lambda device: Limited(self._open(device), free, l2))
             return skillaxes.discover(store, *arguments, device=self.device, **{"components": K, **options})
 
 

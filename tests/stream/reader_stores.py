@@ -18,7 +18,7 @@ LAYOUTS = {
 
 def all_rows(reader: Reader, verify: bool = True) -> np.ndarray:
     parts, at = [], reader._first
-    for start, block in reader.units(verify=verify):
+    for start, block in reader.fetch_units(verify=verify):
         assert start == at, "units come in order and leave nothing out"
         parts.append(block.clone())
         at += len(block)

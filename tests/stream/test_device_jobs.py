@@ -1,4 +1,4 @@
-"""The law: a job that goes through the device seam does what the same job does on the CPU: the same directions and
+"""The law: a job that goes through the device streams does what the same job does on the CPU: the same directions and
 lists, bytes and reads counted, bad rows named; with rows kept on the device or not, after running out of memory, and
 with copies that come as late as the waits allow.
 """
@@ -9,14 +9,15 @@ from pathlib import Path
 
 import device_jobs
 import pytest
-from device_double import LanesSeam
+from device_double import QueuedStreams
 from device_jobs import LAWS, OPTIONS, Place, same_as_on_the_cpu
-
-from skillaxes.stream.device import HostSeam
+from host_streams import HostStreams
 
 SEAMS = {
-    "done at once": lambda device: HostSeam(free=device_jobs.ROOMY),
-    "copies as late as they may": lambda device: LanesSeam("compute first", eager_compute=True, free=device_jobs.ROOMY),
+    "done at once": lambda device: HostStreams(free=device_jobs.ROOMY),
+    "copies as late as they may": lambda device: QueuedStreams(
+        "compute first", eager_compute=True, free=device_jobs.ROOMY
+    ),
 }
 
 

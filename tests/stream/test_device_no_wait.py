@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 import torch
 from device_jobs import Place, discover_here, make_store
+from host_streams import HostStreams
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import skillaxes_kernels as kernels
 from skillaxes.pca import krylov
-from skillaxes.stream.device import HostSeam, Outbox
+from skillaxes.stream.device import DeferredResults
 
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "item", "equal"}
 INDEXING = {"index", "index_put", "index_put_"}
@@ -66,9 +67,9 @@ def found_in_updates(store: Path, monkeypatch: pytest.MonkeyPatch, *, deferred: 
         patch.setattr(krylov, "update", update)
         patch.setattr(kernels, "project", watch.aside(kernels.project))
         patch.setattr(kernels, "accumulate", watch.aside(kernels.accumulate))
-        patch.setattr(Outbox, "_take_one", watch.aside(Outbox._take_one))
+        patch.setattr(DeferredResults, "_deliver_one", watch.aside(DeferredResults._deliver_one))
         if deferred:
-            Place("cpu", lambda device: HostSeam()).discover(store, **options)
+            Place("cpu", lambda device: HostStreams()).discover(store, **options)
         else:
             discover_here(store, **options)
     return watch.found

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from device_jobs import D, N, Place, make_store
+from host_streams import HostStreams
 
 from skillaxes.run import plan as memory_plan
 from skillaxes.run.plan import smaller
-from skillaxes.stream.device import HostSeam
 from skillaxes.stream.prefetch import LEAST_PANEL_ROWS, MOST_PANEL_ROWS, panel_rows_for, plan_device
 
 MB, GB = 1 << 20, 1 << 30
@@ -41,7 +41,7 @@ def test_a_panel_is_half_of_the_l2(columns: int, itemsize: int, l2: int, rows: i
 def test_what_stays_fits(free: int, n_rows: int) -> None:
     row_bytes, panel_rows = 61440, 384
     plan = plan_device(
-        HostSeam(free=max(free, 1)), n_rows=n_rows, panel_rows=panel_rows, row_bytes=row_bytes, working=GB
+        HostStreams(free=max(free, 1)), n_rows=n_rows, panel_rows=panel_rows, row_bytes=row_bytes, working=GB
     )
     held = plan.reserve + plan.working + plan.ring + plan.kept
     assert plan.kept == 0 or held <= plan.free
@@ -76,7 +76,7 @@ def test_threads_that_fetch_are_bounded_by_memory_and_layout(tmp_path: Path, mon
     monkeypatch.setattr("os.sched_getaffinity", lambda process: range(64))
     assert _plan(tmp_path).workers == memory_plan.MOST_WORKERS
     monkeypatch.setattr(memory_plan.memory, "budget", lambda requested, processes_here: 600 << 20)
-    monkeypatch.setattr(memory_plan, "unit_rows", lambda store: 97 << 10)  # 64 MiB: two buffers in a quarter
+    monkeypatch.setattr(memory_plan, "fetch_rows", lambda store: 97 << 10)  # 64 MiB: two buffers in a quarter
     assert _plan(tmp_path, whole=False).workers == 1
     monkeypatch.undo()
     assert _plan(tmp_path, compressed=True).workers == 1
@@ -91,14 +91,14 @@ def _plan(folder: Path, *, whole: bool = True, **options: bool) -> Any:
     if not whole:
         demand = dict(store=store, config=make_config(), solver="krylov", n_columns=D, width=48)
         return memory_plan.Demand(**demand, panel_rows=640, sample_rows=1000, on_gpu=True, n_rows=1000)
-    place = HostSeam(free=8 * GB, l2=1 << 19)
-    return planning.make_plan(store, make_config(components=6), store.n_features, "cuda:0", "a card", seam=place)
+    place = HostStreams(free=8 * GB, l2=1 << 19)
+    return planning.make_plan(store, make_config(components=6), store.n_features, "cuda:0", "a card", streams=place)
 
 
 def test_the_plan_is_in_the_manifest_and_on_the_command_line(tmp_path: Path) -> None:
     from skillaxes.cli.tables import plan_table
 
-    found = Place("cpu", lambda device: HostSeam(free=GB)).discover(make_store(tmp_path)).manifest
+    found = Place("cpu", lambda device: HostStreams(free=GB)).discover(make_store(tmp_path)).manifest
     assert set(found["plan"]["gpu"]) >= {"free", "working", "ring", "kept", "kept_rows"}
     assert found["plan"]["gds"].startswith("not taken: its chunks carry checksums")
     assert found["gpu"]["road"] == "plain files"

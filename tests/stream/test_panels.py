@@ -95,7 +95,7 @@ def test_sampled_rows(tmp_path: Path, dtype: str, compressed: bool) -> None:
         found = stream.sample(segments)
         true = np.concatenate([rows[start:stop] for start, stop in segments])[:, used]
         np.testing.assert_array_equal(found.double().numpy(), true)
-        lent = PanelStream(store, panel_rows=64, device=CPU, columns=columns).lent(segments)
+        lent = PanelStream(store, panel_rows=64, device=CPU, columns=columns).sample_views(segments)
         np.testing.assert_array_equal(torch.cat(lent).double().numpy(), true)
         seen = torch.cat([panel.rows[: panel.count].clone() for panel in stream.read()])
         np.testing.assert_array_equal(seen.double().numpy(), rows[:, used])

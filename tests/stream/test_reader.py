@@ -41,7 +41,7 @@ def test_every_row_once(path: Path, rows: np.ndarray, part: tuple[int, int], cac
 
 @pytest.mark.parametrize("cached", [0, 10**9])
 def test_sampled_rows_are_not_fetched_twice(path: Path, rows: np.ndarray, layout: str, cached: int) -> None:
-    """Rows picked before the first read; on the plain road the read takes them from there."""
+    """Rows picked before the first read; of plain files the read takes them from there."""
     reader = Reader(open_store(path), 0, N, cache_bytes=cached)
     segments = [(0, 32), (90, 110), (777, 809), (2995, N), (1500, 1501)]
     kept = []
@@ -63,7 +63,7 @@ def test_a_read_that_is_left_early(path: Path, rows: np.ndarray, stop_after: int
     """The thread ends with it, and the next read is whole."""
     for cached in (0, 10**9):
         reader = Reader(open_store(path), 0, N, cache_bytes=cached)
-        units = reader.units(verify=True)
+        units = reader.fetch_units(verify=True)
         for _ in range(stop_after):
             next(units)
         units.close()
@@ -109,7 +109,7 @@ def test_an_error_in_the_thread_reaches_the_caller(
     reader = Reader(open_store(path), 0, N)
     seen = []
     with pytest.raises(type(error)) as caught:
-        for start, _ in reader.units(verify=False):
+        for start, _ in reader.fetch_units(verify=False):
             seen.append(start)
     assert caught.value is error
     assert seen == [unit * CHUNK for unit in range(5)]
@@ -120,8 +120,8 @@ def test_reading_runs_ahead_but_not_away(path: Path) -> None:
     """The thread fills what buffers there are while the consumer works, and no more."""
     store = open_store(path)
     reader = Reader(store, 0, N)
-    slots = SLOTS - reader.lasting  # a panel may hold one more mapped unit
-    units = reader.units(verify=False)
+    slots = SLOTS - reader.is_mapped  # a panel may hold one more mapped unit
+    units = reader.fetch_units(verify=False)
     _, block = next(units)
     first = block.clone()
     for _ in range(200):
@@ -147,12 +147,12 @@ def test_no_file_stays_open(path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
-def test_the_roads(tmp_path: Path, rows: np.ndarray) -> None:
-    """Which road is taken can be asked, with its reason."""
+def test_the_read_paths(tmp_path: Path, rows: np.ndarray) -> None:
+    """Which read path is taken can be asked, with its reason."""
     plain = open_store(write_store(tmp_path / "plain", rows, "float16"))
     packed = open_store(write_store(tmp_path / "packed", rows, "float16", compressed=True))
-    assert Reader(plain, 0, N).road == "plain files"
-    assert Reader(packed, 0, N).road == f"zarr ({packed.pipeline})"
+    assert Reader(plain, 0, N).read_path == "plain files"
+    assert Reader(packed, 0, N).read_path == f"zarr ({packed.pipeline})"
     assert isinstance(packed, Store) and "zstd" in packed.plain_reason
 
 
@@ -163,13 +163,13 @@ def test_mapped_rows_lie_in_the_files_and_go_with_their_last_user(tmp_path: Path
     def maps() -> int:
         return Path("/proc/self/maps").read_text().count(str(tmp_path / "store"))
 
-    held = [block for _, block in reader.units(verify=True)]
+    held = [block for _, block in reader.fetch_units(verify=True)]
     assert maps() == N // CHUNK
     assert np.array_equal(torch.cat(held).numpy(), rows)
     del held
     assert maps() == 0
     assert reader.bytes_read == N * D * 2
-    for _ in reader.units(verify=False):
+    for _ in reader.fetch_units(verify=False):
         assert maps() <= SLOTS + 1, "the thread does not map ahead of its consumer without end"
 
 
@@ -180,7 +180,7 @@ def test_sampled_rows_are_pieces_of_the_first_read(tmp_path: Path, rows: np.ndar
     buffers = [torch.empty((stop - start, D), dtype=torch.float16) for start, stop in sampled]
     for (start, stop), out in zip(sampled, buffers, strict=True):
         reader.rows(start, stop, out)
-    seen = list(reader.units(verify=True))
+    seen = list(reader.fetch_units(verify=True))
     assert np.array_equal(torch.cat([block for _, block in seen]).numpy(), rows)
     starts = [start for start, _ in seen]
     assert starts == sorted(starts) and {7, 95, 130, 131, 600, 700, N - 3} <= set(starts)
@@ -188,25 +188,25 @@ def test_sampled_rows_are_pieces_of_the_first_read(tmp_path: Path, rows: np.ndar
     assert reader.bytes_read == N * D * 2 and reader.rows_read_twice == 0
 
 
-def test_lent_rows_lie_where_they_are_stored_and_are_fetched_once(tmp_path: Path, rows: np.ndarray) -> None:
+def test_viewed_rows_lie_where_they_are_stored_and_are_fetched_once(tmp_path: Path, rows: np.ndarray) -> None:
     reader = Reader(open_store(write_store(tmp_path / "store", rows, "float16", chunk_rows=CHUNK)), 0, N)
     segments = [(0, 7), (95, 230), (N - 3, N)]
-    pieces = reader.lend(segments)
+    pieces = reader.view_rows(segments)
     assert np.array_equal(torch.cat(pieces).numpy(), np.concatenate([rows[start:stop] for start, stop in segments]))
     assert [len(piece) for piece in pieces] == [7, 5, 100, 30, 3], "a piece lies in one chunk"
-    seen = list(reader.units(verify=True))
+    seen = list(reader.fetch_units(verify=True))
     assert np.array_equal(torch.cat([block for _, block in seen]).numpy(), rows)
     assert reader.bytes_read == N * D * 2 and reader.rows_read_twice == 0
 
 
-def test_rows_that_were_given_up_are_unmapped_by_the_thread_that_reads(tmp_path: Path, rows: np.ndarray) -> None:
+def test_rows_that_were_released_are_unmapped_by_the_thread_that_reads(tmp_path: Path, rows: np.ndarray) -> None:
     reader = Reader(open_store(write_store(tmp_path / "store", rows, "float16", chunk_rows=CHUNK)), 0, N)
 
     def maps() -> int:
         return Path("/proc/self/maps").read_text().count(str(tmp_path / "store"))
 
-    for _, block in reader.units(verify=False):
-        reader.give_up([block])
+    for _, block in reader.fetch_units(verify=False):
+        reader.release([block])
         del block
         assert maps() <= SLOTS + 2
     assert maps() == 0, "the last ones go with the read"

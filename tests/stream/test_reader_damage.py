@@ -20,7 +20,7 @@ from skillaxes.errors import StoreError
 from skillaxes.store import open_store
 from skillaxes.stream import reader as units
 from skillaxes.stream.panels import PanelStream
-from skillaxes.stream.reader import ChunkChecks, Reader, unit_rows
+from skillaxes.stream.reader import ChunkChecks, Reader, fetch_rows
 
 pytestmark = pytest.mark.usefixtures("no_threads_left")
 
@@ -100,9 +100,9 @@ def test_checksums_are_paid_once(tmp_path: Path, rows: np.ndarray, monkeypatch: 
 
 def test_large_chunks_come_in_parts(tmp_path: Path, rows: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     """A chunk above the unit is fetched in equal parts; checksums run over them, the ragged end included."""
-    monkeypatch.setattr(units, "UNIT_BYTES", 64 * D * 2)
+    monkeypatch.setattr(units, "FETCH_BYTES", 64 * D * 2)
     store = open_store(write_store(tmp_path / "store", rows, "float16", chunk_rows=512))
-    assert unit_rows(store) == 64
+    assert fetch_rows(store) == 64
     checked = []
     original = ChunkChecks.verify
 

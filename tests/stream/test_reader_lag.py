@@ -22,7 +22,7 @@ from skillaxes.stream.reader import Reader
 def test_units_behind_stay_untouched(tmp_path: Path, lag: int, workers: int) -> None:
     store = open_store(make_store(tmp_path))
     behind: list[tuple[torch.Tensor, torch.Tensor]] = []
-    for _, rows in Reader(store, 0, N, lag=lag, workers=workers).units(verify=True):
+    for _, rows in Reader(store, 0, N, lag=lag, workers=workers).fetch_units(verify=True):
         behind = [*behind, (rows, rows.clone())][-lag - 1 :]
         time.sleep(0.002)  # the reader fills every buffer that it may
         assert all(torch.equal(unit, before) for unit, before in behind)
@@ -38,7 +38,7 @@ def test_a_read_from_a_later_row(tmp_path: Path, from_row: int, compressed: bool
     for _ in range(2):
         before = reader.bytes_read
         start = from_row // CHUNK * CHUNK
-        for first, rows in reader.units(verify=True, from_row=from_row):
+        for first, rows in reader.fetch_units(verify=True, from_row=from_row):
             assert first == start
             assert torch.equal(rows, everything[first : first + len(rows)])
             start += len(rows)
@@ -62,7 +62,7 @@ def test_several_threads_fetch_the_same(tmp_path: Path, layout: dict[str, Any], 
         assert torch.equal(sampled, everything[first + 60 : first + 100])
         for verify in (True, False):
             at = first
-            for start, rows in reader.units(verify=verify):
+            for start, rows in reader.fetch_units(verify=verify):
                 assert start == at and torch.equal(rows, everything[start : start + len(rows)])
                 at += len(rows)
             assert at == last
@@ -79,6 +79,6 @@ def test_a_damaged_chunk_is_an_error_at_its_place(tmp_path: Path, workers: int) 
     damaged.write_bytes(values)
     reader, seen = Reader(open_store(path), 0, N, workers=workers), []
     with pytest.raises(StoreError, match="rows 679 to 775 fail their checksum"):
-        seen.extend(start for start, _ in reader.units(verify=True))
+        seen.extend(start for start, _ in reader.fetch_units(verify=True))
     assert seen == [CHUNK * number for number in range(7)]
-    assert sum(1 for _ in reader.units(verify=False)) == 31, "a reader can be used again"
+    assert sum(1 for _ in reader.fetch_units(verify=False)) == 31, "a reader can be used again"

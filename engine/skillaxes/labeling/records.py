@@ -40,6 +40,7 @@ from pathlib import Path
 from typing import Any
 
 from skillaxes.errors import RunFolderError
+from skillaxes.files import atomic_write
 from skillaxes.labeling.examples import DirectionExamples, SideExamples
 from skillaxes.labeling.labels import WORDS, Label, LabelFailure
 from skillaxes.labeling.scoring.baselines import NullScores
@@ -47,7 +48,6 @@ from skillaxes.labeling.scoring.evaluate import Scores
 from skillaxes.labeling.scoring.scores import DetectionScore, PairScore
 from skillaxes.labeling.scoring.verdict import Verdict
 from skillaxes.run_folder import schema
-from skillaxes.run_folder.files import replacing
 
 EXCERPT = 600  # characters of a shown text that the record keeps, for readers without the texts
 LABELLED, UNINTERPRETABLE, FAILED = "labelled", "uninterpretable", "failed"
@@ -149,7 +149,7 @@ def _figures(score: PairScore | DetectionScore | None) -> dict[str, Any] | None:
 def write_records(run_dir: Path, records: Sequence[dict[str, Any]]) -> Path:
     """Replace ``labels.jsonl`` in one step."""
     path = Path(run_dir) / schema.LABELS
-    with replacing(path) as aside, aside.open("w", encoding="utf-8") as file:
+    with atomic_write(path) as aside, aside.open("w", encoding="utf-8") as file:
         for record in records:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
     return path

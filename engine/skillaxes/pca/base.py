@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from skillaxes.pca.stability import Stability
     from skillaxes.pca.warm_start import WarmStart
     from skillaxes.run_folder.checkpoint import RowTable
-    from skillaxes.stream.device import Outbox
+    from skillaxes.stream.device import DeferredResults
     from skillaxes.stream.panel import Panel
 
 MULTIPLE = 16  # matrix products like a multiple of it
@@ -103,7 +103,7 @@ class Scope:
 
     world: World
     projections: ProjectionStore
-    results: Outbox
+    results: DeferredResults
     scale: Tensor | None = None
 
 

@@ -326,7 +326,7 @@ class KrylovRead:
         bad = projection.bad[:, None]
         if self.on_device or bool(bad.any()):  # as few passes as may be that torch hands to all threads
             weights.masked_fill_(bad, 0)
-        self._results.send(partial(_keep, self.table, panel.start), weights[:count, : -MEAN_COLUMNS + 1])
+        self._results.submit(partial(_keep, self.table, panel.start), weights[:count, : -MEAN_COLUMNS + 1])
         # The sums of the columns come along as one more column of Z.
         weights[:count, -MEAN_COLUMNS] = ~projection.bad[:count]
         weights[:, -MEAN_COLUMNS + 1] = 0
@@ -339,7 +339,7 @@ class KrylovRead:
 
     def finish_sums(self) -> None:
         """Bring everything into ``total``; no panel comes any more."""
-        self._results.drain()
+        self._results.flush()
         self._flush()
 
     def _flush(self) -> None:
@@ -347,7 +347,7 @@ class KrylovRead:
 
     def state_dict(self) -> dict[str, Any]:
         """The sums so far."""
-        self._results.drain()
+        self._results.flush()
         return {
             "partial": compact(self._partial),
             "total": compact(self.total),

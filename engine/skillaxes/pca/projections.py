@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from skillaxes.files import read_at, write_at
+
 BLOCK_ROWS = 8192  # rows that later passes take at once; fixed, so that sums have one order
 
 
@@ -40,11 +42,7 @@ class Projections:
         if self._table is not None:
             self._table[at : at + len(rows)] = rows
             return
-        view = np.ascontiguousarray(rows, np.float32).reshape(-1).view(np.uint8).data
-        offset = at * self.width * 4
-        while view:
-            written = os.pwrite(self._descriptor, view, offset)
-            view, offset = view[written:], offset + written
+        write_at(self._descriptor, np.ascontiguousarray(rows, np.float32), at * self.width * 4)
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Rows ``start`` to ``stop`` (global), of shape (stop - start, width), float32."""
@@ -52,12 +50,8 @@ class Projections:
         if self._table is not None:
             return self._table[at : at + stop - start]
         out = np.empty((stop - start, self.width), np.float32)
-        view, offset = out.reshape(-1).view(np.uint8).data, at * self.width * 4
-        while view:
-            count = os.preadv(self._descriptor, [view], offset)
-            if count == 0:
-                raise OSError(f"{self.file}: the spilled projections end too early")
-            view, offset = view[count:], offset + count
+        if read_at(self._descriptor, out, at * self.width * 4) < out.nbytes:
+            raise OSError(f"{self.file}: the spilled projections end too early")
         return out
 
     def at(self, rows: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from skillaxes.cluster.world import World
 from skillaxes.errors import BadRowsError, StoreError
 from skillaxes.pca.base import Problem, compact
 from skillaxes.stream import device as devices
-from skillaxes.stream.device import Outbox
+from skillaxes.stream.device import DeferredResults
 from skillaxes.stream.panel import Panel
 
 _EQUAL = 1e-6  # spread over distance from the provisional mean, squared, of rows that only rounding tells apart
@@ -73,7 +73,7 @@ class RowMoments:
         carried: Tensor,
         shift_square: Tensor,
         scale: Tensor | None,
-        outbox: Outbox,
+        results: DeferredResults,
     ) -> None:
         """Note the rows of a panel.
 
@@ -91,7 +91,7 @@ class RowMoments:
         squares = projection.sq_norms[:count].double()
         raw = squares + 2 * carried.double() + shift_square
         doubtful = (raw < _CANCELLED * squares) & ~bad
-        if outbox.deferred:  # which rows are doubtful is known on the device alone
+        if results.deferred:  # which rows are doubtful is known on the device alone
             rows = panel.rows[:count] if scale is None else panel.rows[:count] * scale
             dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
             raw = torch.where(doubtful, torch.linalg.vector_norm(rows, dim=1, dtype=dtype).double().square(), raw)
@@ -100,7 +100,7 @@ class RowMoments:
             raw[doubtful] = (rows if scale is None else rows * scale).square().sum(dim=1)
         raw = raw.masked_fill_(bad, 0).clamp(min=0)
         squares = squares.masked_fill_(bad, 0).float()
-        outbox.send(partial(self._note, panel.start), raw, squares, bad, projection.overflowed[:count])
+        results.submit(partial(self._note, panel.start), raw, squares, bad, projection.overflowed[:count])
         if self.problem.layers:
             self.layer_squares.add_(kernels.group_sq_norms(projection, self.problem.layers)[:count].sum(dim=0))
 
@@ -230,7 +230,7 @@ class Centering:
         self._shift = shift.to(problem.device)
         self._shift_square = self._shift.square().sum()
         self._scale = scale
-        self._outbox = Outbox(devices.open_seam(problem.device))
+        self._results = DeferredResults(devices.device_streams(problem.device))
         carried = torch.zeros((problem.n_columns, 16), dtype=torch.float64, device=problem.device)
         carried[:, 0] = self._shift
         high = kernels.round_directions(carried.float(), problem.dtype, problem.device, scale)
@@ -245,8 +245,8 @@ class Centering:
         """Centred rows that count, of shape (n, d), float32; noted in ``moments``. Valid until the next call."""
         projection = kernels.project(panel.pieces, self._prepared)
         carried = projection.dots[: panel.count, :2].sum(dim=1)
-        moments.add(panel, projection, carried, self._shift_square, self._scale, self._outbox)
-        self._outbox.drain()  # which rows count is asked at once
+        moments.add(panel, projection, carried, self._shift_square, self._scale, self._results)
+        self._results.flush()  # which rows count is asked at once
         rows = projection.rows[: panel.count]
         if projection.shift is not None:
             rows = rows.float() if self._scale is None else rows.float() * self._scale

@@ -24,10 +24,10 @@ def write_report(run_dir: str | Path) -> Path:
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
+    from skillaxes.files import atomic_write
     from skillaxes.report.filters import FILTERS, clean
     from skillaxes.report.view import make_page
     from skillaxes.run_folder.contents import read_contents
-    from skillaxes.run_folder.files import replacing
     from skillaxes.run_folder.schema import REPORT
 
     page = make_page(read_contents(run_dir))
@@ -41,6 +41,6 @@ def write_report(run_dir: str | Path) -> Path:
     environment.filters.update(FILTERS)
     html = clean(environment.get_template("page.html.j2").render(page=page))
     path = Path(run_dir) / REPORT
-    with replacing(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(html, encoding="utf-8")
     return path

@@ -22,6 +22,7 @@ from skillaxes import memory
 from skillaxes.cluster import signals as preemption
 from skillaxes.cluster.world import ALONE, World
 from skillaxes.errors import DeviceMemoryError, InputError, StoppedEarly, StoreError, UsageError
+from skillaxes.files import remove
 from skillaxes.pca.base import Reduction, Solution, SolverState, compact
 from skillaxes.pca.projections import ProjectionStore
 from skillaxes.progress import Progress
@@ -34,7 +35,6 @@ from skillaxes.run.stage_log import StageLog
 from skillaxes.run_folder import manifest as manifests
 from skillaxes.run_folder.checkpoint import holds_state
 from skillaxes.run_folder.contents import Discovery, load
-from skillaxes.run_folder.files import remove
 from skillaxes.run_folder.schema import CHECKPOINT, Diagnostic, Manifest
 from skillaxes.stream.panels import PanelStream
 
@@ -350,7 +350,7 @@ def open_stream(job: Job) -> PanelStream:
         columns=job.columns,
         rows=job.plan.rows,
         cache_bytes=job.plan.memory.cache,
-        keep_bytes=0 if job.plan.gpu is None else job.plan.gpu.kept,
+        resident_bytes=0 if job.plan.gpu is None else job.plan.gpu.kept,
         workers=job.plan.workers,
         direct=job.plan.gds == "taken",
     )

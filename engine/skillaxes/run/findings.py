@@ -13,6 +13,7 @@ import torch
 from skillaxes import memory
 from skillaxes.cluster.world import World
 from skillaxes.errors import InputError
+from skillaxes.files import atomic_write, temp_path
 from skillaxes.pca.base import Solution
 from skillaxes.pca.row_scores import RowBlock
 from skillaxes.pca.stability import subspaces
@@ -23,7 +24,6 @@ from skillaxes.run.diagnostics import diagnostics, layer_energy, shared_top
 from skillaxes.run.job import Job
 from skillaxes.run_folder import manifest as manifests
 from skillaxes.run_folder.directions import Directions, write_directions
-from skillaxes.run_folder.files import aside_of, replacing
 from skillaxes.run_folder.schema import FORMAT_VERSION, SCORES, SELECTION, SIDES, TOPK, DirectionStats, Manifest
 from skillaxes.run_folder.scores import ScoresWriter
 from skillaxes.stream.panels import PanelStream
@@ -87,7 +87,7 @@ def _scores(job: Job, folder: Path | None) -> Iterator[Callable[[RowBlock], None
         return
     world, k = job.world, job.config.solver.components
     path = folder / SCORES
-    with replacing(path) if world.rank == 0 else contextlib.nullcontext(aside_of(path)) as aside:
+    with atomic_write(path) if world.rank == 0 else contextlib.nullcontext(temp_path(path)) as aside:
         writer = ScoresWriter(aside, job.store.n_rows, k)
         if world.rank == 0:
             writer.create({"rank_by": job.config.ranking.rank_by})
@@ -156,7 +156,7 @@ def write(folder: Path, directions: Directions, topk: pa.Table, selection: pa.Ta
 
     write_directions(folder, directions)
     for name, table in ((TOPK, topk), (SELECTION, selection)):
-        with replacing(folder / name) as aside:
+        with atomic_write(folder / name) as aside:
             repeated = [field.name for field in table.schema if field.type == "string"]
             pq.write_table(table, aside, compression="zstd", use_dictionary=repeated)
     manifests.write_manifest(folder, manifest)

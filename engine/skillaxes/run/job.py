@@ -8,7 +8,7 @@ from typing import Any
 
 from skillaxes.cluster.world import ALONE, World
 from skillaxes.config import DiscoverConfig, make_config
-from skillaxes.devices import Resolved, resolve
+from skillaxes.devices import Resolved, resolve, torch_dtype
 from skillaxes.errors import StoreError, UsageError
 from skillaxes.pca.base import Problem, Solver
 from skillaxes.pca.given import Given
@@ -16,8 +16,7 @@ from skillaxes.pca.solvers import choose_solver, make_solver
 from skillaxes.run.forecast import STATED, Rates
 from skillaxes.run.plan import Plan, make_plan
 from skillaxes.store import Store, open_store
-from skillaxes.stream.device import open_seam
-from skillaxes.stream.files import TORCH_DTYPES
+from skillaxes.stream.device import device_streams
 
 
 @dataclass(frozen=True)
@@ -96,11 +95,11 @@ def prepare(
             f"{given.source}: directions with {given.components.shape[1]:,} columns, but {n_columns:,} columns of the "
             "store are in use: take directions of that width, or choose their layers with --layers"
         )
-    streams = open_seam(device.device)
+    streams = device_streams(device.device)
     problem = Problem(
         n_rows=opened.n_rows,
         n_columns=n_columns,
-        dtype=TORCH_DTYPES[opened.dtype],
+        dtype=torch_dtype(opened.dtype),
         device=device.device,
         options=config.solver,
         layers=layers,

@@ -19,7 +19,7 @@ from skillaxes.run.checkpoint import Checkpoint
 from skillaxes.run.job import Job
 from skillaxes.run.plan import Plan
 from skillaxes.run.stage_log import StageLog
-from skillaxes.stream.device import Outbox, open_seam
+from skillaxes.stream.device import DeferredResults, device_streams
 from skillaxes.stream.panels import PanelStream, sample_segments
 
 Read = TypeVar("Read", bound=Reduction)
@@ -53,7 +53,7 @@ class Context:
 
     def scope(self, scale: Tensor | None) -> Scope:
         """What a solver works with."""
-        return Scope(self.job.world, self.projections, Outbox(open_seam(self.stream.device)), scale)
+        return Scope(self.job.world, self.projections, DeferredResults(device_streams(self.stream.device)), scale)
 
 
 def run_read(context: Context, name: str, read: Read) -> Read:
@@ -88,7 +88,7 @@ def read_sample(context: Context) -> tuple[Tensor, ...]:
     """The rows that the warm start sees, those of this process, in pieces."""
     stream, plan = context.stream, context.plan
     segments = sample_segments(context.problem.n_rows, plan.sample_rows, context.problem.options.seed)
-    rows = stream.lent(within(segments, (stream.first_row, stream.last_row)))
+    rows = stream.sample_views(within(segments, (stream.first_row, stream.last_row)))
     if not context.job.world.meet("sample"):
         context.checkpoint.stop_between("sample")
     return rows

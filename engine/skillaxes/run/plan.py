@@ -26,12 +26,12 @@ from skillaxes.stream import gds
 from skillaxes.stream.panels import SEGMENT
 from skillaxes.stream.prefetch import LAG, LEAST_PANEL_ROWS, LOOK_AHEAD, DeviceMemory, plan_device
 from skillaxes.stream.prefetch import panel_rows_for as device_panel_rows
-from skillaxes.stream.reader import SLOTS, can_share, unit_rows
+from skillaxes.stream.reader import SLOTS, can_share, fetch_rows
 from skillaxes_kernels import PanelSpec, select_backend
 
 if TYPE_CHECKING:
     from skillaxes.store import Store
-    from skillaxes.stream.device import Seam
+    from skillaxes.stream.device import DeviceStreams
 
 
 MOST_WORKERS = 8
@@ -102,7 +102,7 @@ class MemoryModel:
     @property
     def unit_bytes(self) -> int:
         """Bytes that are fetched at once."""
-        return unit_rows(self.store) * self.store.n_features * self.store.itemsize
+        return fetch_rows(self.store) * self.store.n_features * self.store.itemsize
 
     @property
     def workers(self) -> int:
@@ -136,7 +136,7 @@ class MemoryModel:
         # A file costs little more than memory does, and memory that does not grow with the rows is worth it.
         spilled = projections > min(left // 2, budget // _KEPT_SHARE)
         left -= 0 if spilled else projections
-        n_units = -(-self.n_rows // unit_rows(self.store)) - kept_rows // unit_rows(self.store)
+        n_units = -(-self.n_rows // fetch_rows(self.store)) - kept_rows // fetch_rows(self.store)
         # Plain files are in the page cache already; a copy of ours would cost more (fresh pages) than it saves in three
         # reads.
         plain = self.store.plain_chunks() is not None
@@ -272,7 +272,7 @@ def make_plan(
     *,
     reasons: tuple[str, ...] = (),
     device_reason: str = "",
-    streams: Seam | None = None,
+    streams: DeviceStreams | None = None,
     world: World = ALONE,
     rates: Rates = STATED,
 ) -> Plan:
@@ -358,7 +358,7 @@ def make_plan(
         device=device,
         device_reason=device_reason,
         products="; ".join((products.name, *products.reasons[1:])),
-        road=gds.ROAD if streams is not None and declined is None else _road(store),
+        road=gds.READ_PATH if streams is not None and declined is None else _road(store),
         n_rows=store.n_rows,
         n_columns=n_columns,
         block_size=needs.block_columns,

@@ -24,7 +24,7 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
-from skillaxes.run_folder.files import remove
+from skillaxes.files import atomic_write, read_at, remove, write_at
 from skillaxes.run_folder.schema import CHECKPOINT
 
 _STATE = "state.pt"
@@ -110,10 +110,7 @@ class CheckpointFolder:
                 os.truncate(descriptor, n_rows * row_bytes)
             for at in range(start, stop, step):
                 rows = np.ascontiguousarray(table.rows(at, min(at + step, stop)), np.float32)
-                view, offset = rows.reshape(-1).view(np.uint8).data, at * row_bytes
-                while view:
-                    written = os.pwrite(descriptor, view, offset)
-                    view, offset = view[written:], offset + written
+                write_at(descriptor, rows, at * row_bytes)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -129,10 +126,10 @@ class CheckpointFolder:
         step = max(1, _STEP // row_bytes)
         try:
             with open(self.path / f"{name}.f32", "rb", buffering=0) as file:
-                file.seek(start * row_bytes)
                 for at in range(start, stop, step):
                     rows = np.empty((min(step, stop - at), table.width), np.float32)
-                    _fill(file, rows.reshape(-1).view(np.uint8).data)
+                    if read_at(file.fileno(), rows, at * row_bytes) < rows.nbytes:
+                        raise OSError("ends too early")
                     table.write(at, rows)
         except OSError as error:
             raise Damaged(f"{name}.f32: {error}") from None
@@ -149,7 +146,7 @@ class CheckpointFolder:
         if self._progress_descriptor < 0:
             self.path.mkdir(exist_ok=True)
             self._progress_descriptor = os.open(self.path / self._progress, os.O_WRONLY | os.O_CREAT, 0o666)
-        os.pwrite(self._progress_descriptor, _PROGRESS.pack(seconds, rows), 0)
+        write_at(self._progress_descriptor, _PROGRESS.pack(seconds, rows), 0)
 
     def read_progress(self) -> tuple[float, int]:
         """Seconds and rows that an earlier process had done since its last checkpoint."""
@@ -185,22 +182,10 @@ class CheckpointFolder:
         import torch
 
         self.path.mkdir(exist_ok=True)
-        aside = self.path / f".{name}.partial"
-        try:
-            with aside.open("wb") as file:
-                summed = _Summed(file)
-                torch.save(value, summed)  # type: ignore[arg-type]  # it only writes
-                file.write(_TRAILER.pack(_MAGIC, summed.crc))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, self.path / name)
-        finally:
-            remove(aside)
-        folder = os.open(self.path, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the new name is on the disk too
-        finally:
-            os.close(folder)
+        with atomic_write(self.path / name, sync_folder=True) as temp, temp.open("wb") as file:
+            summed = _Summed(file)
+            torch.save(value, summed)  # type: ignore[arg-type]  # it only writes
+            file.write(_TRAILER.pack(_MAGIC, summed.crc))
 
     def _load(self, name: str) -> dict[str, Any] | None:
         import torch
@@ -238,11 +223,3 @@ class _Summed:
 
     def flush(self) -> None:
         self._file.flush()
-
-
-def _fill(file: IO[bytes], view: memoryview) -> None:
-    while view:
-        count = file.readinto(view)  # type: ignore[attr-defined]
-        if not count:
-            raise OSError("ends too early")
-        view = view[count:]

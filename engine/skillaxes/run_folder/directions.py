@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from skillaxes.errors import RunFolderError
-from skillaxes.run_folder.files import replacing
+from skillaxes.files import atomic_write
 from skillaxes.run_folder.schema import DIRECTIONS
 
 
@@ -42,7 +42,7 @@ def write_directions(run_dir: Path, directions: Directions) -> None:
     tensors = {
         name: np.ascontiguousarray(value, np.float32) for name, value in vars(directions).items() if value is not None
     }
-    with replacing(run_dir / DIRECTIONS) as aside:
+    with atomic_write(run_dir / DIRECTIONS) as aside:
         aside.write_bytes(save(tensors))  # save_file would make it readable by its owner alone
 
 

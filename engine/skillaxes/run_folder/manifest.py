@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from skillaxes.errors import RunFolderError
-from skillaxes.run_folder.files import remove, write_json
+from skillaxes.files import remove, write_json
 from skillaxes.run_folder.schema import (
     CHECKPOINT,
     DIRECTIONS,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from skillaxes.files import write_at
 from skillaxes.run_folder.schema import SCORES
 
 CHUNK_ROWS = 8192
@@ -19,12 +19,12 @@ class ScoresWriter:
     """A zarr v3 group with ``projection`` (N, k), ``norm`` (N,) and ``centered_norm`` (N,), float32, in chunks of
     8,192 rows.
 
-    The chunks are written as the plain files that they are: uncompressed, little-endian; several processes write their
-    own rows, into the same chunk where it belongs to two of them.
+    Chunks are uncompressed and little-endian, and their rows are written straight into their files. So several
+    processes can write their own rows, into the same chunk where it belongs to two of them.
 
     Parameters
     ----------
-    folder : where the group goes; one process makes it with :meth:`create` before any writes
+    folder : of the group; one process makes it with :meth:`create` before any process writes
     n_rows, n_components : N and k
     """
 
@@ -34,15 +34,23 @@ class ScoresWriter:
 
     def create(self, attributes: dict[str, Any]) -> None:
         """Make the group, with some attributes, and its arrays."""
-        folder, n_rows = self._folder, self._n_rows
-        folder.mkdir(parents=True)
-        _write(folder / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": attributes})
+        import zarr
+
+        group = zarr.create_group(self._folder, zarr_format=3, attributes=attributes)
         for name, width in self._widths.items():
-            (folder / name / "c").mkdir(parents=True)
-            _write(folder / name / "zarr.json", _array(n_rows, width))
+            group.create_array(
+                name,
+                shape=(self._n_rows, width) if width else (self._n_rows,),
+                chunks=(CHUNK_ROWS, width) if width else (CHUNK_ROWS,),
+                dtype="float32",
+                fill_value=0.0,
+                compressors=None,
+                dimension_names=["row", "direction"] if width else ["row"],
+            )
+            (self._folder / name / "c").mkdir()
 
     def write(self, start: int, projection: np.ndarray, norm: np.ndarray, centered_norm: np.ndarray) -> None:
-        """Rows from ``start`` on, all of one chunk; rows that nobody writes stay zero."""
+        """Write rows from ``start`` on, all of one chunk. Rows that are never written are zero."""
         number, within = divmod(start, CHUNK_ROWS)
         for name, values in zip(_COLUMNS, (projection, norm, centered_norm), strict=True):
             width = self._widths[name]
@@ -51,20 +59,16 @@ class ScoresWriter:
                 place.mkdir(exist_ok=True)
                 place = place / "0"
             row_bytes = 4 * max(width, 1)
-            view = memoryview(np.ascontiguousarray(values, "<f4").tobytes())
-            offset = within * row_bytes
             file = os.open(place, os.O_WRONLY | os.O_CREAT, 0o666)
             try:
-                os.ftruncate(file, CHUNK_ROWS * row_bytes)  # whole from the first moment, whoever comes first
-                while view:
-                    written = os.pwrite(file, view, offset)
-                    view, offset = view[written:], offset + written
+                os.ftruncate(file, CHUNK_ROWS * row_bytes)  # of full size from the first write on
+                write_at(file, np.ascontiguousarray(values, "<f4"), within * row_bytes)
             finally:
                 os.close(file)
 
 
 def read_scores(run_dir: Path) -> dict[str, np.ndarray]:
-    """All three arrays, in memory.
+    """All three arrays of a run folder, in memory, by name.
 
     Raises
     ------
@@ -78,25 +82,3 @@ def read_scores(run_dir: Path) -> dict[str, np.ndarray]:
     if not path.is_dir():
         raise RunFolderError(f"{run_dir} holds no {SCORES}: run `skillaxes discover` first")
     return {name: np.asarray(zarr.open_array(path / name, mode="r")[:]) for name in _COLUMNS}
-
-
-def _array(n_rows: int, width: int) -> dict[str, Any]:
-    return {
-        "zarr_format": 3,
-        "node_type": "array",
-        "shape": [n_rows, width] if width else [n_rows],
-        "data_type": "float32",
-        "chunk_grid": {
-            "name": "regular",
-            "configuration": {"chunk_shape": [CHUNK_ROWS, width] if width else [CHUNK_ROWS]},
-        },
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-        "fill_value": 0.0,
-        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
-        "attributes": {},
-        "dimension_names": ["row", "direction"] if width else ["row"],
-    }
-
-
-def _write(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

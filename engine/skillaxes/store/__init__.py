@@ -1,4 +1,4 @@
-"""The store: a zarr array of activations, one row per trace. Opened, checked, described, written; nothing numerical."""
+"""The store, a zarr array of activations with one row per trace: opened, checked, described and written."""
 
 from __future__ import annotations
 

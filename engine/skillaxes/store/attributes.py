@@ -1,4 +1,4 @@
-"""What a store says about itself: which layers lie side by side, which model, which tokens. Everything is optional."""
+"""Attributes of a store: the layers that lie side by side, the model, the tokens. All are optional."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 from skillaxes.errors import StoreError
 
 COMPLETE = "complete"
-OURS = "skillaxes"  # the attribute under which the writer keeps its own state
+OURS = "skillaxes"  # attribute with the state of the writer
 TRACE_IDS = "trace_ids"
 FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
 class StoreAttributes:
-    """Attributes of a store; ``None`` is unknown, never a guess.
+    """Attributes of a store; ``None`` is unknown. Nothing is guessed.
 
     layer_ids : the model's own layer numbers, in column order
     hidden : columns of one layer
     model, revision : the model and its commit or version
-    hook : where in a layer the activation was taken, e.g. ``"residual stream"``
-    pooling : how tokens became one row, e.g. ``"mean"``
-    token_range : the tokens of the formatted trace a row has seen: a text, or ``(first, stop)``, counted from 0 and
+    hook : place in a layer where the activation was taken, e.g. ``"residual stream"``
+    pooling : the way tokens became one row, e.g. ``"mean"``
+    token_range : the tokens of the formatted trace that a row has seen: a text, or ``(first, stop)``, counted from 0,
         ``stop`` excluded; None as ``stop`` for an open end
     """
 
@@ -73,7 +73,7 @@ def _token_range(value: object) -> str | tuple[int, int | None]:
 
 
 def parse(given: Mapping[str, Any]) -> StoreAttributes:
-    """Known attributes out of a mapping (a zarr array's ``attrs``, or options); other keys are left alone.
+    """Read attributes from a mapping (a zarr array's ``attrs``, or options); other keys are ignored.
 
     Raises
     ------
@@ -93,13 +93,15 @@ def parse(given: Mapping[str, Any]) -> StoreAttributes:
 
 
 def fit(attributes: StoreAttributes, row_shape: Sequence[int]) -> StoreAttributes:
-    """The attributes checked against the shape of a row, ``(D,)`` or ``(layers, hidden)``.
+    """Check attributes against the shape of a row, ``(D,)`` or ``(layers, hidden)``.
 
-    ``hidden`` is filled in where it follows from the others.
+    Returns
+    -------
+    the attributes, with ``hidden`` filled in where it follows from the others
 
     Raises
     ------
-    StoreError : layer_ids x hidden is not D
+    StoreError : layer_ids x hidden is not the width of a row
     """
     ids, hidden = attributes.layer_ids, attributes.hidden
     if len(row_shape) == 2:

@@ -1,7 +1,7 @@
-"""bfloat16 for zarr-python, which has none: the data type of the zarr-extensions registry, as bits in uint16.
+"""bfloat16 as a data type of zarr-python, which has none: that of the zarr-extensions registry, as bits in uint16.
 
-Registered only while skillaxes opens an array, so that using skillaxes changes nothing for other users of zarr in the
-same process; an opened array keeps its data type.
+It is registered only while skillaxes opens an array, so that nothing changes for other users of zarr in the same
+process. An opened array keeps its data type.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class BFloat16(ZDType[np.dtypes.UInt16DType, np.uint16], HasEndianness, HasItemS
 
     @classmethod
     def from_native_dtype(cls, dtype: Any) -> Self:
-        # uint16 must go on meaning unsigned integers: this type is only ever asked for by name.
+        # uint16 must go on meaning unsigned integers: this type is found by name only.
         raise DataTypeValidationError(f"{dtype} is no native form of bfloat16")
 
     def to_native_dtype(self) -> Any:
@@ -83,7 +83,7 @@ class BFloat16(ZDType[np.dtypes.UInt16DType, np.uint16], HasEndianness, HasItemS
 
 @contextmanager
 def bfloat16_known() -> Iterator[None]:
-    """Within it zarr knows bfloat16; afterwards its registry is what it was."""
+    """Context in which zarr knows bfloat16. Its registry is restored afterwards."""
     with _LOCK:
         before = data_type_registry.contents.get(BFLOAT16)
         data_type_registry.register(BFLOAT16, BFloat16)

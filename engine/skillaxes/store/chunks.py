@@ -1,7 +1,8 @@
-"""Where the chunks of a zarr array lie: chunk files, shards and their indexes, and what is not stored at all.
+"""Places of the chunks of a zarr array: chunk files, shards and their indexes, missing chunks, the plain layout.
 
-zarr reads a chunk that is not stored as fill values, silently, so that a lost chunk looks like rows of zeros. This
-module knows better. A *band* is the row of chunks that hold the same rows: one chunk, unless the columns are split.
+zarr reads a chunk that is not stored as fill values, silently, so that a lost chunk looks like rows of zeros. Missing
+chunks are found here instead. A *grid row* is a row of the chunk grid, the chunks that hold the same rows: one chunk,
+unless the columns are split.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def pack_index(index: np.ndarray) -> bytes:
 
 
 def _index_codecs_checked(codecs: Any) -> bool | None:
-    """Whether a shard index carries a crc32c; None where its encoding is another one."""
+    """Whether a shard index carries a crc32c; None where it is encoded otherwise."""
     from zarr.codecs import BytesCodec, Crc32cCodec
 
     if not codecs or not isinstance(codecs[0], BytesCodec) or getattr(codecs[0].endian, "value", "") != "little":
@@ -64,7 +65,7 @@ def _index_codecs_checked(codecs: Any) -> bool | None:
 
 
 class ChunkMap:
-    """The chunks of one zarr array, local or not. Shard indexes are read when needed and kept."""
+    """The chunks of one zarr array, local or not. Shard indexes are read when needed and cached."""
 
     def __init__(self, array: Any) -> None:
         from zarr.codecs import ShardingCodec
@@ -85,7 +86,7 @@ class ChunkMap:
 
     @property
     def file_shape(self) -> tuple[int, ...]:
-        """Shape of what one file holds: a shard, or a chunk."""
+        """Shape of the values in one file: a shard, or a chunk."""
         return self.shard_shape or self.chunk_shape
 
     @property
@@ -93,7 +94,7 @@ class ChunkMap:
         return tuple(s // c for s, c in zip(self.file_shape, self.chunk_shape, strict=True))
 
     @property
-    def n_bands(self) -> int:
+    def n_grid_rows(self) -> int:
         return math.ceil(self.shape[0] / self.chunk_shape[0])
 
     def key(self, file: tuple[int, ...]) -> str:
@@ -148,15 +149,15 @@ class ChunkMap:
         return {file for file in files if self.key(file) in stored}
 
     def _inner(self, file: tuple[int, ...]) -> Iterator[tuple[int, int]]:
-        """(band, position in the shard index) of the chunks of a shard that lie within the array."""
+        """Yield (grid row, position in the shard index) of the chunks of a shard that lie within the array."""
         per_shard = self.chunks_per_shard
         for position, place in enumerate(product(*map(range, per_shard))):
             chunk = [f * n + p for f, n, p in zip(file, per_shard, place, strict=True)]
             if all(c * size < extent for c, size, extent in zip(chunk, self.chunk_shape, self.shape, strict=True)):
                 yield chunk[0], position
 
-    def missing_bands(self) -> list[int]:
-        """Bands of which at least one chunk is not stored, ascending."""
+    def missing_grid_rows(self) -> list[int]:
+        """Grid rows of which at least one chunk is not stored, ascending."""
         grid = [math.ceil(extent / size) for extent, size in zip(self.shape, self.file_shape, strict=True)]
         files = list(product(*map(range, grid)))
         stored = self._stored_files(files)
@@ -165,20 +166,20 @@ class ChunkMap:
             if self.sharding is None or self.index_checked is None:
                 if file not in stored:
                     per_file = self.file_shape[0] // self.chunk_shape[0]
-                    missing.update(range(file[0] * per_file, min((file[0] + 1) * per_file, self.n_bands)))
+                    missing.update(range(file[0] * per_file, min((file[0] + 1) * per_file, self.n_grid_rows)))
                 continue
             index = self.index(file) if file in stored else None
-            missing.update(band for band, at in self._inner(file) if index is None or index[at, 0] == ABSENT)
+            missing.update(row for row, at in self._inner(file) if index is None or index[at, 0] == ABSENT)
         return sorted(missing)
 
 
 class ChunkLocation(NamedTuple):
-    """Where the values of one chunk lie.
+    """Place of the values of one chunk.
 
     path : the file
     offset : first byte of the values
-    n_bytes : bytes of values, without the checksum; a last chunk is stored full-size, with filling behind the last row
-    crc32c : of those bytes, as stored behind them; None where the store keeps none
+    n_bytes : bytes of values, without the checksum; the last chunk is stored full-size, padded behind the last row
+    crc32c : of those bytes, as stored behind them; None where the store has no checksums
     """
 
     path: Path
@@ -188,12 +189,12 @@ class ChunkLocation(NamedTuple):
 
 
 class PlainChunks:
-    """Layout of a store whose chunks are full-width, uncompressed, little-endian and in local files, sharded or not."""
+    """Layout of a store with full-width, uncompressed, little-endian chunks in local files, sharded or not."""
 
     def __init__(self, chunks: ChunkMap, itemsize: int, *, checked: bool) -> None:
         self._chunks = chunks
         self.chunk_rows = chunks.chunk_shape[0]
-        self.n_chunks = chunks.n_bands
+        self.n_chunks = chunks.n_grid_rows
         self.row_bytes = itemsize
         for extent in chunks.shape[1:]:
             self.row_bytes *= extent
@@ -206,7 +207,7 @@ class PlainChunks:
         return range(start, min(start + self.chunk_rows, self._chunks.shape[0]))
 
     def locate(self, chunk: int) -> ChunkLocation:
-        """Where a chunk lies.
+        """The place of a chunk.
 
         Raises
         ------
@@ -251,7 +252,7 @@ class PlainChunks:
 
 
 def _plain_codecs(codecs: Any) -> tuple[bool, str | None]:
-    """(whether a crc32c follows the values, why the codecs are not plain)."""
+    """(whether a crc32c follows the values, the reason why the codecs are not plain or None)."""
     from zarr.codecs import BytesCodec, Crc32cCodec
 
     names = [type(codec).__name__.removesuffix("Codec").lower() for codec in codecs]

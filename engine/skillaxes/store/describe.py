@@ -1,4 +1,4 @@
-"""What a store is, and with a scan what is in it."""
+"""``inspect``: a description of a store and, with a scan, statistics of its rows."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def inspect(store: Store | Path | str, scan: bool = False, progress: Progress = 
 
     Returns
     -------
-    dict of JSON values; unknown is None. Sizes in bytes, shares between 0 and 1. With ``scan`` the entry ``"scan"``.
+    dict of JSON values, unknown ones None; sizes in bytes, shares between 0 and 1; with ``scan`` the entry ``"scan"``
 
     Raises
     ------
-    StoreError : no store, or a chunk that cannot be decoded
+    StoreError : no store, or a chunk cannot be decoded
     """
     opened = store if isinstance(store, Store) else open_store(store)
     missing = opened.missing_chunks()
@@ -84,11 +84,11 @@ def _fingerprint(store: Store) -> str | None:
     try:
         return store.fingerprint()
     except StoreError:
-        return None  # a sampled row lies in a chunk that is missing or damaged; `missing` or the scan says more
+        return None  # a sampled row lies in a chunk that is missing or damaged, which `missing` or the scan tells
 
 
 def _stretches(store: Store, missing: list[int]) -> Iterator[tuple[int, int]]:
-    """Whole chunks, several at a time where they are small, around the missing ones."""
+    """Yield (start, stop) of whole chunks, several at a time where they are small, missing ones left out."""
     chunk_bytes = store.chunk_rows * store.n_features * store.itemsize
     together = max(1, _BLOCK_BYTES // chunk_bytes)
     lost = set(missing)
@@ -105,7 +105,7 @@ def _stretches(store: Store, missing: list[int]) -> Iterator[tuple[int, int]]:
 
 
 class _Moments:
-    """Sums over rows, relative to the first row met so that a large mean costs no digits."""
+    """Sums over rows, relative to the mean of the first ones, so that a large mean costs no digits."""
 
     def __init__(self, n_features: int) -> None:
         self.n_rows = 0
@@ -136,7 +136,7 @@ class _Moments:
 
 
 def _parts(values: np.ndarray, first: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(number of the first row, some rows)."""
+    """Yield (number of the first row, some rows)."""
     rows = max(1, _PART_BYTES // max(1, values[0].nbytes))
     for start in range(0, len(values), rows):
         yield first + start, values[start : start + rows]
@@ -198,7 +198,7 @@ def _named(mask: np.ndarray) -> dict[str, Any]:
 
 
 def _duplicates(hashes: np.ndarray, counted: np.ndarray) -> list[tuple[int, int]]:
-    """(row, earlier row with the same bits), in row order."""
+    """Pairs (row, earlier row with the same bits), in row order."""
     rows = np.flatnonzero(counted)
     _, first, inverse = np.unique(hashes[rows], return_index=True, return_inverse=True)
     earlier = rows[first[inverse]]

@@ -1,4 +1,4 @@
-"""The four dtypes of a store, and what numpy holds for each.
+"""The four dtypes of a store, the numpy dtypes that hold them, and conversions.
 
 numpy has no bfloat16: its values travel as their bit patterns in ``uint16``;
 ``torch.from_numpy(bits).view(torch.bfloat16)`` gives the tensor.
@@ -25,7 +25,7 @@ def holder(dtype: str) -> np.dtype:
 
 
 def widen(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Values of a store as numbers numpy can count with.
+    """Values of a store in a dtype that numpy can compute in.
 
     Parameters
     ----------
@@ -44,8 +44,8 @@ def widen(values: np.ndarray, dtype: str) -> np.ndarray:
 def convert(values: np.ndarray, dtype: str, to: str) -> np.ndarray:
     """Values of ``dtype`` as values of ``to``, rounded to nearest, ties to even.
 
-    What is too large for ``to`` becomes infinite; :func:`overflowing_rows` finds it. float64 reaches bfloat16 by way of
-    float32.
+    Values too large for ``to`` become infinite; :func:`overflowing_rows` finds them. float64 is converted to bfloat16
+    by way of float32.
     """
     if dtype == to:
         return values
@@ -56,7 +56,7 @@ def convert(values: np.ndarray, dtype: str, to: str) -> np.ndarray:
         wide = np.ascontiguousarray(wide, dtype=np.float32)
     bits = wide.view(np.uint32)
     rounded = ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)
-    # Rounding could carry a NaN's payload into infinity: keep it quiet instead.
+    # Rounding could carry a NaN's payload into infinity: set the quiet bit instead.
     quiet = ((bits >> np.uint32(16)) | np.uint32(0x40)).astype(np.uint16)
     return np.where(np.isnan(wide), quiet, rounded)
 
@@ -68,7 +68,7 @@ def narrows(dtype: str, to: str) -> bool:
 
 
 def not_finite(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Which values are NaN or infinite: bool, same shape."""
+    """Mask of the values that are NaN or infinite: bool, same shape."""
     if dtype in _EXPONENT:
         bits = values.view(np.uint16)
         mask = np.uint16(_EXPONENT[dtype])
@@ -77,7 +77,7 @@ def not_finite(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def bad_rows(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Which rows of ``values`` (n, D) hold NaN or infinity: int64 positions."""
+    """Rows of ``values`` (n, D) that hold NaN or infinity: int64 positions."""
     return np.flatnonzero(not_finite(values, dtype).any(axis=1))
 
 

@@ -1,4 +1,4 @@
-"""An opened store: rows by number, columns by layer, and where the chunks lie."""
+"""Opening a store, with checks; its rows by number, its columns by layer, its chunks, its fingerprint."""
 
 from __future__ import annotations
 
@@ -20,18 +20,21 @@ from skillaxes.store.dtypes import DTYPES, holder
 from skillaxes.store.trace_ids import look_up
 
 _SAMPLED_ROWS = 16  # of the fingerprint: enough to tell stores apart, few enough to cost no read
+_ZARRS = "zarrs.ZarrsCodecPipeline"
+_NAMED = 8  # arrays of a group that a message names
 
 
 @dataclass(frozen=True, eq=False)
 class Store:
     """A zarr array of activations, one row per trace; made by :func:`skillaxes.store.open_store`.
 
-    path : where it lies, a folder or a URL
+    path : a folder or a URL
     shape : of the zarr array, (n_rows, n_features) or (n_rows, layers, hidden)
     dtype : ``"float16"``, ``"bfloat16"``, ``"float32"`` or ``"float64"``
-    attributes : what the store says about itself
-    columns : the columns that were asked for with ``layers``; one slice over all of them by default
-    pipeline, pipeline_reason : what decodes chunks (``"zarrs"`` or ``"zarr"``), and why
+    attributes : layers, model, tokens, as far as known
+    columns : the columns that were asked for with ``layers``; one slice over all columns by default
+    pipeline, pipeline_reason : the codec pipeline that decodes chunks (``"zarrs"`` or ``"zarr"``), and the reason
+    array : the zarr array
     """
 
     path: Path | str
@@ -49,7 +52,7 @@ class Store:
 
     @cached_property
     def n_features(self) -> int:
-        """All columns of the array, whatever ``layers`` was asked for."""
+        """Number of all columns, not only of those in ``columns``."""
         count = 1
         for extent in self.shape[1:]:
             count *= extent
@@ -61,7 +64,7 @@ class Store:
 
     @property
     def chunk_shape(self) -> tuple[int, ...]:
-        """Shape of a chunk; of an inner one where the store has shards."""
+        """Shape of a chunk; of an inner chunk where the store has shards."""
         return self._chunks.chunk_shape
 
     @property
@@ -75,8 +78,8 @@ class Store:
 
     @property
     def n_chunks(self) -> int:
-        """Bands of rows of one chunk's height; chunks that split the columns count once."""
-        return self._chunks.n_bands
+        """Rows of the chunk grid: chunks, where those that split the columns count once."""
+        return self._chunks.n_grid_rows
 
     @property
     def nbytes(self) -> int:
@@ -92,19 +95,19 @@ class Store:
 
     @cached_property
     def _missing(self) -> tuple[int, ...]:
-        return tuple(self._chunks.missing_bands())
+        return tuple(self._chunks.missing_grid_rows())
 
     @property
     def plain_reason(self) -> str:
-        """Why :meth:`plain_chunks` answers as it does."""
+        """The reason for the answer of :meth:`plain_chunks`."""
         return self._plain[1]
 
     def plain_chunks(self) -> PlainChunks | None:
-        """Where the values lie, when they lie as plain numbers in local files; else None (:attr:`plain_reason`)."""
+        """The layout of a store of plain numbers in local files; else None, see :attr:`plain_reason`."""
         return self._plain[0]
 
     def missing_chunks(self) -> list[int]:
-        """Chunks that are not stored (inner ones of shards too): zarr would read fill values. Looked up once."""
+        """Numbers of chunks that are not stored (inner ones of shards too), which zarr would read as fill values."""
         return list(self._missing)
 
     def columns_of(self, layers: Sequence[int]) -> tuple[slice, ...]:
@@ -112,7 +115,7 @@ class Store:
 
         Raises
         ------
-        StoreError : the store does not know its layers, or not these
+        StoreError : the layers of the store are unknown, or some of ``layers`` are not among them
         """
         ids, hidden = self.attributes.layer_ids, self.attributes.hidden
         if ids is None or hidden is None:
@@ -134,7 +137,7 @@ class Store:
         return tuple(merged)
 
     def read_rows(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Rows ``start`` to ``stop`` (excluded), through zarr, all columns.
+        """Read rows ``start`` to ``stop`` (excluded) through zarr, all columns.
 
         Parameters
         ----------
@@ -184,7 +187,7 @@ class Store:
             )
 
     def trace_ids(self, rows: Sequence[int] | np.ndarray) -> list[str | None]:
-        """The trace ids of some rows; None where the store knows none.
+        """The trace ids of some rows; None where the store has none.
 
         Raises
         ------
@@ -193,10 +196,10 @@ class Store:
         return look_up(self.array.attrs, self.path, self._chunks, [int(row) for row in rows])
 
     def fingerprint(self) -> str:
-        """What tells this store from others: SHA-256 over shape, dtype and a few seeded rows.
+        """SHA-256 over shape, dtype and a few rows, chosen by a seed: tells stores apart.
 
-        Neither path nor chunking nor attributes count: a staged copy or another chunking of the same rows is the same
-        store.
+        Path, chunking and attributes do not count: a staged copy or another chunking of the same rows has the same
+        fingerprint.
         """
         return self._fingerprint
 
@@ -222,10 +225,6 @@ class Store:
             return opened.read(plain.row_bytes)
 
 
-_ZARRS = "zarrs.ZarrsCodecPipeline"
-_NAMED = 8  # arrays of a group that a message names
-
-
 def _is_url(path: Path | str) -> bool:
     return isinstance(path, str) and "://" in path
 
@@ -242,10 +241,6 @@ def _check_path(path: Path | str) -> None:
         )
 
 
-def _default_pipeline(config: Any) -> str:
-    return str(config.defaults[0]["codec_pipeline"]["path"])
-
-
 def _open(path: Path | str, pipeline: str, *, strict: bool) -> Any:
     import zarr
 
@@ -256,7 +251,7 @@ def _open(path: Path | str, pipeline: str, *, strict: bool) -> Any:
 
 
 def _why_not_zarrs(array: Any) -> str | None:
-    """Why zarr's own pipeline should decode this array although ``zarrs`` may be there; None if it should not."""
+    """The reason to decode this array by zarr's own pipeline even where ``zarrs`` is installed; None without one."""
     from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 
     codecs: tuple[Any, ...] = getattr(array.metadata, "codecs", ())
@@ -280,7 +275,7 @@ def _choose_pipeline(path: Path | str, plain: Any) -> tuple[Any, str, str]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return _open(path, _ZARRS, strict=True), "zarrs", "zarrs decodes these codecs"
-    except Exception as error:  # whatever zarrs objects to, zarr's own pipeline serves
+    except Exception as error:  # zarr's own pipeline decodes what zarrs declines
         cause = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
         return plain, "zarr", f"zarrs declined: {cause}"
 
@@ -328,8 +323,8 @@ def open_store(path: Path | str, *, layers: Sequence[int] | None = None) -> Stor
 
     Raises
     ------
-    StoreError : nothing there, a group, not finished by its writer, another shape or dtype than a store has,
-        attributes that do not fit the shape, unknown layers
+    StoreError : no store there, a group, an unfinished store, a shape or dtype that no store has, attributes that do
+        not fit the shape, unknown layers
     """
     _check_path(path)
     try:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from skillaxes.errors import StoreError
+from skillaxes.files import atomic_write
 from skillaxes.store.attributes import TRACE_IDS
 from skillaxes.store.chunks import ChunkMap
 
@@ -19,7 +20,12 @@ _ROWS_A_GROUP = 65_536
 
 
 def look_up(attrs: Mapping[str, Any], path: Path | str, chunks: ChunkMap, rows: Sequence[int]) -> list[str | None]:
-    """The ids of ``rows``; None for all where the store has none."""
+    """The ids of ``rows``; None for all where the store has none.
+
+    Raises
+    ------
+    StoreError : the ids are damaged, lie outside the store, or are not as many as its rows
+    """
     n_rows = chunks.shape[0]
     outside = [row for row in rows if not 0 <= row < n_rows]
     if outside:
@@ -67,10 +73,9 @@ def _from_parquet(file: Path, n_rows: int, rows: Sequence[int]) -> list[str | No
 
 
 def write_parquet(file: Path, ids: Sequence[str | None]) -> None:
-    """All ids in row order, as :func:`look_up` reads them."""
+    """Write all ids, in row order, to a file that :func:`look_up` reads."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    aside = file.with_name(file.name + ".partial")
-    pq.write_table(pa.table({COLUMN: pa.array(ids, pa.string())}), aside, row_group_size=_ROWS_A_GROUP)
-    aside.replace(file)
+    with atomic_write(file, shared=True) as temp:
+        pq.write_table(pa.table({COLUMN: pa.array(ids, pa.string())}), temp, row_group_size=_ROWS_A_GROUP)

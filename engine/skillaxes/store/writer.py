@@ -1,9 +1,11 @@
-"""How large chunks and shards are.
+"""Writing a store: the size of its chunks, its files, its metadata, one writer or several.
 
-Chunks are full-width, about 8 to 32 MiB by the size of the store, and never more than 1/16 of it, so that a small store
-still streams; rows of a chunk are a power of two where there are 64 or more: so are those of a panel, and whole panels
-in a chunk, or whole chunks in a panel, are computed with where they lie. Above 50 GB chunks go into shards of 1 GiB:
-200 GB in 8 MiB chunks would be 24,000 files.
+The store is a zarr v3 array. Its chunk files are written here and not through zarr, so that writers in several
+processes need no lock. ``zarr.json`` is written here too, since it is replaced in one step when chunks are there
+already, and with another chunk shape where the number of rows was not known: ``create_array`` would remove the chunks.
+
+Until every row is written, ``zarr.json`` says that the store is unfinished. Each of several writers leaves a record
+``parts/<start>.json`` when its part is written; the writer that completes the records finishes the store.
 """
 
 from __future__ import annotations
@@ -11,9 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import shutil
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +23,9 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 
 from skillaxes.errors import StoreError, UsageError
+from skillaxes.files import atomic_write, write_at
 from skillaxes.store.attributes import COMPLETE, FORMAT_VERSION, OURS, TRACE_IDS, StoreAttributes, fit, parse
-from skillaxes.store.chunks import ABSENT, crc32c, pack_index
+from skillaxes.store.chunks import ABSENT, CRC_BYTES, crc32c, pack_index
 from skillaxes.store.dtypes import BFLOAT16, DTYPES, convert, holder, overflowing_rows
 from skillaxes.store.trace_ids import FILE, IN_ATTRIBUTES, write_parquet
 
@@ -33,9 +34,12 @@ SMALLEST_CHUNK = 8 * MIB
 LARGEST_CHUNK = 32 * MIB
 CHUNKS_AT_LEAST = 16  # in a store, where it has that many rows
 _CHUNKS_WANTED = 64
-_ROUND = 64
-_SHARD_ABOVE = 50 * 10**9
+_ROUND = 64  # chunks of at least that many rows have a power of two of them
+_SHARD_ABOVE = 50 * 10**9  # bytes of a store
 _SHARD = 1024 * MIB
+_ROWS_NAMED = 10  # in a message
+_METADATA = "zarr.json"
+_PARTS = "parts"
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,12 @@ class Layout:
 
 
 def chunk_rows_for(n_rows: int, row_bytes: int) -> int:
-    """Rows of a chunk for a store of ``n_rows`` rows of ``row_bytes`` bytes: at least 1."""
+    """Rows of a chunk for a store of ``n_rows`` rows of ``row_bytes`` bytes: at least 1.
+
+    Chunks have about 8 to 32 MiB by the size of the store, and never more than 1/16 of it, so that a small store still
+    streams. Their rows are a power of two where there are 64 or more. So are those of a panel: whole panels in a chunk,
+    or whole chunks in a panel, need no copy.
+    """
     total = n_rows * row_bytes
     wanted = min(max(total // _CHUNKS_WANTED, SMALLEST_CHUNK), LARGEST_CHUNK)
     rows = max(1, min(wanted // row_bytes, n_rows // CHUNKS_AT_LEAST))
@@ -67,15 +76,17 @@ def choose_layout(
 ) -> Layout:
     """The layout of a store to be written.
 
+    Above 50 GB chunks go into shards of 1 GiB: 200 GB in 8 MiB chunks would be 24,000 files.
+
     Parameters
     ----------
-    n_rows, row_bytes : rows of the store (at least: where it is not known yet), bytes of a row
+    n_rows, row_bytes : rows of the store, or the least it can be where it is not known yet; bytes of a row
     chunk_rows : rows of a chunk; by rule when None
     shard_size : bytes of a shard, rounded down to whole chunks; 0 for none; by rule when None
 
     Raises
     ------
-    UsageError : a size that cannot be
+    UsageError : a size below 1, or a shard smaller than a chunk
     """
     if chunk_rows is None:
         chunk_rows = chunk_rows_for(n_rows, row_bytes)
@@ -97,21 +108,18 @@ def choose_layout(
     return Layout(chunk_rows, per_shard * chunk_rows)
 
 
-_ROWS_NAMED = 10
-
-
 def rows_as_array(rows: Any) -> tuple[np.ndarray, str]:
-    """(values, dtype) of an array or a tensor, in native byte order; a bfloat16 tensor as its bits, any on the host.
+    """(values, dtype) of an array or a tensor, on the host, in native byte order; bfloat16 as its bits in uint16.
 
     Raises
     ------
-    StoreError : not numbers of a store's dtypes
+    StoreError : another dtype than a store has
     """
     name = str(rows.dtype).removeprefix("torch.") if hasattr(rows, "dtype") else ""
     if hasattr(rows, "detach") and name in DTYPES:
         tensor = rows.detach().cpu().contiguous()
         if name == BFLOAT16:
-            import torch  # it is there: a tensor was given
+            import torch  # installed, since a tensor was given
 
             return tensor.view(torch.int16).numpy().view(np.uint16), BFLOAT16
         return tensor.numpy(), name
@@ -134,7 +142,7 @@ def name_rows(rows: Sequence[int] | np.ndarray) -> str:
 
 
 class ChunkFiles:
-    """Writes full-size chunks, in order, as files or into shards.
+    """Writes full-size chunks, in order, to files of their own or into shards.
 
     Parameters
     ----------
@@ -148,37 +156,38 @@ class ChunkFiles:
         self._layout = layout
         self._tail = "/0" * row_ndim
         self._per_file = layout.file_rows // layout.chunk_rows
-        self._open: BinaryIO | None = None
-        self._file = -1
+        self._open: BinaryIO | None = None  # the file under way, which is renamed when it is whole
+        self._size = 0  # bytes written to it
+        self._file = -1  # its number
         self._index = np.empty((0, 2), dtype=np.uint64)
 
     def _path(self, file: int) -> Path:
         return self._folder / f"c/{file}{self._tail}"
 
     def write(self, chunk: int, values: np.ndarray) -> None:
-        """Store chunk ``chunk``: little-endian values of its full shape, and their crc32c behind them."""
+        """Write chunk number ``chunk``: little-endian values of its full shape, and their crc32c behind them."""
         file, place = divmod(chunk, self._per_file)
         if file != self._file:
             self._finish()
             path = self._path(file)
             path.parent.mkdir(parents=True, exist_ok=True)
             self._open = open(path.with_name(path.name + ".partial"), "wb", buffering=0)  # noqa: SIM115 - spans calls
-            self._file = file
+            self._size, self._file = 0, file
             self._index = np.full((self._per_file, 2), ABSENT)
+        start = self._size
+        self._write(values)
+        self._write(crc32c(values).to_bytes(CRC_BYTES, "little"))
+        self._index[place] = (start, self._size - start)
+
+    def _write(self, values: np.ndarray | bytes) -> None:
         assert self._open is not None
-        start = self._open.tell()
-        flat = values.reshape(-1).view(np.uint8).data
-        written = 0
-        while written < len(flat):  # an unbuffered write may take part of it
-            written += self._open.write(flat[written:])
-        self._open.write(crc32c(values).to_bytes(4, "little"))
-        self._index[place] = (start, self._open.tell() - start)
+        self._size = write_at(self._open.fileno(), values, self._size)
 
     def _finish(self) -> None:
         if self._open is None:
             return
         if self._layout.shard_rows is not None:
-            self._open.write(pack_index(self._index))
+            self._write(pack_index(self._index))
         self._open.close()
         path = self._path(self._file)
         path.with_name(path.name + ".partial").replace(path)
@@ -190,7 +199,7 @@ class ChunkFiles:
         self._finish()
 
     def discard(self) -> None:
-        """Drop the file under way."""
+        """Remove the file under way."""
         if self._open is not None:
             self._open.close()
             with contextlib.suppress(FileNotFoundError):
@@ -198,13 +207,9 @@ class ChunkFiles:
             self._open = None
 
 
-_METADATA = "zarr.json"
-_PARTS = "parts"
-
-
 @dataclass(frozen=True)
-class Part:
-    """What a writer has to know of a store that another process created."""
+class UnfinishedStore:
+    """Shape, dtype, layout and attributes of a store that another process created."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -213,9 +218,8 @@ class Part:
 
 
 def _replace(file: Path, text: str) -> None:
-    aside = file.with_name(f"{file.name}.{uuid.uuid4().hex}.partial")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, file)
+    with atomic_write(file, shared=True) as temp:
+        temp.write_text(text, encoding="utf-8")
 
 
 def _codecs(layout: Layout, row_shape: tuple[int, ...]) -> list[dict[str, Any]]:
@@ -241,7 +245,7 @@ def write_metadata(
     complete: bool,
     ids: Sequence[str | None] | None = None,
 ) -> None:
-    """Write ``zarr.json`` (in one step), and the ids as attributes or as a file."""
+    """Write ``zarr.json``, in one step, and the ids into its attributes or, if there are many, into a file."""
     path.mkdir(parents=True, exist_ok=True)
     known = attributes.known()
     if ids is not None:
@@ -280,16 +284,16 @@ def _complete(metadata: dict[str, Any]) -> bool:
     return bool(metadata.get("attributes", {}).get(OURS, {}).get(COMPLETE, True))
 
 
-def _described(metadata: dict[str, Any]) -> Part:
+def _described(metadata: dict[str, Any]) -> UnfinishedStore:
     file_rows = metadata["chunk_grid"]["configuration"]["chunk_shape"][0]
     first = metadata["codecs"][0]
     sharded = first["name"] == "sharding_indexed"
     layout = Layout(first["configuration"]["chunk_shape"][0], file_rows) if sharded else Layout(file_rows, None)
-    return Part(tuple(metadata["shape"]), metadata["data_type"], layout, parse(metadata["attributes"]))
+    return UnfinishedStore(tuple(metadata["shape"]), metadata["data_type"], layout, parse(metadata["attributes"]))
 
 
-def read_unfinished(path: Path) -> Part:
-    """The description of an unfinished store with known rows.
+def read_unfinished(path: Path) -> UnfinishedStore:
+    """The description of an unfinished store whose number of rows was declared.
 
     Raises
     ------
@@ -304,7 +308,7 @@ def read_unfinished(path: Path) -> Part:
 
 
 def finish_part(path: Path, part: range, ids: Sequence[str | None] | None) -> None:
-    """Record that a part is written; if every row is, finish the store.
+    """Record that a part is written. If every row is written, finish the store.
 
     Raises
     ------
@@ -325,7 +329,7 @@ def finish_part(path: Path, part: range, ids: Sequence[str | None] | None) -> No
             reached = max(reached, entry["stop"])
         if reached < unfinished.shape[0] or _complete(metadata):
             return
-        everyones = _merge(path, records)
+        merged = _merge_ids(path, records)
     except FileNotFoundError:
         return  # another writer finished the store meanwhile
     write_metadata(
@@ -335,12 +339,12 @@ def finish_part(path: Path, part: range, ids: Sequence[str | None] | None) -> No
         unfinished.layout,
         unfinished.attributes,
         complete=True,
-        ids=everyones,
+        ids=merged,
     )
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _merge(path: Path, records: list[dict[str, Any]]) -> list[str | None] | None:
+def _merge_ids(path: Path, records: list[dict[str, Any]]) -> list[str | None] | None:
     with_ids = [record for record in records if record["ids"] is not None]
     if not with_ids:
         return None
@@ -355,10 +359,10 @@ def _merge(path: Path, records: list[dict[str, Any]]) -> list[str | None] | None
 
 
 class StoreWriter:
-    """Appends rows to a store or to a part of one. Use as a context manager: an error inside discards what it wrote.
+    """Appends rows to a store or to a part of one; a context manager, which discards the rows after an error inside.
 
-    Until every row is written and the writer is closed, the store says that it is unfinished and ``open_store``
-    refuses it.
+    Until every row is written and the writer is closed, the store is marked as unfinished and ``open_store`` refuses
+    it. Made by :func:`create_store` and :func:`open_writer`.
     """
 
     def __init__(
@@ -379,7 +383,7 @@ class StoreWriter:
         self.row_shape = row_shape
         self.n_rows = n_rows
         self._attributes = attributes
-        self._part = part  # None: this writer writes the whole store
+        self._part = part  # None: the whole store
         self._chunk_rows = chunk_rows
         self._shard_size = shard_size
         self._start = part.start if part is not None else 0
@@ -392,20 +396,19 @@ class StoreWriter:
         self._closed = False
         if layout is not None:
             self._use(layout)
-        elif n_rows is not None:
+            return
+        if n_rows is not None:
             self._use(self._choose(n_rows))
-            self._write_metadata(complete=False)
-        else:
-            self._write_metadata(complete=False)
+        self._write_metadata(complete=False)
 
     @property
     def chunk_rows(self) -> int | None:
-        """Rows of a chunk; None as long as too few rows are there to tell."""
+        """Rows of a chunk; None until enough rows are appended to choose it."""
         return None if self._layout is None else self._layout.chunk_rows
 
     @property
     def file_rows(self) -> int | None:
-        """Rows of a file (a chunk, or a shard): parts of several writers begin at multiples of it."""
+        """Rows of a file (a chunk or a shard), at multiples of which parts begin; None like ``chunk_rows``."""
         return None if self._layout is None else self._layout.file_rows
 
     @property
@@ -432,7 +435,7 @@ class StoreWriter:
         Parameters
         ----------
         rows : array or tensor of shape (n, n_features), or (n, layers, hidden); converted to the store's dtype
-        ids : the trace ids of those rows; for all rows of the store or for none
+        ids : the trace ids of those rows; given for all rows of the store or for none
 
         Raises
         ------
@@ -502,11 +505,11 @@ class StoreWriter:
         self._held_rows = len(rest)
 
     def close(self) -> None:
-        """Write what is held and finish the store; of several writers the last one finishes it.
+        """Write the rows that are held and finish the store; of several writers the last one finishes it.
 
         Raises
         ------
-        StoreError : nothing or too little was appended
+        StoreError : fewer rows were appended than declared, or none
         """
         if self._closed:
             return
@@ -536,7 +539,7 @@ class StoreWriter:
             self._files.discard()
 
     def discard(self) -> None:
-        """Give up: a whole store is removed, of a part only the file under way."""
+        """Remove the store; of a part, only the file under way."""
         self._closed = True
         self._held = []
         self._drop_file()
@@ -556,7 +559,7 @@ class StoreWriter:
 
 
 def _clear(path: Path, *, overwrite: bool) -> None:
-    """Make room for a store: nothing but a store is ever removed."""
+    """Make room for a store. Nothing but a store is ever removed."""
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not overwrite:
@@ -600,23 +603,23 @@ def create_store(
     shard_size: int | None = None,
     overwrite: bool = False,
 ) -> StoreWriter:
-    """A new store (zarr v3, full-width uncompressed chunks with crc32c), to be filled by :meth:`StoreWriter.append`.
+    """Create a store (zarr v3, full-width uncompressed chunks with crc32c), to be filled by :meth:`StoreWriter.append`.
 
     Parameters
     ----------
     path : folder of the store
     dtype : ``"float16"``, ``"bfloat16"``, ``"float32"`` or ``"float64"``
-    n_rows : rows that will come, if known; several writers (:func:`open_writer`) need it
+    n_rows : number of rows, if known; several writers (:func:`open_writer`) need it
     n_features : columns of a row; follows from ``layer_ids`` and ``hidden`` where both are given
     layered : keep rows as (layers, hidden) instead of (n_features,)
     layer_ids, hidden, model, revision, hook, pooling, token_range : see :class:`StoreAttributes`
     chunk_rows, shard_size : rows of a chunk, bytes of a shard (0: none); by rule when None
-    overwrite : replace a store that is there
+    overwrite : replace an existing store
 
     Raises
     ------
     StoreError : the path is taken, or the attributes do not fit the width
-    UsageError : an unknown dtype, or sizes that cannot be
+    UsageError : an unknown dtype, or sizes below 1 or that do not divide each other
     """
     if dtype not in DTYPES:
         raise UsageError(f"dtype is {dtype!r}; needed: one of {', '.join(DTYPES)}")
@@ -636,7 +639,7 @@ def create_store(
     attributes = fit(attributes, row_shape)
     place = Path(path)
     if n_rows is not None:
-        # Sizes are checked before anything of an old store goes.
+        # Sizes are checked before an old store is removed.
         row_bytes = int(np.prod(row_shape)) * holder(dtype).itemsize
         choose_layout(n_rows, row_bytes, chunk_rows=chunk_rows, shard_size=shard_size)
     _clear(place, overwrite=overwrite)
@@ -653,16 +656,16 @@ def create_store(
 
 
 def open_writer(path: Path | str, start: int, stop: int) -> StoreWriter:
-    """A writer of rows ``start`` to ``stop`` (excluded) of a store that :func:`create_store` made with ``n_rows``.
+    """Open rows ``start`` to ``stop`` (excluded) of a store for writing; :func:`create_store` made it with ``n_rows``.
 
     Writers of disjoint parts may run at once, in several processes or on several hosts; the one that closes last
     finishes the store. Parts begin at multiples of ``StoreWriter.file_rows`` and end at one or at the last row. A part
-    that failed is simply written again.
+    that failed can be written again.
 
     Raises
     ------
     StoreError : no unfinished store there
-    UsageError : a part that does not begin or end at a file
+    UsageError : a part that does not begin and end at the edge of a file
     """
     unfinished = read_unfinished(Path(path))
     n_rows, file_rows = unfinished.shape[0], unfinished.layout.file_rows

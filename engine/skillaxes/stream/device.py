@@ -1,8 +1,8 @@
-"""The seam between host and device: everything that knows of streams, events and page-locked memory stands here.
+"""CUDA streams, events and pinned memory behind one protocol, and results that come back to the host later.
 
-Work on a device runs in two lanes side by side, each in its own order: ``COPIES`` brings rows from the host,
-``COMPUTE`` is where the kernels run. A mark is a place in a lane; a lane, or the host, can wait for it. Whoever reuses
-memory waits for the mark behind its last use; nothing else keeps the lanes apart.
+Work on a device runs in two streams, each in its own order: ``COPY`` brings rows from the host, ``COMPUTE`` runs the
+kernels. An event is a place in a stream; a stream, or the host, can wait for it. Memory is used again only behind the
+event of its last use: nothing else keeps the two streams apart.
 """
 
 from __future__ import annotations
@@ -14,42 +14,46 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-COPIES, COMPUTE = "copies", "compute"
-Mark = Any  # opaque: what a seam's ``mark`` returns
+COPY, COMPUTE = "copy", "compute"
+DEPTH = 4  # panels whose results may be pending
 _TYPICAL_L2 = 40 << 20  # an A100's, where torch does not tell
+Event = Any  # opaque: made by ``DeviceStreams.record_event``
 
 
-class Seam(Protocol):
-    """What the device stream asks of a device."""
+class DeviceStreams(Protocol):
+    """The two streams of a device, its memory, and copies from and to the host.
+
+    name : of the device, for people
+    """
 
     name: str
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Uninitialised device memory; torch.OutOfMemoryError when there is none."""
 
-    def host_empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    def pinned_empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Uninitialised host memory that copies run from in the background."""
 
     def upload(self, target: Tensor, source: Tensor) -> None:
-        """Copy host or device rows into device memory, in the lane of copies; returns at once."""
+        """Copy host or device rows into device memory, in COPY; returns at once."""
 
     def clear(self, target: Tensor) -> None:
-        """Fill device memory with zeros, in the lane of copies."""
+        """Fill device memory with zeros, in COPY."""
 
     def download(self, source: Tensor) -> Tensor:
-        """A host tensor that holds ``source`` once a mark taken in the lane of compute afterwards is reached."""
+        """A host tensor that holds ``source`` once an event that is recorded afterwards in COMPUTE is reached."""
 
-    def adopt(self, foreign: Any) -> Tensor:
-        """The device memory of another library (DLPack), as the lane of copies may read it."""
+    def from_dlpack(self, foreign: Any) -> Tensor:
+        """The device memory of another library as a tensor, ready to be read in COPY."""
 
-    def mark(self, lane: str) -> Mark:
-        """Behind everything that was given to ``lane`` so far."""
+    def record_event(self, stream: str) -> Event:
+        """An event behind everything that was given to ``stream`` so far."""
 
-    def wait(self, lane: str, mark: Mark) -> None:
-        """Let ``lane`` go no further before ``mark`` is reached; the host goes on."""
+    def wait_event(self, stream: str, event: Event) -> None:
+        """Let ``stream`` go no further before ``event`` is reached; the host goes on."""
 
-    def join(self, mark: Mark) -> None:
-        """Let the host wait until ``mark`` is reached."""
+    def synchronize(self, event: Event) -> None:
+        """Let the host wait until ``event`` is reached."""
 
     def free_bytes(self) -> int:
         """Device memory that could be allocated now."""
@@ -58,52 +62,52 @@ class Seam(Protocol):
         """Device memory in all."""
 
     def l2_bytes(self) -> int:
-        """The device's outermost cache."""
+        """Size of the device's outermost cache."""
 
-    def release(self) -> None:
+    def empty_cache(self) -> None:
         """Give memory that is allocated and unused back to the device."""
 
 
-class CudaSeam:
-    """A GPU: the lane of compute is torch's current stream, the lane of copies a stream of its own."""
+class CudaStreams:
+    """A GPU: COMPUTE is torch's current stream, COPY a stream of its own."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._copies = torch.cuda.Stream(device)
+        self._copy = torch.cuda.Stream(device)
         self.name = torch.cuda.get_device_name(device)
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=self.device)
 
-    def host_empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    def pinned_empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         with torch.cuda.device(self.device):  # else page-locking opens a context on the first GPU too
             return torch.empty(shape, dtype=dtype, pin_memory=True)
 
     def upload(self, target: Tensor, source: Tensor) -> None:
-        with torch.cuda.stream(self._copies):
+        with torch.cuda.stream(self._copy):
             target.copy_(source, non_blocking=True)
 
     def clear(self, target: Tensor) -> None:
-        with torch.cuda.stream(self._copies):
+        with torch.cuda.stream(self._copy):
             target.zero_()
 
     def download(self, source: Tensor) -> Tensor:
         return source.to("cpu", non_blocking=True)  # torch makes the target page-locked
 
-    def adopt(self, foreign: Any) -> Tensor:
-        with torch.cuda.stream(self._copies):  # the other library lets this stream wait for its own
+    def from_dlpack(self, foreign: Any) -> Tensor:
+        with torch.cuda.stream(self._copy):  # the other library lets this stream wait for its own
             return torch.from_dlpack(foreign)
 
-    def mark(self, lane: str) -> Mark:
+    def record_event(self, stream: str) -> Event:
         event = torch.cuda.Event()
-        event.record(self._stream(lane))
+        event.record(self._stream(stream))
         return event
 
-    def wait(self, lane: str, mark: Mark) -> None:
-        self._stream(lane).wait_event(mark)
+    def wait_event(self, stream: str, event: Event) -> None:
+        self._stream(stream).wait_event(event)
 
-    def join(self, mark: Mark) -> None:
-        mark.synchronize()
+    def synchronize(self, event: Event) -> None:
+        event.synchronize()
 
     def free_bytes(self) -> int:
         held = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
@@ -115,121 +119,56 @@ class CudaSeam:
     def l2_bytes(self) -> int:
         return getattr(torch.cuda.get_device_properties(self.device), "L2_cache_size", 0) or _TYPICAL_L2
 
-    def release(self) -> None:
+    def empty_cache(self) -> None:
         with torch.cuda.device(self.device):
             torch.cuda.empty_cache()
 
-    def _stream(self, lane: str) -> torch.cuda.Stream:
-        return self._copies if lane == COPIES else torch.cuda.current_stream(self.device)
+    def _stream(self, stream: str) -> torch.cuda.Stream:
+        return self._copy if stream == COPY else torch.cuda.current_stream(self.device)
 
 
-class HostSeam:
-    """The CPU in the place of a GPU: all work is done when the call returns, so every mark is reached.
-
-    For tests and for trying out the control flow; a job on the CPU needs no seam.
-
-    Parameters
-    ----------
-    free : bytes that ``empty`` grants before it is out of memory
-    l2 : what ``l2_bytes`` answers
-    """
-
-    def __init__(self, *, free: int = 1 << 30, l2: int = 1 << 20) -> None:
-        self.name = "the host in the place of a GPU"
-        self._total, self._l2 = free, l2
-        self._granted: list[tuple[Any, int]] = []
-
-    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        import weakref
-
-        made = torch.empty(shape, dtype=dtype)
-        if made.nbytes > self.free_bytes():
-            raise torch.OutOfMemoryError(f"tried to allocate {made.nbytes} bytes, {self.free_bytes()} are free")
-        self._granted.append((weakref.ref(made), made.nbytes))
-        return made
-
-    def host_empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        return torch.empty(shape, dtype=dtype)
-
-    def upload(self, target: Tensor, source: Tensor) -> None:
-        target.copy_(source)
-
-    def clear(self, target: Tensor) -> None:
-        target.zero_()
-
-    def download(self, source: Tensor) -> Tensor:
-        return source.clone()
-
-    def adopt(self, foreign: Any) -> Tensor:
-        return torch.from_dlpack(foreign)
-
-    def mark(self, lane: str) -> Mark:
-        return None
-
-    def wait(self, lane: str, mark: Mark) -> None:
-        pass
-
-    def join(self, mark: Mark) -> None:
-        pass
-
-    def free_bytes(self) -> int:
-        self._granted = [(there, size) for there, size in self._granted if there() is not None]
-        return self._total - sum(size for _, size in self._granted)
-
-    def total_bytes(self) -> int:
-        return self._total
-
-    def l2_bytes(self) -> int:
-        return self._l2
-
-    def release(self) -> None:
-        pass
+def device_streams(device: torch.device) -> DeviceStreams | None:
+    """The streams of ``device``; None on a CPU, where rows are used where they were read."""
+    return CudaStreams(device) if device.type == "cuda" else None
 
 
-def open_seam(device: torch.device) -> Seam | None:
-    """The seam to ``device``; None on a CPU, where rows are used where they were read."""
-    return CudaSeam(device) if device.type == "cuda" else None
-
-
-DEPTH = 4  # panels whose results may be under way
-
-
-class Outbox:
-    """Results in order.
+class DeferredResults:
+    """Results that are copied to the host in the background and handed to callbacks there, in order.
 
     Parameters
     ----------
-    seam : the device; None on a CPU
+    streams : of the device; None on a CPU, where callbacks run at once
     """
 
-    def __init__(self, seam: Seam | None) -> None:
-        self._seam = seam
-        self._under_way: deque[tuple[Mark, tuple[Tensor, ...], Callable[..., None]]] = deque()
+    def __init__(self, streams: DeviceStreams | None) -> None:
+        self._streams = streams
+        self._pending: deque[tuple[Event, tuple[Tensor, ...], Callable[..., None]]] = deque()
 
     @property
     def deferred(self) -> bool:
-        """Whether results come later, so that nothing may be asked of a panel's values on the host."""
-        return self._seam is not None
+        """Whether results come later, so that no value of a panel may be asked for on the host."""
+        return self._streams is not None
 
-    def send(self, take: Callable[..., None], *results: Tensor) -> None:
-        """Call ``take`` with ``results`` on the host, after those that were sent before. What it raises comes out of
-        the call in which it is called.
+    def submit(self, callback: Callable[..., None], *results: Tensor) -> None:
+        """Call ``callback`` with ``results`` on the host, after the callbacks that were submitted before.
+
+        On a device it is called by a later ``submit``, or by ``flush``. Its exceptions are raised there.
         """
-        if self._seam is None:
-            take(*results)
+        if self._streams is None:
+            callback(*results)
             return
-        there = tuple(self._seam.download(result) for result in results)
-        self._under_way.append((self._seam.mark(COMPUTE), there, take))
-        if len(self._under_way) > DEPTH:
-            self._take_one()
+        copied = tuple(self._streams.download(result) for result in results)
+        self._pending.append((self._streams.record_event(COMPUTE), copied, callback))
+        if len(self._pending) > DEPTH:
+            self._deliver_one()
 
-    def drain(self) -> None:
-        """Take in all that is under way."""
-        while self._under_way:
-            self._take_one()
+    def flush(self) -> None:
+        """Wait for all pending results and call their callbacks."""
+        while self._pending:
+            self._deliver_one()
 
-    def _take_one(self) -> None:
-        assert self._seam is not None
-        mark, there, take = self._under_way.popleft()
-        self._seam.join(mark)
-        take(*there)
+    def _deliver_one(self) -> None:
+        assert self._streams is not None
+        event, copied, callback = self._pending.popleft()
+        self._streams.synchronize(event)
+        callback(*copied)

@@ -1,4 +1,4 @@
-"""Bytes of plain files straight into tensors, copied or mapped."""
+"""Rows of uncompressed chunks as tensors, read or mapped straight from their files."""
 
 from __future__ import annotations
 
@@ -15,20 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skillaxes.devices import torch_dtype
 from skillaxes.errors import StoreError
+from skillaxes.files import read_at
 
 if TYPE_CHECKING:
     from skillaxes.store import Store
     from skillaxes.store.chunks import PlainChunks
 
-
 FilePath = os.PathLike[str] | str
-TORCH_DTYPES = {
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float32": torch.float32,
-    "float64": torch.float64,
-}
 # On others a page that fails to come is a SIGBUS instead of an error with a name, or each page is a request of its own.
 _LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "tmpfs", "overlay"})
 
@@ -40,8 +35,8 @@ def as_numpy(tensor: Tensor) -> np.ndarray:
     return tensor.numpy()
 
 
-def read_exactly(path: FilePath, offset: int, view: memoryview) -> None:
-    """Fill ``view`` from ``offset`` on.
+def read_exactly(path: FilePath, offset: int, values: np.ndarray) -> None:
+    """Fill ``values``, which is contiguous, from ``offset`` of a file on.
 
     Raises
     ------
@@ -52,14 +47,11 @@ def read_exactly(path: FilePath, offset: int, view: memoryview) -> None:
     except FileNotFoundError:
         raise StoreError(f"{path}: this chunk is not stored; copy the store again") from None
     try:
-        done = 0
-        while done < len(view):
-            count = os.preadv(descriptor, [view[done:]], offset + done)
-            if count == 0:
-                raise StoreError(f"{path}: ends {len(view) - done:,} bytes too early; copy the store again")
-            done += count
+        done = read_at(descriptor, values, offset)
     finally:
         os.close(descriptor)
+    if done < values.nbytes:
+        raise StoreError(f"{path}: ends {values.nbytes - done:,} bytes too early; copy the store again")
 
 
 def _function(name: str, result: Any, *arguments: Any) -> Any:
@@ -69,9 +61,9 @@ def _function(name: str, result: Any, *arguments: Any) -> Any:
 
 
 class _Mapped:
-    """A part of a file as numpy's array interface; the mapping lasts as long as the array made of it.
+    """A mapped part of a file, with numpy's array interface; unmapped with the last array made of it.
 
-    By the C library's own functions: those of the module mmap keep the interpreter's lock while pages come from disk.
+    It calls the C library: the functions of the module mmap hold the interpreter's lock while pages come from disk.
     """
 
     _map = _function("mmap", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
@@ -92,7 +84,7 @@ class _Mapped:
         finally:
             os.close(descriptor)
         self._mapping = (address, size)
-        # Called writable, which it is not: torch has no read-only tensors and warns of every such array.
+        # Declared writable, which it is not: torch has no read-only tensors and warns of every such array.
         self.__array_interface__: dict[str, Any] = {
             "version": 3,
             "typestr": "|u1",
@@ -106,7 +98,7 @@ class _Mapped:
 
 
 def mapped(path: FilePath, offset: int, n_bytes: int) -> Tensor:
-    """Bytes of a file without a copy, of shape (n_bytes,), uint8, to be read only; resident when this returns.
+    """Bytes of a file, mapped: uint8 of shape (n_bytes,), read-only, in memory when this returns.
 
     Raises
     ------
@@ -125,7 +117,7 @@ def can_map(path: FilePath) -> bool:
 
 @cache
 def _file_system(device: int) -> str:
-    """The kind of file system on a device; empty where the machine does not say."""
+    """The kind of file system on a device; empty where it is not known."""
     number = f"{os.major(device)}:{os.minor(device)}"
     with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/self/mountinfo") as mounts:
         for line in mounts:
@@ -136,7 +128,7 @@ def _file_system(device: int) -> str:
 
 
 def will_need(path: FilePath, offset: int, n_bytes: int) -> None:
-    """Ask the kernel to fetch bytes that are read soon; whatever keeps it from doing so, the read itself reports."""
+    """Ask the kernel to fetch bytes that are read soon. Errors are left to the read itself."""
     if not hasattr(os, "posix_fadvise"):
         return
     try:
@@ -150,7 +142,12 @@ def will_need(path: FilePath, offset: int, n_bytes: int) -> None:
 
 
 class PlainRows:
-    """The rows of ``store``, whose chunks lie as ``layout`` says."""
+    """The rows of a store whose chunks are plain numbers in local files.
+
+    Parameters
+    ----------
+    store, layout : the store, and its ``plain_chunks()``
+    """
 
     def __init__(self, store: Store, layout: PlainChunks) -> None:
         self._store, self._layout = store, layout
@@ -169,33 +166,32 @@ class PlainRows:
         ------
         StoreError : a chunk is missing or too short
         """
-        buffer = as_numpy(target).reshape(-1).view(np.uint8).data
+        rows = as_numpy(target)
         at = start
         while at < stop:
             end = min(stop, (at // self._store.chunk_rows + 1) * self._store.chunk_rows)
-            view = buffer[(at - start) * self._row_bytes : (end - start) * self._row_bytes]
-            read_exactly(*self.locate(at), view)
+            read_exactly(*self.locate(at), rows[at - start : end - start])
             at = end
 
     def mapped(self, start: int, stop: int) -> Tensor | None:
-        """Rows of one chunk, (stop - start, n_features), to be read only; None where they are not aligned for that."""
+        """Rows of one chunk, mapped: (stop - start, n_features), read-only; None where they are not aligned."""
         path, offset = self.locate(start)
         if offset % self._store.itemsize:
             return None
         rows = mapped(path, offset, (stop - start) * self._row_bytes)
-        return rows.view(TORCH_DTYPES[self._store.dtype]).view(stop - start, self._store.n_features)
+        return rows.view(torch_dtype(self._store.dtype)).view(stop - start, self._store.n_features)
 
     def pieces(self, start: int, stop: int) -> Iterator[tuple[int, Tensor]]:
-        """(first row, rows) of each chunk's part of rows ``start`` to ``stop``, mapped if possible, else copied."""
+        """Yield (first row, rows) of each chunk's part of rows ``start`` to ``stop``, mapped if possible, else read."""
         while start < stop:
             end = min(stop, (start // self._store.chunk_rows + 1) * self._store.chunk_rows)
             rows = self.mapped(start, end)
             if rows is None:
-                rows = torch.empty((end - start, self._store.n_features), dtype=TORCH_DTYPES[self._store.dtype])
+                rows = torch.empty((end - start, self._store.n_features), dtype=torch_dtype(self._store.dtype))
                 self.fetch(start, end, rows)
             yield start, rows
             start = end
 
     def prefetch(self, row: int, n_bytes: int) -> None:
-        """Ask the kernel for what comes next while something else is worked on."""
+        """Ask the kernel to fetch ``n_bytes`` from a row on in the background."""
         will_need(*self.locate(row), n_bytes)

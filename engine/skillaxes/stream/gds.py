@@ -1,8 +1,8 @@
-"""The CuPy road: chunks from a local disk straight into device memory, with no bounce through the host.
+"""GPUDirect reads: chunks from a local disk straight into device memory, past host memory.
 
 zarr's GPU buffers over kvikio's store for GPUDirect Storage, handed to torch by DLPack. zarr's GPU buffers alone decode
-in host memory and copy at the end, which is the bounce again; so the road is taken only where nothing has to be decoded
-and GPUDirect is at work. No card has run it yet.
+in host memory and copy at the end. So this read path is taken only where nothing has to be decoded and GPUDirect is at
+work. No card has run it yet.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from skillaxes.store import Store
 
 
-ROAD = "GPUDirect (CuPy)"
-_AHEAD = 2  # units being fetched while one is copied
-UNITS = 2 * (_AHEAD + LAG + 1)  # that device memory must hold at once; zarr holds each one twice while it reads
+READ_PATH = "GPUDirect (CuPy)"
+_AHEAD = 2  # fetch units on their way while one is copied
+UNITS = 2 * (_AHEAD + LAG + 1)  # fetch units in device memory at once; zarr holds each one twice while it reads
 
 
 def missing() -> str | None:
-    """What this machine lacks for the road, as one phrase; None when nothing. Asks kvikio, so only where a GPU is."""
+    """The part that this machine lacks, as one phrase; None when nothing is missing. To be asked where a GPU is."""
     absent = missing_package("cupy") or missing_package("kvikio")
     if absent:
         return absent
@@ -38,18 +38,18 @@ def missing() -> str | None:
         import kvikio.zarr
 
         available = bool(kvikio.cufile_driver.get("is_gds_available"))
-    except Exception as error:  # whatever keeps kvikio from starting, the host's road serves
+    except Exception as error:  # whatever keeps kvikio from starting, rows come through the host
         return f"kvikio does not start here: {' '.join(str(error).split())}"
     return None if available else "GPUDirect Storage is not set up here (kvikio says so), and kvikio would use the host"
 
 
 def missing_package(name: str) -> str | None:
-    """That an optional package is missing, as one phrase; None when it is there."""
+    """``"NAME is not installed"`` for an optional package; None when it is there."""
     return None if find_spec(name) is not None else f"{name} is not installed"
 
 
 def declined(store: Store) -> str | None:
-    """Why the chunks of ``store`` cannot go straight into device memory; None when they can."""
+    """The reason why the chunks of ``store`` cannot go straight into device memory; None when they can."""
     plain = store.plain_chunks()
     if plain is None:
         return store.plain_reason
@@ -61,30 +61,30 @@ def declined(store: Store) -> str | None:
 
 
 class DirectReader:
-    """Units of a contiguous part of a store in device memory; :class:`skillaxes.stream.reader.Reader`'s counterpart.
+    """Fetch units of a contiguous part of a store, in device memory.
 
     Parameters
     ----------
-    store : what to read; :func:`declined` has not declined it
+    store : one for which :func:`declined` returns None
     first_row, last_row : the part, last_row excluded
-    adopt : makes a torch tensor of another library's device memory
+    from_dlpack : makes a torch tensor of another library's device memory
     """
 
     on_device = True
 
-    def __init__(self, store: Store, first_row: int, last_row: int, adopt: Callable[[Any], Tensor]) -> None:
+    def __init__(self, store: Store, first_row: int, last_row: int, from_dlpack: Callable[[Any], Tensor]) -> None:
         self._store, self._first, self._last = store, first_row, last_row
-        self._adopt = adopt
+        self._from_dlpack = from_dlpack
         self._array = _open(store)
         self.bytes_read = 0
 
-    def units(self, *, verify: bool, from_row: int | None = None) -> Iterator[tuple[int, Tensor]]:
-        """Yield (first row, rows) for each unit in order; rows is of shape (n, n_features), in device memory.
+    def fetch_units(self, *, verify: bool, from_row: int | None = None) -> Iterator[tuple[int, Tensor]]:
+        """Yield (first row, rows) of each fetch unit in order; rows is of shape (n, n_features), in device memory.
 
         Raises
         ------
         StoreError : a chunk cannot be read
-        torch.OutOfMemoryError : the device has no room for it
+        torch.OutOfMemoryError : the device has no room for a unit
         """
         rows = self._store.chunk_rows
         first = self._first if from_row is None else from_row
@@ -97,7 +97,7 @@ class DirectReader:
                     stop = min(starts.popleft() + rows, self._last)
                     coming.append((start, fetcher.submit(self._fetch, start, stop)))
                 start, fetched = coming.popleft()
-                unit = self._adopt(fetched.result())
+                unit = self._from_dlpack(fetched.result())
                 if self._store.dtype == "bfloat16":
                     unit = unit.view(torch.bfloat16)
                 self.bytes_read += unit.nbytes
@@ -119,7 +119,7 @@ class DirectReader:
 
 
 def _open(store: Store) -> Any:
-    """The store's array over kvikio's files; zarr's own pipeline, since zarrs knows no GPU buffers."""
+    """The store's array over kvikio's files, decoded by zarr's own pipeline: zarrs knows no GPU buffers."""
     import zarr
     from kvikio.zarr import GDSStore
 

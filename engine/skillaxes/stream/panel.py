@@ -1,4 +1,4 @@
-"""What a read hands out."""
+"""Panel: consecutive rows on the device, as a read yields them."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class Panel:
 
     @cached_property
     def rows(self) -> Tensor:
-        """All of them in one, of shape (panel_rows, n_columns); a copy where they lie apart."""
+        """All rows as one Tensor of shape (panel_rows, n_columns); a copy where the pieces lie apart."""
         return self.pieces[0] if len(self.pieces) == 1 else torch.cat(self.pieces)
 
     @property
     def n_rows(self) -> int:
-        """panel_rows."""
+        """panel_rows, the padding of the last panel included."""
         return sum(map(len, self.pieces))
 
 
 def gather(rows: Tensor, columns: tuple[slice, ...], out: Tensor) -> None:
-    """The columns in use of ``rows`` (n, n_features), side by side, into ``out`` (n, n_columns)."""
+    """Copy some columns of ``rows`` (n, n_features), side by side, into ``out`` (n, n_columns)."""
     at = 0
     for part in columns:
         width = part.stop - part.start

@@ -1,6 +1,4 @@
-"""Which rows the warm start sees: short runs spread over the whole store, from the number of rows and the seed
-alone.
-"""
+"""PanelStream: reads of a store in panels of a fixed number of rows, on a CPU or a GPU, and samples of its rows."""
 
 from __future__ import annotations
 
@@ -13,25 +11,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skillaxes.devices import torch_dtype
 from skillaxes.stream import device as devices
 from skillaxes.stream import gds
-from skillaxes.stream.files import TORCH_DTYPES
 from skillaxes.stream.panel import Panel, gather
-from skillaxes.stream.prefetch import LAG, DeviceFeed
-from skillaxes.stream.reader import Reader, unit_rows
+from skillaxes.stream.prefetch import LAG, DevicePrefetcher
+from skillaxes.stream.reader import Reader, fetch_rows
 
 if TYPE_CHECKING:
     from skillaxes.store import Store
 
-
-SEGMENT = 32  # rows read side by side: one seek each
+SEGMENT = 32  # rows of a sample read side by side: one seek each
+_SAMPLERS = 4  # threads that fetch the sample of plain files: a slow disk answers several at once
 
 
 def sample_segments(n_rows: int, n_sample: int, seed: int) -> list[tuple[int, int]]:
-    """(start, stop) of disjoint segments with about ``n_sample`` rows in all, one at a random place of each equal
-    stretch.
+    """(start, stop) of disjoint segments with about ``n_sample`` rows in all, spread over a store.
 
-    The chunking plays no part, so that another chunking of the same rows gives the same sample.
+    One segment lies at a random place of each equal stretch. The segments depend on the number of rows and the seed
+    alone, so that another chunking of the same rows gives the same sample.
     """
     if n_sample >= n_rows:
         return [(0, n_rows)]
@@ -43,21 +41,18 @@ def sample_segments(n_rows: int, n_sample: int, seed: int) -> list[tuple[int, in
     return [(start, min(start + length, n_rows)) for start in starts]
 
 
-_SAMPLERS = 4  # threads that fetch the sample of plain files: a slow disk answers several at once
-
-
 class PanelStream:
-    """Reads of a part of a store.
+    """Reads of a part of a store, in panels.
 
     Parameters
     ----------
-    store : what to read
+    store : the store to read
     columns : the columns to use, as slices; None for all
     panel_rows : rows a panel
-    device : where the panels are to lie
+    device : where the panels lie
     cache_bytes : memory for decoded units that later reads take from there
     rows : (first, last) of the part, last excluded; None for the whole store
-    keep_bytes : memory of a GPU for panels that stay there between reads
+    resident_bytes : GPU memory for panels that stay there between reads
     workers : threads that fetch chunks for a GPU
     direct : fetch chunks straight into a GPU's memory (see :mod:`skillaxes.stream.gds`)
     """
@@ -71,7 +66,7 @@ class PanelStream:
         columns: Sequence[slice] | None = None,
         cache_bytes: int = 0,
         rows: tuple[int, int] | None = None,
-        keep_bytes: int = 0,
+        resident_bytes: int = 0,
         workers: int = 1,
         direct: bool = False,
     ) -> None:
@@ -81,15 +76,15 @@ class PanelStream:
         self.first_row, self.last_row = rows if rows is not None else (0, store.n_rows)
         self.columns = tuple(columns) if columns is not None else (slice(0, store.n_features),)
         self.n_columns = sum(part.stop - part.start for part in self.columns)
-        self.dtype = TORCH_DTYPES[store.dtype]
+        self.dtype = torch_dtype(store.dtype)
         self.reads = 0.0
         self._bytes_before, self._twice, self._verified = 0, 0, False
         self._buffer: Tensor | None = None
-        self._seam = devices.open_seam(device)
-        self._feed: DeviceFeed | None = None
+        self._streams = devices.device_streams(device)
+        self._prefetcher: DevicePrefetcher | None = None
         self._direct: gds.DirectReader | None = None
-        if self._seam is None:
-            beyond = -(-panel_rows // unit_rows(store)) - 1 if self._whole else 0
+        if self._streams is None:
+            beyond = -(-panel_rows // fetch_rows(store)) - 1 if self._whole else 0
             self.reader = Reader(store, self.first_row, self.last_row, cache_bytes=cache_bytes, beyond=beyond)
             return
         self.reader = Reader(
@@ -99,12 +94,12 @@ class PanelStream:
             cache_bytes=cache_bytes,
             lag=LAG,
             workers=workers,
-            empty=self._seam.host_empty,
+            empty=self._streams.pinned_empty,
         )
         if direct:
-            self._direct = gds.DirectReader(store, self.first_row, self.last_row, self._seam.adopt)
-        self._copied_before, self._under_way = 0, 0
-        self._feed = self._make_feed(keep_bytes)
+            self._direct = gds.DirectReader(store, self.first_row, self.last_row, self._streams.from_dlpack)
+        self._copied_before, self._position = 0, 0
+        self._prefetcher = self._make_prefetcher(resident_bytes)
 
     @property
     def n_rows(self) -> int:
@@ -112,7 +107,7 @@ class PanelStream:
 
     @property
     def _whole(self) -> bool:
-        """Whether all columns are in use."""
+        """Whether all columns are used."""
         return self.n_columns == self.store.n_features
 
     @property
@@ -123,51 +118,49 @@ class PanelStream:
 
     @property
     def rows_read_twice(self) -> int:
-        """Rows that had to be fetched from the store again within a read: sampled ones, and those before the row that a
-        read went on from.
-        """
+        """Rows that were fetched twice for one read: sampled ones, and those before the row that a read resumed at."""
         return self._twice + self.reader.rows_read_twice
 
     def counters(self) -> dict[str, Any]:
-        """What was read so far, for :meth:`resume`."""
+        """Counts of what was read so far, for :meth:`resume`."""
         return {"reads": self.reads, "bytes_read": self.bytes_read, "rows_read_twice": self.rows_read_twice}
 
     def resume(self, reads: float, bytes_read: int, rows_read_twice: int) -> None:
-        """Count on from what an earlier attempt had read; what this one has fetched so far is added."""
+        """Continue the counts of an earlier attempt; bytes that this one has fetched so far are added."""
         self.reads = reads
         self._bytes_before, self._twice = bytes_read, rows_read_twice
 
     def read(self, from_row: int | None = None) -> Generator[Panel, None, None]:
-        """One read: every row once, in order.
+        """One read: yield every row once, in order.
 
         Parameters
         ----------
-        from_row : go on at this row, where a panel begins; what a read had handed out before it is left out
+        from_row : resume at this row, where a panel begins
         """
         start = self.first_row if from_row is None else from_row
         assert (start - self.first_row) % self.panel_rows == 0 or start == self.last_row
         if start < self.last_row:
-            if self._feed is None:
-                yield from self._read_here(start)
+            if self._prefetcher is None:
+                yield from self._read_on_host(start)
             else:
-                yield from self._read_there(self._feed, start)
+                yield from self._read_to_device(self._prefetcher, start)
         self._verified = self._verified or start == self.first_row
         self.reads += 1
 
-    def _read_there(self, feed: DeviceFeed, start: int) -> Iterator[Panel]:
-        self.reader.checks.stored()
+    def _read_to_device(self, prefetcher: DevicePrefetcher, start: int) -> Iterator[Panel]:
+        self.reader.checks.require_stored()
         source = self.reader if self._direct is None else self._direct
         begin = self._begin(start)
-        for panel in feed.read(source, verify=not self._verified, start=start, from_row=begin):
-            self._under_way = panel.start + panel.count - self.first_row
+        for panel in prefetcher.read(source, verify=not self._verified, start=start, from_row=begin):
+            self._position = panel.start + panel.count - self.first_row
             yield panel
-        self._under_way = 0
+        self._position = 0
 
-    def _read_here(self, start: int) -> Iterator[Panel]:
+    def _read_on_host(self, start: int) -> Iterator[Panel]:
         size, filled, pieces = self.panel_rows, 0, list[Tensor]()
-        # Of rows that are used in part more is mapped than a panel holds: no more of them than were planned for.
-        in_place = self.reader.lasting and (self._whole or size <= unit_rows(self.store))
-        for first, block in self.reader.units(verify=not self._verified, from_row=self._begin(start)):
+        # Where only some columns are used, more is mapped than a panel holds: no more units than were planned for.
+        in_place = self.reader.is_mapped and (self._whole or size <= fetch_rows(self.store))
+        for first, block in self.reader.fetch_units(verify=not self._verified, from_row=self._begin(start)):
             at = max(start - first, 0)
             while at < len(block):
                 take = min(size - filled, len(block) - at)
@@ -175,7 +168,7 @@ class PanelStream:
                 filled, at = filled + take, at + take
                 if filled == size:
                     yield Panel(first + at - size, size, tuple(pieces))
-                    self.reader.give_up(pieces)
+                    self.reader.release(pieces)
                     filled, pieces = 0, []
             del block
         if filled:
@@ -183,7 +176,7 @@ class PanelStream:
             yield Panel(self.last_row - filled, filled, (*pieces, empty))
 
     def _piece(self, rows: Tensor, at: int, in_place: bool) -> Tensor:
-        """The columns in use of some rows of a panel: where they lie, or in a buffer."""
+        """The used columns of some rows of a panel: a view where possible, else copied into a buffer."""
         whole_panel = at == 0 and len(rows) == self.panel_rows
         if len(self.columns) == 1 and (whole_panel or in_place):
             return rows[:, self.columns[0]]
@@ -193,8 +186,8 @@ class PanelStream:
         return piece
 
     def _begin(self, start: int) -> int:
-        """The row to fetch from so that row ``start`` comes: chunks that are checked are fetched whole."""
-        step = unit_rows(self.store) if self._verified else self.store.chunk_rows
+        """The row to fetch from so that row ``start`` comes: chunks whose checksums are checked are fetched whole."""
+        step = fetch_rows(self.store) if self._verified else self.store.chunk_rows
         begin = max(start // step * step, self.first_row)
         self._twice += start - begin
         return begin
@@ -204,7 +197,7 @@ class PanelStream:
         lengths = [stop - start for start, stop in segments]
         rows = torch.empty((sum(lengths), self.n_columns), dtype=self.dtype)
         targets = rows.split(lengths)
-        if self._feed is None and self.store.plain_chunks() is not None:
+        if self._prefetcher is None and self.store.plain_chunks() is not None:
             with ThreadPoolExecutor(_SAMPLERS, "skillaxes-sample") as pool:
                 list(pool.map(self._rows, segments, targets))
         else:
@@ -212,17 +205,17 @@ class PanelStream:
                 self._rows(segment, target)
         return rows
 
-    def lent(self, segments: Sequence[tuple[int, int]]) -> tuple[Tensor, ...]:
-        """The same rows in pieces that are to be read only: where they lie if that is possible, else one copy."""
-        if self._feed is not None or not self._whole or not self.reader.lasting:
+    def sample_views(self, segments: Sequence[tuple[int, int]]) -> tuple[Tensor, ...]:
+        """The rows of :meth:`sample` in read-only pieces: mapped where possible, else one copy."""
+        if self._prefetcher is not None or not self._whole or not self.reader.is_mapped:
             return (self.sample(segments),)
-        return self.reader.lend(segments)
+        return self.reader.view_rows(segments)
 
     def _rows(self, segment: tuple[int, int], target: Tensor) -> None:
         start, stop = segment
-        kept = None if self._feed is None else self._feed.rows(start, stop)
-        if kept is not None:
-            target.copy_(kept)
+        resident = None if self._prefetcher is None else self._prefetcher.rows(start, stop)
+        if resident is not None:
+            target.copy_(resident)
         elif self._whole:
             self.reader.rows(start, stop, target)
         else:
@@ -230,39 +223,39 @@ class PanelStream:
             self.reader.rows(start, stop, full)
             gather(full, self.columns, target)
 
-    def shrink(self, panel_rows: int, keep_bytes: int) -> None:
-        """Begin anew with smaller panels on the device; what was read and counted stays counted."""
-        assert self._seam is not None and self._feed is not None
-        self.reads += self._under_way / self.n_rows
-        self._copied_before, self._under_way = self._copied_before + self._feed.copied_bytes, 0
-        self._feed = None  # first, so that its memory is free for the next one
-        self._seam.release()
+    def shrink(self, panel_rows: int, resident_bytes: int) -> None:
+        """Start over with smaller panels on the device. Counts go on."""
+        assert self._streams is not None and self._prefetcher is not None
+        self.reads += self._position / self.n_rows
+        self._copied_before, self._position = self._copied_before + self._prefetcher.copied_bytes, 0
+        self._prefetcher = None  # drop it first: its memory is for the next one
+        self._streams.empty_cache()
         self.panel_rows = panel_rows
-        self._feed = self._make_feed(keep_bytes)
+        self._prefetcher = self._make_prefetcher(resident_bytes)
 
     def on_device(self) -> dict[str, Any] | None:
-        """What a manifest says of the rows on a GPU; None on a CPU."""
-        if self._seam is None or self._feed is None:
+        """The manifest's entry about rows on a GPU; None on a CPU."""
+        if self._streams is None or self._prefetcher is None:
             return None
         return {
-            "name": self._seam.name,
+            "name": self._streams.name,
             "panel_rows": self.panel_rows,
-            "kept_rows": self._feed.kept_rows,
-            "kept_bytes": self._feed.kept_bytes,
-            "copied_bytes": self._copied_before + self._feed.copied_bytes,
-            "road": self.reader.road if self._direct is None else gds.ROAD,
+            "kept_rows": self._prefetcher.resident_rows,
+            "kept_bytes": self._prefetcher.resident_bytes,
+            "copied_bytes": self._copied_before + self._prefetcher.copied_bytes,
+            "road": self.reader.read_path if self._direct is None else gds.READ_PATH,
         }
 
-    def _make_feed(self, keep_bytes: int) -> DeviceFeed:
-        assert self._seam is not None
-        feed = DeviceFeed(
-            self._seam,
+    def _make_prefetcher(self, resident_bytes: int) -> DevicePrefetcher:
+        assert self._streams is not None
+        prefetcher = DevicePrefetcher(
+            self._streams,
             rows=(self.first_row, self.last_row),
             columns=self.columns,
             n_features=self.store.n_features,
             panel_rows=self.panel_rows,
             dtype=self.dtype,
-            keep_bytes=keep_bytes,
+            resident_bytes=resident_bytes,
         )
-        self.reader.cached_from = self.first_row + feed.kept_rows  # what stays there needs no room here
-        return feed
+        self.reader.cached_from = self.first_row + prefetcher.resident_rows  # resident rows need no room in host memory
+        return prefetcher

@@ -1,7 +1,7 @@
-"""What a job holds on a GPU: panels for the cache, rows that stay, and what is left for the arithmetic.
+"""Panels on a GPU: a ring of panels that are filled ahead, panels that stay resident, and how memory is shared out.
 
 The size of a panel follows from the card and the matrix alone, so that how much memory happens to be free changes no
-bit of a result; only how many rows stay follows from free memory.
+bit of a result. Only the number of resident rows follows from free memory.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from skillaxes.stream.device import COMPUTE, COPIES, Mark, Seam
+from skillaxes.stream.device import COMPUTE, COPY, DeviceStreams, Event
 from skillaxes.stream.panel import Panel, gather
 
 LEAST_PANEL_ROWS, MOST_PANEL_ROWS = 64, 16384
+LOOK_AHEAD = 2  # panels on their way while one is worked on: the host needs the time of one to hand over the next
+LAG = 1  # fetch units that stay untouched behind the one being copied, so that the host never waits for the last copy
 _STEP = 128  # rows that a tile of the kernels takes at most
 _RESERVE_SHARE, _LEAST_RESERVE = 0.05, 512 << 20  # for the libraries' workspaces, and what fragmentation takes
 
@@ -28,11 +30,11 @@ class DeviceMemory:
 
     Attributes
     ----------
-    total, free : the card's memory, and what was free when the job was planned
+    total, free : the card's memory, and the part that was free when the job was planned
     reserve : left alone
     working : bases, products, sums and temporaries of the solver
     ring : panels on their way
-    kept : rows that stay between reads, ``kept_rows`` of them
+    kept : resident panels; ``kept_rows`` is their number of rows
     l2 : the cache that panels are sized for
     """
 
@@ -47,16 +49,16 @@ class DeviceMemory:
 
 
 def panel_rows_for(row_bytes: int, l2_bytes: int) -> int:
-    """Rows a panel: half of the L2, so that the second product finds there what the first one read."""
+    """Rows a panel: half of the L2, so that the second product finds there the rows that the first one read."""
     rows = l2_bytes // 2 // row_bytes
     if rows < _STEP:
         return LEAST_PANEL_ROWS
     return min(rows // _STEP * _STEP, MOST_PANEL_ROWS)
 
 
-def plan_device(seam: Seam, *, n_rows: int, panel_rows: int, row_bytes: int, working: int) -> DeviceMemory:
-    """How the device's memory is shared out; ``row_bytes`` counts the columns in use."""
-    total, free = seam.total_bytes(), seam.free_bytes()
+def plan_device(streams: DeviceStreams, *, n_rows: int, panel_rows: int, row_bytes: int, working: int) -> DeviceMemory:
+    """The device's memory, shared out; ``row_bytes`` counts the columns in use."""
+    total, free = streams.total_bytes(), streams.free_bytes()
     reserve = min(max(int(_RESERVE_SHARE * total), _LEAST_RESERVE), total // 4)
     panel_bytes = panel_rows * row_bytes
     ring = (LOOK_AHEAD + 1) * panel_bytes
@@ -69,67 +71,63 @@ def plan_device(seam: Seam, *, n_rows: int, panel_rows: int, row_bytes: int, wor
         ring=ring,
         kept=panels * panel_bytes,
         kept_rows=min(panels * panel_rows, n_rows),
-        l2=seam.l2_bytes(),
+        l2=streams.l2_bytes(),
     )
 
 
-LOOK_AHEAD = 2  # panels on their way while one is worked on: the host needs the time of one to hand over the next
-LAG = 1  # units that stay untouched behind the one being copied, so that the host never waits for the last copy
-
-
 class Source(Protocol):
-    """Where units of rows come from."""
+    """A reader of fetch units: ``reader.Reader`` or ``gds.DirectReader``."""
 
     @property
     def on_device(self) -> bool:
-        """Whether units lie in device memory already."""
+        """Whether fetch units lie in device memory already."""
 
-    def units(self, *, verify: bool, from_row: int | None = None) -> Iterator[tuple[int, Tensor]]:
+    def fetch_units(self, *, verify: bool, from_row: int | None = None) -> Iterator[tuple[int, Tensor]]:
         """(first row, rows) in order; a unit is valid until ``LAG + 1`` further ones were asked for."""
 
 
 @dataclass
 class _Buffer:
-    """Device memory of one panel of the ring, and host memory that rows are gathered in where they have to be."""
+    """Device memory of one panel of the ring; host memory to gather its columns in where only some are used."""
 
     rows: Tensor
     staging: Tensor | None
-    used: Mark  # in COMPUTE, behind the last kernel that reads ``rows``
-    left: Mark  # in COPIES, behind the last copy out of ``staging``
+    used: Event  # in COMPUTE, behind the last kernel that reads ``rows``
+    left: Event  # in COPY, behind the last copy out of ``staging``
 
 
 @dataclass(frozen=True)
 class _Arriving:
     panel: Panel
-    arrived: Mark  # in COPIES, behind the last copy into the panel
-    buffer: _Buffer | None  # None for a panel that stays
+    arrived: Event  # in COPY, behind the last copy into the panel
+    buffer: _Buffer | None  # None for a resident panel
 
 
-class DeviceFeed:
+class DevicePrefetcher:
     """Reads of a part of a store as panels on a device.
 
     Parameters
     ----------
-    seam : the device
+    streams : of the device
     rows : (first, last) of the part, last excluded
     columns : the columns to use, as slices; together they are ``n_columns`` of ``n_features``
     panel_rows : rows a panel
     dtype : the store's
-    keep_bytes : device memory for panels that stay; less is kept when the device grants less
+    resident_bytes : device memory for panels that stay between reads; fewer stay when the device grants less
     """
 
     def __init__(
         self,
-        seam: Seam,
+        streams: DeviceStreams,
         *,
         rows: tuple[int, int],
         columns: tuple[slice, ...],
         n_features: int,
         panel_rows: int,
         dtype: torch.dtype,
-        keep_bytes: int = 0,
+        resident_bytes: int = 0,
     ) -> None:
-        self._seam = seam
+        self._streams = streams
         self._first, self._last = rows
         self._columns = columns
         self._width = sum(part.stop - part.start for part in columns)
@@ -137,34 +135,36 @@ class DeviceFeed:
         self.panel_rows, self._dtype = panel_rows, dtype
         try:
             self._ring = self._allocate_ring()
-            self._kept = self._allocate_kept(keep_bytes)
-        except torch.OutOfMemoryError:  # the first read will say so
-            self._ring, self._kept = [], None
-        self._filled = 0  # panels that lie in ``_kept``
-        # Units whose copies may be under way; one on the device belongs to another library once nobody holds it here.
-        self._behind = deque[tuple[Mark, Tensor]]()
+            self._resident = self._allocate_resident(resident_bytes)
+        except torch.OutOfMemoryError:  # the first read raises it
+            self._ring, self._resident = [], None
+        self._filled = 0  # panels that lie in ``_resident``
+        # Units whose copies may be under way; another library may reuse one on the device once no reference is held.
+        self._behind = deque[tuple[Event, Tensor]]()
         self.copied_bytes = 0
 
     @property
-    def kept_rows(self) -> int:
-        """Rows that stay on the device, or will after the first read."""
-        panels = 0 if self._kept is None else len(self._kept) // self.panel_rows
+    def resident_rows(self) -> int:
+        """Rows of the resident panels, filled or not."""
+        panels = 0 if self._resident is None else len(self._resident) // self.panel_rows
         return min(panels * self.panel_rows, self._last - self._first)
 
     @property
-    def kept_bytes(self) -> int:
-        """Device memory that they take."""
-        return 0 if self._kept is None else self._kept.nbytes
+    def resident_bytes(self) -> int:
+        """Device memory of the resident panels."""
+        return 0 if self._resident is None else self._resident.nbytes
 
     def read(
         self, source: Source, *, verify: bool, start: int | None = None, from_row: int | None = None
     ) -> Iterator[Panel]:
-        """Every row once, in order.
+        """Yield every row once, in order, as panels.
 
         Parameters
         ----------
+        source : where fetch units come from
+        verify : whether it checks checksums
         start : go on at this row, where a panel begins
-        from_row : the row from which the source is to fetch for it; a chunk may begin before a panel
+        from_row : the row from which the source fetches for it; a chunk may begin before a panel
 
         Raises
         ------
@@ -173,7 +173,7 @@ class DeviceFeed:
         self._ring = self._ring or self._allocate_ring()
         if not (self._whole or source.on_device):
             self._allocate_staging()
-        seam, ahead = self._seam, deque[_Arriving]()
+        streams, ahead = self._streams, deque[_Arriving]()
         arriving = self._arriving(source, verify, start, from_row)
         try:
             while True:
@@ -183,33 +183,33 @@ class DeviceFeed:
                     return
                 coming = ahead.popleft()
                 if coming.arrived is not None:
-                    seam.wait(COMPUTE, coming.arrived)
+                    streams.wait_event(COMPUTE, coming.arrived)
                 yield coming.panel
                 if coming.buffer is not None:
-                    coming.buffer.used = seam.mark(COMPUTE)
+                    coming.buffer.used = streams.record_event(COMPUTE)
         finally:
             # However the read ends: no copy is under way, and no buffer is filled before the kernels are done with it.
             arriving.close()
-            seam.join(seam.mark(COPIES))
+            streams.synchronize(streams.record_event(COPY))
             self._behind.clear()
             for buffer in self._ring:
-                buffer.used = seam.mark(COMPUTE)
+                buffer.used = streams.record_event(COMPUTE)
 
     def rows(self, start: int, stop: int) -> Tensor | None:
-        """Rows ``start`` to ``stop`` (global) on the host, between two reads; None unless all of them were kept."""
-        if self._kept is None or stop > self._first + min(self._filled * self.panel_rows, self._last - self._first):
+        """Rows ``start`` to ``stop`` (global) on the host, between two reads; None unless all of them are resident."""
+        if self._resident is None or stop > self._first + min(self._filled * self.panel_rows, self._last - self._first):
             return None
-        found = self._seam.download(self._kept[start - self._first : stop - self._first])
-        self._seam.join(self._seam.mark(COMPUTE))
+        found = self._streams.download(self._resident[start - self._first : stop - self._first])
+        self._streams.synchronize(self._streams.record_event(COMPUTE))
         return found
 
     def _arriving(
         self, source: Source, verify: bool, start_row: int | None, from_row: int | None
     ) -> Generator[_Arriving, None, None]:
-        """The panels in order, each with the copies that bring it under way."""
+        """Yield the panels in order; the copies into each have been started."""
         number = 0 if start_row is None else (start_row - self._first) // self.panel_rows
         while number < self._filled:
-            assert self._kept is not None
+            assert self._resident is not None
             yield _Arriving(self._panel(number, self._place(number)), None, None)
             number += 1
         first, filled = self._first + number * self.panel_rows, 0
@@ -217,7 +217,7 @@ class DeviceFeed:
             return
         begin = first if from_row is None or first != start_row else from_row
         target, buffer = self._open(number)
-        for start, rows in source.units(verify=verify, from_row=begin):
+        for start, rows in source.fetch_units(verify=verify, from_row=begin):
             at = max(first - start, 0)
             while at < len(rows):
                 take = min(self.panel_rows - filled, len(rows) - at)
@@ -229,80 +229,80 @@ class DeviceFeed:
                     if start + at < self._last:
                         target, buffer = self._open(number)
             # The unit is kept until its copies have left, then the source may fill its memory again.
-            self._behind.append((self._seam.mark(COPIES), rows))
+            self._behind.append((self._streams.record_event(COPY), rows))
             if len(self._behind) > LAG:
-                self._seam.join(self._behind.popleft()[0])
+                self._streams.synchronize(self._behind.popleft()[0])
 
     def _open(self, number: int) -> tuple[Tensor, _Buffer | None]:
-        """Where panel ``number`` goes: its place among those that stay, or a buffer of the ring that is free again."""
-        if self._stays(number):
+        """Memory for panel ``number``: its place among the resident ones, or a free buffer of the ring."""
+        if self._is_resident(number):
             buffer = self._ring[number % len(self._ring)] if self._ring[0].staging is not None else None
             target = self._place(number)
         else:
             buffer = self._ring[number % len(self._ring)]
             target = buffer.rows
-            self._seam.wait(COPIES, buffer.used)
+            self._streams.wait_event(COPY, buffer.used)
         if buffer is not None and buffer.staging is not None:
-            self._seam.join(buffer.left)
+            self._streams.synchronize(buffer.left)
         return target, buffer
 
     def _put(self, rows: Tensor, target: Tensor, buffer: _Buffer | None, filled: int) -> None:
         if buffer is not None and buffer.staging is not None:
             gather(rows, self._columns, buffer.staging[filled : filled + len(rows)])
         elif self._whole:
-            self._seam.upload(target[filled : filled + len(rows)], rows)
+            self._streams.upload(target[filled : filled + len(rows)], rows)
         else:
             at = 0
             for part in self._columns:
                 width = part.stop - part.start
-                self._seam.upload(target[filled : filled + len(rows), at : at + width], rows[:, part])
+                self._streams.upload(target[filled : filled + len(rows), at : at + width], rows[:, part])
                 at += width
 
     def _close(self, number: int, target: Tensor, buffer: _Buffer | None, filled: int) -> _Arriving:
         if buffer is not None and buffer.staging is not None:
-            self._seam.upload(target[:filled], buffer.staging[:filled])
-            buffer.left = self._seam.mark(COPIES)
+            self._streams.upload(target[:filled], buffer.staging[:filled])
+            buffer.left = self._streams.record_event(COPY)
         if filled < self.panel_rows:
-            self._seam.clear(target[filled:])
+            self._streams.clear(target[filled:])
         self.copied_bytes += filled * self._width * self._dtype.itemsize
-        stays = self._stays(number)
-        if stays:
+        resident = self._is_resident(number)
+        if resident:
             self._filled = number + 1
-        return _Arriving(self._panel(number, target), self._seam.mark(COPIES), None if stays else buffer)
+        return _Arriving(self._panel(number, target), self._streams.record_event(COPY), None if resident else buffer)
 
-    def _stays(self, number: int) -> bool:
-        """Whether panel ``number`` is the next one to stay; behind a gap, where a read began later, none does."""
-        return self._kept is not None and number == self._filled and number < len(self._kept) // self.panel_rows
+    def _is_resident(self, number: int) -> bool:
+        """Whether panel ``number`` is the next one to stay; behind a gap, where a read began later, none stays."""
+        return self._resident is not None and number == self._filled and number < len(self._resident) // self.panel_rows
 
     def _panel(self, number: int, rows: Tensor) -> Panel:
         start = self._first + number * self.panel_rows
         return Panel(start, min(self.panel_rows, self._last - start), (rows,))
 
     def _place(self, number: int) -> Tensor:
-        assert self._kept is not None
-        return self._kept[number * self.panel_rows : (number + 1) * self.panel_rows]
+        assert self._resident is not None
+        return self._resident[number * self.panel_rows : (number + 1) * self.panel_rows]
 
     def _allocate_ring(self) -> list[_Buffer]:
-        rows = [self._seam.empty((self.panel_rows, self._width), self._dtype) for _ in range(LOOK_AHEAD + 1)]
+        rows = [self._streams.empty((self.panel_rows, self._width), self._dtype) for _ in range(LOOK_AHEAD + 1)]
         # The device may have had other work in this memory before it was given to us.
-        used, left = self._seam.mark(COMPUTE), self._seam.mark(COPIES)
+        used, left = self._streams.record_event(COMPUTE), self._streams.record_event(COPY)
         return [_Buffer(buffer, None, used, left) for buffer in rows]
 
     def _allocate_staging(self) -> None:
         for buffer in self._ring:
             if buffer.staging is None:
-                buffer.staging = self._seam.host_empty((self.panel_rows, self._width), self._dtype)
+                buffer.staging = self._streams.pinned_empty((self.panel_rows, self._width), self._dtype)
 
-    def _allocate_kept(self, keep_bytes: int) -> Tensor | None:
-        """Memory for the first panels: as many as are wanted and granted."""
+    def _allocate_resident(self, resident_bytes: int) -> Tensor | None:
+        """Memory for the first panels: as many as fit into ``resident_bytes`` and are granted."""
         panel_bytes = self.panel_rows * self._width * self._dtype.itemsize
-        panels = min(keep_bytes // panel_bytes, -(-(self._last - self._first) // self.panel_rows))
+        panels = min(resident_bytes // panel_bytes, -(-(self._last - self._first) // self.panel_rows))
         while panels > 0:
             try:
-                kept = self._seam.empty((panels * self.panel_rows, self._width), self._dtype)
+                resident = self._streams.empty((panels * self.panel_rows, self._width), self._dtype)
             except torch.OutOfMemoryError:
                 panels = panels * 3 // 4
                 continue
-            self._seam.wait(COPIES, self._seam.mark(COMPUTE))  # as for the ring
-            return kept
+            self._streams.wait_event(COPY, self._streams.record_event(COMPUTE))  # as for the ring
+            return resident
         return None

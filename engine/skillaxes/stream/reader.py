@@ -1,4 +1,8 @@
-"""What is fetched at once: a chunk, or a part of a chunk where the chunk is large and lies uncompressed in a file."""
+"""Reader: the rows of a store in fetch units, read ahead by a thread, cached, and checked against their checksums.
+
+A fetch unit is the run of rows that is read at once: a chunk, or a part of one where chunks are large and lie
+uncompressed in files.
+"""
 
 from __future__ import annotations
 
@@ -15,27 +19,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skillaxes.devices import torch_dtype
 from skillaxes.errors import StoreError
-from skillaxes.stream.files import TORCH_DTYPES, PlainRows, as_numpy, can_map, read_exactly
+from skillaxes.stream.files import PlainRows, as_numpy, can_map, read_exactly
 
 if TYPE_CHECKING:
     from skillaxes.store import Store
 
 
-UNIT_BYTES = 32 << 20  # a plain chunk above it is fetched in parts
+FETCH_BYTES = 32 << 20  # a plain chunk above it is fetched in parts
+SLOTS = 3  # buffers: one in use, one ready, one being filled
+_Ready = tuple[int, Tensor | Future[Tensor], Tensor | None]  # first row, rows, the buffer to give back
 
 
 def can_share(store: Store) -> bool:
-    """Whether several threads can fetch units: a checksum runs over its chunk in order, pipelines have own threads."""
-    return store.plain_chunks() is not None and unit_rows(store) == store.chunk_rows
+    """Whether several threads can fetch units.
+
+    Not where a chunk is fetched in parts, since its checksum runs over them in order, nor where a codec pipeline has
+    threads of its own.
+    """
+    return store.plain_chunks() is not None and fetch_rows(store) == store.chunk_rows
 
 
-def unit_rows(store: Store) -> int:
-    """Rows of ``store`` that are fetched at once."""
+def fetch_rows(store: Store) -> int:
+    """Rows of a fetch unit of ``store``."""
     chunk_bytes = store.chunk_rows * store.n_features * store.itemsize
-    if store.plain_chunks() is None or chunk_bytes <= UNIT_BYTES:
+    if store.plain_chunks() is None or chunk_bytes <= FETCH_BYTES:
         return store.chunk_rows
-    least = -(-chunk_bytes // UNIT_BYTES)
+    least = -(-chunk_bytes // FETCH_BYTES)
     for parts in range(least, min(4 * least, store.chunk_rows) + 1):
         if store.chunk_rows % parts == 0:
             return store.chunk_rows // parts
@@ -43,7 +54,7 @@ def unit_rows(store: Store) -> int:
 
 
 class ChunkChecks:
-    """The chunks of a store; where they are plain, the CRC-32C of the one that passes by in pieces, in row order."""
+    """Checks that chunks are stored, and the CRC-32C of plain chunks, whose rows are given in pieces, in row order."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -52,8 +63,8 @@ class ChunkChecks:
         self._stop, self._crc = -1, 0
         self._all_stored = False
 
-    def stored(self) -> None:
-        """Look up, once, whether all chunks are there.
+    def require_stored(self) -> None:
+        """Look up, once, whether all chunks are stored.
 
         Raises
         ------
@@ -71,7 +82,7 @@ class ChunkChecks:
         self._all_stored = True
 
     def verify(self, start: int, stop: int, rows: Tensor) -> None:
-        """Take rows ``start`` to ``stop``; where they end a chunk, hold its checksum against the stored one.
+        """Add rows ``start`` to ``stop`` to their chunk's checksum; where they end it, compare with the stored one.
 
         Raises
         ------
@@ -90,9 +101,9 @@ class ChunkChecks:
             return
         done = (stop - chunk * self._store.chunk_rows) * self._row_bytes
         if done < n_bytes:  # the last chunk is stored whole, filled up behind the last row
-            rest = bytearray(n_bytes - done)
-            read_exactly(path, offset + done, memoryview(rest))
-            crc = crc32c.crc32c(rest, crc)
+            rest = np.empty(n_bytes - done, np.uint8)
+            read_exactly(path, offset + done, rest)
+            crc = crc32c.crc32c(rest.data, crc)
         if crc != expected:
             raise StoreError(
                 f"{path}: rows {chunk * self._store.chunk_rows:,} to {stop - 1:,} fail their checksum; "
@@ -100,52 +111,48 @@ class ChunkChecks:
             )
 
 
-class HeldRows:
-    """Disjoint runs of rows, by their first one."""
+class RowCache:
+    """Disjoint runs of rows in memory, looked up by row number."""
 
     def __init__(self) -> None:
         self._runs: list[tuple[int, Tensor]] = []
 
     def add(self, start: int, rows: Tensor) -> None:
-        """Remember ``rows`` (n, n_features), of which ``start`` is the first one."""
+        """Add ``rows`` (n, n_features), the first of which is row ``start``."""
         self._runs.append((start, rows))
 
     def sort(self) -> None:
-        """To be called when all are there."""
+        """Put the runs in row order; to be called between the last ``add`` and the first ``between``."""
         self._runs.sort(key=lambda run: run[0])
 
     def clear(self) -> None:
-        """Let go of all."""
+        """Drop all runs."""
         self._runs.clear()
 
     def between(self, start: int, stop: int) -> Iterator[tuple[int, Tensor]]:
-        """(first row, rows) of what is held of rows ``start`` to ``stop``, in order."""
+        """Yield (first row, rows) of the cached parts of rows ``start`` to ``stop``, in order."""
         for first, rows in self._runs:
             low, high = max(first, start), min(first + len(rows), stop)
             if low < high:
                 yield low, rows[low - first : high - first]
 
 
-SLOTS = 3  # one in use, one ready, one being filled
-_Ready = tuple[int, Tensor | Future[Tensor], Tensor | None]  # first row, rows, the buffer to give back
-
-
 class Reader:
-    """Units of a contiguous part of a store.
+    """Fetch units of a contiguous part of a store, in host memory.
 
     Parameters
     ----------
-    store : what to read
+    store : the store to read
     first_row, last_row : the part, last_row excluded
-    cache_bytes : decoded units are kept up to this many bytes, the first ones from ``cached_from`` on first
+    cache_bytes : memory for decoded units that later reads take from there; the first ones from ``cached_from`` on
     lag : units that stay valid behind the one yielded last; a buffer each
     beyond : further units that are mapped ahead, where a panel takes several
     workers : threads that fetch and check a plain chunk each at the same time; a buffer more for each after the first
-    empty : allocates a buffer of a shape and dtype; page-locked where copies to a GPU run from it; None where plain
-        files may be mapped instead
+    empty : allocates a buffer of a shape and dtype; pinned where copies to a GPU run from it; None where plain files
+        may be mapped instead
     """
 
-    on_device = False  # units lie in host memory
+    on_device = False
 
     def __init__(
         self,
@@ -164,52 +171,57 @@ class Reader:
         layout = store.plain_chunks()
         self._plain = None if layout is None else PlainRows(store, layout)
         self._row_bytes = store.n_features * store.itemsize
-        self._unit_rows = unit_rows(store)
+        self._fetch_rows = fetch_rows(store)
         self.lag = lag
         self._beyond = beyond
         self.cached_from = first_row
         self._empty = _pageable if empty is None else empty
         self._maps = empty is None and self._plain is not None
-        self._unit_bytes = self._unit_rows * self._row_bytes
-        self._cached_units = cache_bytes // self._unit_bytes
+        self._fetch_bytes = self._fetch_rows * self._row_bytes
+        self._cached_units = cache_bytes // self._fetch_bytes
         self._workers = workers if can_share(store) and not self._cached_units else 1
         self._lock = threading.Lock()
         self._cache: dict[int, Tensor] = {}
         self._slots: list[Tensor] = []
         self.checks = ChunkChecks(store)
-        self._known = HeldRows()
-        self._given_up: queue.SimpleQueue[list[Tensor]] = queue.SimpleQueue()
+        self._known = RowCache()
+        self._released: queue.SimpleQueue[list[Tensor]] = queue.SimpleQueue()
         self.bytes_read = 0
         self.rows_read_twice = 0
 
     @property
-    def road(self) -> str:
-        """``plain files`` or the name of the codec pipeline."""
+    def read_path(self) -> str:
+        """``"plain files"``, or the codec pipeline: ``"zarr (zarrs)"``, ``"zarr (zarr)"``."""
         return "plain files" if self._plain is not None else f"zarr ({self._store.pipeline})"
 
     @cached_property
-    def lasting(self) -> bool:
-        """Whether units stay valid as long as someone holds them: mapped, so that no buffer is filled again."""
+    def is_mapped(self) -> bool:
+        """Whether units are mapped files: valid as long as they are referenced, since no buffer is filled again."""
         return self._maps and self._plain is not None and can_map(self._plain.locate(self._first)[0])
 
-    def units(self, *, verify: bool, from_row: int | None = None) -> Iterator[tuple[int, Tensor]]:
-        """Yield (first row, rows) for each unit in order; rows is of shape (n, n_features) in the store's dtype.
+    def fetch_units(self, *, verify: bool, from_row: int | None = None) -> Iterator[tuple[int, Tensor]]:
+        """Yield (first row, rows) of each fetch unit in order; rows is of shape (n, n_features) in the store's dtype.
 
-        A yielded tensor is to be read only, and valid until ``lag + 1`` further ones were asked for. ``from_row``
-        leaves out the units before it. A mapped unit comes in pieces where some of its rows are still in memory.
+        A yielded tensor is read-only, and valid until ``lag + 1`` further ones were asked for. A mapped unit comes in
+        pieces where some of its rows are in memory already.
+
+        Parameters
+        ----------
+        verify : check the checksums of plain chunks
+        from_row : leave out the units before this row
 
         Raises
         ------
         StoreError : a chunk is missing, too short or fails its checksum
         """
-        self.checks.stored()
+        self.checks.require_stored()
         self._known.sort()
         if not self._slots:
-            shape = (self._unit_rows, self._store.n_features)
-            # Of mapped units a panel may hold one more, for which there is no buffer to wait. They fill no buffer: what
-            # they wait for is only that not too many are mapped.
-            n_slots = SLOTS + (self._beyond - 1 if self.lasting else 0) + self.lag + self._workers - 1
-            self._slots = [self._empty(shape, TORCH_DTYPES[self._store.dtype]) for _ in range(n_slots)]
+            shape = (self._fetch_rows, self._store.n_features)
+            # Mapped units fill no buffer; they wait for one only so that not too many are mapped. A panel may hold one
+            # of them more, which waits for none.
+            n_slots = SLOTS + (self._beyond - 1 if self.is_mapped else 0) + self.lag + self._workers - 1
+            self._slots = [self._empty(shape, torch_dtype(self._store.dtype)) for _ in range(n_slots)]
         free: queue.SimpleQueue[Tensor] = queue.SimpleQueue()
         ready: queue.SimpleQueue[_Ready | BaseException | None] = queue.SimpleQueue()
         pool = ThreadPoolExecutor(self._workers, "skillaxes-fetch") if self._workers > 1 else None
@@ -223,15 +235,15 @@ class Reader:
                     slot = None if self._keeps(unit) else free.get()
                     if stop.is_set():
                         return
-                    self._let_go()
+                    self._release()
                     if slot is not None and (pieces := self._mapped(unit)) is not None:
                         for start, piece in pieces:
                             if verify:
                                 self.checks.verify(start, start + len(piece), piece)
                             ready.put((start, piece, slot if start == pieces[-1][0] else None))
                         continue
-                    # Where units last, panels keep what they are given.
-                    target = torch.empty_like(slot) if self.lasting and slot is not None else slot
+                    # Where units are mapped, panels hold the rows that they are given.
+                    target = torch.empty_like(slot) if self.is_mapped and slot is not None else slot
                     work = (unit, target, verify)
                     rows = self._unit(*work) if pool is None else pool.submit(self._unit, *work)
                     ready.put((self._start(unit), rows, slot))
@@ -248,7 +260,7 @@ class Reader:
                     raise item
                 start, rows, used = item
                 unit = [rows if isinstance(rows, Tensor) else rows.result()]
-                del item, rows  # whoever takes the unit is to hold it alone
+                del item, rows  # the consumer is to hold the only reference
                 yield start, unit.pop()
                 held.append(used)
                 if len(held) > self.lag and (used := held.popleft()) is not None:
@@ -260,19 +272,18 @@ class Reader:
             thread.join()
             if pool is not None:
                 pool.shutdown(cancel_futures=True)
-            self._let_go()
+            self._release()
 
     def rows(self, start: int, stop: int, out: Tensor) -> None:
-        """Copy rows start to stop into ``out`` of shape (stop - start, n_features), outside the order of units.
+        """Copy rows ``start`` to ``stop`` into ``out`` of shape (stop - start, n_features), outside a read.
 
-        Of plain files several threads may do so at once.
-
-        Plain rows are remembered as long as the next read lasts, which takes them from ``out`` instead of the store.
+        Several threads may do so at once where files are plain. The next read takes plain rows from ``out`` instead of
+        the store.
         """
-        self.checks.stored()
+        self.checks.require_stored()
         at = start
         while at < stop:
-            unit = at // self._unit_rows
+            unit = at // self._fetch_rows
             end = min(stop, self._start(unit) + self._unit_length(unit))
             target = out[at - start : end - start]
             if self._keeps(unit):
@@ -286,24 +297,26 @@ class Reader:
                 self.rows_read_twice += end - at
             at = end
 
-    def give_up(self, pieces: list[Tensor]) -> None:
-        """Take over rows that nobody needs any more: unmapping them costs time, and the kernel's lock on the memory of
-        the process, for which the caller would wait while units are mapped.
-        """
-        if self.lasting:
-            self._given_up.put(pieces)
+    def release(self, pieces: list[Tensor]) -> None:
+        """Have the reader's thread drop mapped rows that are no longer needed.
 
-    def _let_go(self) -> None:
+        Unmapping takes time and the kernel's lock on the memory of the process, for which the caller would wait while
+        units are mapped.
+        """
+        if self.is_mapped:
+            self._released.put(pieces)
+
+    def _release(self) -> None:
         with contextlib.suppress(queue.Empty):
             while True:
-                self._given_up.get_nowait()
+                self._released.get_nowait()
 
-    def lend(self, segments: Sequence[tuple[int, int]]) -> tuple[Tensor, ...]:
-        """The rows of some (start, stop) segments in pieces where they lie, to be read only; for a ``lasting`` reader.
+    def view_rows(self, segments: Sequence[tuple[int, int]]) -> tuple[Tensor, ...]:
+        """The rows of some (start, stop) segments as mapped pieces, read-only; only where ``is_mapped``.
 
         The next read takes them from there instead of the store, as it does with :meth:`rows`.
         """
-        self.checks.stored()
+        self.checks.require_stored()
         assert self._plain is not None
         for start, stop in segments:  # a slow disk answers several at once
             self._plain.prefetch(start, (stop - start) * self._row_bytes)
@@ -315,18 +328,18 @@ class Reader:
 
     def _indices(self, from_row: int | None) -> range:
         first = self._first if from_row is None else from_row
-        return range(first // self._unit_rows, -(-self._last // self._unit_rows))
+        return range(first // self._fetch_rows, -(-self._last // self._fetch_rows))
 
     def _keeps(self, unit: int) -> bool:
-        """Whether a unit is in the cache or will be."""
-        room = len(self._cache) < self._cached_units and unit >= self.cached_from // self._unit_rows
+        """Whether unit number ``unit`` is in the cache or will be."""
+        room = len(self._cache) < self._cached_units and unit >= self.cached_from // self._fetch_rows
         return room or unit in self._cache
 
     def _start(self, unit: int) -> int:
-        return max(unit * self._unit_rows, self._first)
+        return max(unit * self._fetch_rows, self._first)
 
     def _unit_length(self, unit: int) -> int:
-        return min((unit + 1) * self._unit_rows, self._last) - self._start(unit)
+        return min((unit + 1) * self._fetch_rows, self._last) - self._start(unit)
 
     def _unit(self, unit: int, slot: Tensor | None, verify: bool) -> Tensor:
         start, length = self._start(unit), self._unit_length(unit)
@@ -334,14 +347,14 @@ class Reader:
             if verify and self._plain is not None:
                 self.checks.verify(start, start + length, self._cache[unit])
             return self._cache[unit]
-        shape, dtype = (length, self._store.n_features), TORCH_DTYPES[self._store.dtype]
-        # What stays is not page-locked: it may be most of the memory.
+        shape, dtype = (length, self._store.n_features), torch_dtype(self._store.dtype)
+        # Cached units are not pinned: they may be most of the memory.
         target = torch.empty(shape, dtype=dtype) if slot is None else slot[:length]
         if self._plain is None:
             self._fetch_zarr(start, start + length, target)
         else:
             if start + length < self._last:
-                self._plain.prefetch(start + length, self._unit_bytes)
+                self._plain.prefetch(start + length, self._fetch_bytes)
             self._fetch_unknown(start, start + length, target)
             if verify:
                 self.checks.verify(start, start + length, target)
@@ -354,7 +367,7 @@ class Reader:
         self.bytes_read += (stop - start) * self._row_bytes
 
     def _fetch_unknown(self, start: int, stop: int, target: Tensor) -> None:
-        """Rows from the store, but for those that are still in memory."""
+        """Fetch rows, from memory where they are known and from the store elsewhere."""
         at = start
         for first, rows in self._known.between(start, stop):
             self._fetch_plain(at, first, target[at - start : first - start])
@@ -363,8 +376,8 @@ class Reader:
         self._fetch_plain(at, stop, target[at - start :])
 
     def _mapped(self, unit: int) -> list[tuple[int, Tensor]] | None:
-        """A unit where it lies, but for the rows that are still in memory; None where it has to be copied."""
-        if not self.lasting or self._plain is None:
+        """A unit as mapped pieces, between rows that are in memory already; None where it has to be copied."""
+        if not self.is_mapped or self._plain is None:
             return None
         start = self._start(unit)
         stop = start + self._unit_length(unit)
@@ -372,7 +385,7 @@ class Reader:
         if view is None:
             return None
         if stop < self._last:
-            self._plain.prefetch(stop, self._unit_bytes)
+            self._plain.prefetch(stop, self._fetch_bytes)
         pieces, done = list[tuple[int, Tensor]](), start
         for first, rows in [*self._known.between(start, stop), (stop, view[:0])]:
             if first > done:

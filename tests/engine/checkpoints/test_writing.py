@@ -108,7 +108,7 @@ def test_a_store_that_fails_leaves_the_checkpoint(
         raise StoreError("the disk is away")
 
     with monkeypatch.context() as patch, pytest.raises(StoreError):
-        patch.setattr(reader.Reader, "units", failing)
+        patch.setattr(reader.Reader, "fetch_units", failing)
         again(store, run_dir)
     assert json.loads((run_dir / "manifest.json").read_text())["status"] == "failed"
     assert again(store, run_dir).seen[0] == "read 2"

@@ -1,4 +1,4 @@
-"""The law: the seam to a GPU gives each lane its own stream and each mark an event there; on a CPU there is no seam.
+"""The law: work on a GPU runs in two CUDA streams, and an event is recorded in the one it is asked for; a CPU has none.
 
 Without a card this can only be watched: torch's streams and events are replaced by ones that write down what they are
 asked.
@@ -13,15 +13,16 @@ from typing import Any
 
 import pytest
 import torch
+from host_streams import HostStreams
 
 from skillaxes.stream import device
-from skillaxes.stream.device import COMPUTE, COPIES, CudaSeam, HostSeam, open_seam
+from skillaxes.stream.device import COMPUTE, COPY, CudaStreams, device_streams
 
 DEVICE = torch.device("cuda", 1)
 
 
 class Watched:
-    """``torch.cuda`` as far as the seam asks for it."""
+    """``torch.cuda`` as far as CudaStreams asks for it."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
@@ -33,7 +34,7 @@ class Watched:
         class Stream:
             def __init__(self, where: torch.device) -> None:
                 assert where == DEVICE
-                self.name = "copies"
+                self.name = "copy"
 
             def wait_event(self, event: Any) -> None:
                 asked.append((self.name, "waits for", event.place))
@@ -84,49 +85,51 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
     return made
 
 
-def test_each_lane_has_its_stream(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    seam, tensor = CudaSeam(DEVICE), watched.tensor()
-    monkeypatch.setattr(torch, "from_dlpack", lambda foreign: watched.asked.append(("adopt", watched.current[-1])))
-    seam.upload(tensor, tensor)
-    seam.clear(tensor)
-    seam.adopt(object())
-    seam.download(tensor)
-    assert watched.asked[:3] == [("copy", "copies", True), ("zero", "copies"), ("adopt", "copies")]
+def test_copies_run_in_a_stream_of_their_own(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    streams, tensor = CudaStreams(DEVICE), watched.tensor()
+    monkeypatch.setattr(
+        torch, "from_dlpack", lambda foreign: watched.asked.append(("from_dlpack", watched.current[-1]))
+    )
+    streams.upload(tensor, tensor)
+    streams.clear(tensor)
+    streams.from_dlpack(object())
+    streams.download(tensor)
+    assert watched.asked[:3] == [("copy", "copy", True), ("zero", "copy"), ("from_dlpack", "copy")]
     assert watched.asked[3:] == [("back", "compute", "cpu", True)]
 
 
-def test_marks_are_events_in_their_lane(watched: Watched) -> None:
-    seam = CudaSeam(DEVICE)
-    copied, computed = seam.mark(COPIES), seam.mark(COMPUTE)
-    seam.wait(COMPUTE, copied)
-    seam.wait(COPIES, computed)
-    seam.join(copied)
+def test_events_are_recorded_in_their_stream(watched: Watched) -> None:
+    streams = CudaStreams(DEVICE)
+    copied, computed = streams.record_event(COPY), streams.record_event(COMPUTE)
+    streams.wait_event(COMPUTE, copied)
+    streams.wait_event(COPY, computed)
+    streams.synchronize(copied)
     assert watched.asked == [
-        ("event on", "copies"),
+        ("event on", "copy"),
         ("event on", "compute"),
-        ("compute", "waits for", ("copies", 0)),
-        ("copies", "waits for", ("compute", 1)),
-        ("host waits for", ("copies", 0)),
+        ("compute", "waits for", ("copy", 0)),
+        ("copy", "waits for", ("compute", 1)),
+        ("host waits for", ("copy", 0)),
     ]
 
 
 def test_what_could_be_allocated(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    seam = CudaSeam(DEVICE)
-    assert seam.free_bytes() == 1000 + 700 - 500, "what torch holds and does not use is free too"
-    assert seam.total_bytes() == 4000 and seam.l2_bytes() == 50 << 20
+    streams = CudaStreams(DEVICE)
+    assert streams.free_bytes() == 1000 + 700 - 500, "what torch holds and does not use is free too"
+    assert streams.total_bytes() == 4000 and streams.l2_bytes() == 50 << 20
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda where: SimpleNamespace())
-    assert seam.l2_bytes() == device._TYPICAL_L2
+    assert streams.l2_bytes() == device._TYPICAL_L2
 
 
-def test_a_cpu_needs_no_seam(watched: Watched) -> None:
-    assert open_seam(torch.device("cpu")) is None
-    assert isinstance(open_seam(DEVICE), CudaSeam)
+def test_a_cpu_needs_no_streams(watched: Watched) -> None:
+    assert device_streams(torch.device("cpu")) is None
+    assert isinstance(device_streams(DEVICE), CudaStreams)
 
 
 def test_the_host_in_the_place_of_a_gpu_runs_out_of_memory() -> None:
-    seam = HostSeam(free=1000)
-    held = seam.empty((600,), torch.uint8)
+    streams = HostStreams(free=1000)
+    held = streams.empty((600,), torch.uint8)
     with pytest.raises(torch.OutOfMemoryError, match="400 are free"):
-        seam.empty((500,), torch.uint8)
+        streams.empty((500,), torch.uint8)
     del held
-    assert seam.free_bytes() == 1000
+    assert streams.free_bytes() == 1000

@@ -1,5 +1,5 @@
-"""The law: the road past host memory gives the rows that the road through it gives, is taken exactly where nothing has
-to be decoded or checked and GPUDirect is at work, and says why not elsewhere.
+"""The law: the read path past host memory gives the rows that the one through it gives. It is taken exactly where
+nothing has to be decoded or checked and GPUDirect is at work, and says why not elsewhere.
 
 Neither CuPy nor kvikio nor a GPU is here: the control flow runs over fakes of the two (and zarr's own GPU buffers);
 what they do on a card is for ``tests/gpu``.
@@ -13,16 +13,16 @@ import fake_gds
 import numpy as np
 import pytest
 import torch
-from device_double import LanesSeam
+from device_double import QueuedStreams
 from device_jobs import D, N, Place, assert_same, discover_here, make_store
 from fake_gds import unchecked_store
+from host_streams import HostStreams
 from matrices import power_law
 
 from skillaxes import doctor
 from skillaxes.errors import StoreError
 from skillaxes.store import open_store
 from skillaxes.stream import gds
-from skillaxes.stream.device import HostSeam
 
 
 @pytest.fixture
@@ -42,10 +42,10 @@ def test_units_are_the_rows(
 ) -> None:
     store = open_store(unchecked_store(tmp_path / "store", rows, **layout))
     assert gds.declined(store) is None
-    reader = gds.DirectReader(store, first, last, HostSeam().adopt)
+    reader = gds.DirectReader(store, first, last, HostStreams().from_dlpack)
     for from_row in (first, first + 1000):
         before, at = reader.bytes_read, None
-        for start, unit in reader.units(verify=False, from_row=from_row):
+        for start, unit in reader.fetch_units(verify=False, from_row=from_row):
             assert at in (None, start)
             assert torch.equal(unit, torch.from_numpy(rows[start : start + len(unit)]))
             at = start + len(unit)
@@ -65,21 +65,21 @@ def test_bfloat16_keeps_its_bits(tmp_path: Path, rows: np.ndarray, fetched: list
         options = {"chunks": (97, D), "compressors": None, "fill_value": np.uint16(0)}
         array = zarr.create_array(tmp_path / "store", shape=(N, D), dtype=BFloat16(), **options)
     array[...] = bits.view(torch.uint16).numpy()
-    reader = gds.DirectReader(open_store(tmp_path / "store"), 0, N, HostSeam().adopt)
-    found = torch.cat([unit for _, unit in reader.units(verify=False)])
+    reader = gds.DirectReader(open_store(tmp_path / "store"), 0, N, HostStreams().from_dlpack)
+    found = torch.cat([unit for _, unit in reader.fetch_units(verify=False)])
     assert found.dtype == torch.bfloat16 and torch.equal(found, bits)
 
 
 @pytest.mark.parametrize("schedule", ["compute first", "done at once"])
-def test_a_job_takes_the_road_and_finds_the_same(
+def test_a_job_takes_the_path_and_finds_the_same(
     tmp_path: Path, rows: np.ndarray, fetched: list[str], schedule: str
 ) -> None:
     store = unchecked_store(tmp_path / "store", rows)
-    lanes = schedule == "compute first"
-    place = Place("cpu", lambda device: LanesSeam(schedule, eager_compute=True) if lanes else HostSeam())
+    queued = schedule == "compute first"
+    place = Place("cpu", lambda device: QueuedStreams(schedule, eager_compute=True) if queued else HostStreams())
     options = {"solver": "krylov", "tolerance": 1e-9, "max_reads": 3}
     there = place.discover(store, **options)
-    assert there.manifest["gpu"]["road"] == there.manifest["plan"]["road"] == gds.ROAD
+    assert there.manifest["gpu"]["road"] == there.manifest["plan"]["road"] == gds.READ_PATH
     assert there.manifest["plan"]["gds"] == "taken"
     chunks = -(-N // 97)
     assert len(fetched) == chunks, "each chunk once: the rows stay on the device"
@@ -102,8 +102,8 @@ def test_declined_where_something_is_decoded_or_checked(tmp_path: Path, rows: np
     assert "not as wide" in str(gds.declined(open_store(tmp_path / "split")))
     sharded = open_store(unchecked_store(tmp_path / "sharded", rows, sharded=True))
     assert "shards" in str(gds.declined(sharded))
-    with pytest.raises(AssertionError):  # zarr's own: where it no longer raises, the road can be widened
-        list(gds.DirectReader(sharded, 0, N, HostSeam().adopt).units(verify=False))
+    with pytest.raises(AssertionError):  # zarr's own: where it no longer raises, the path can be widened
+        list(gds.DirectReader(sharded, 0, N, HostStreams().from_dlpack).fetch_units(verify=False))
 
 
 def test_declined_where_the_bounce_would_remain(
@@ -120,7 +120,7 @@ def test_declined_where_the_bounce_would_remain(
 
 def test_what_fails_is_typed(tmp_path: Path, rows: np.ndarray, fetched: list[str]) -> None:
     path = unchecked_store(tmp_path / "store", rows)
-    reader = gds.DirectReader(open_store(path), 0, N, HostSeam().adopt)
+    reader = gds.DirectReader(open_store(path), 0, N, HostStreams().from_dlpack)
 
     class Broken:
         error: Exception = ValueError("cut off")
@@ -130,28 +130,28 @@ def test_what_fails_is_typed(tmp_path: Path, rows: np.ndarray, fetched: list[str
 
     reader._array = Broken()
     with pytest.raises(StoreError, match=r"rows 0 to 96 of .*cut off.*--no-gds reads them through the host"):
-        next(reader.units(verify=False))
+        next(reader.fetch_units(verify=False))
     reader._array.error = MemoryError("out of memory allocating 1,024 bytes")
     with pytest.raises(torch.OutOfMemoryError, match="1,024 bytes"):
-        next(reader.units(verify=False))
+        next(reader.fetch_units(verify=False))
 
 
 def test_missing_chunks_are_refused(tmp_path: Path, rows: np.ndarray, fetched: list[str]) -> None:
     path = unchecked_store(tmp_path / "store", rows)
     (path / "c" / "3" / "0").unlink()
     with pytest.raises(StoreError, match=r"chunk 3 .* is not stored"):
-        Place("cpu", lambda device: HostSeam()).discover(path)
+        Place("cpu", lambda device: HostStreams()).discover(path)
 
 
-def test_doctor_tells_of_both_halves_of_the_road(monkeypatch: pytest.MonkeyPatch) -> None:
-    def roads() -> dict[str, tuple[bool | None, str]]:
+def test_doctor_tells_of_both_halves_of_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found_paths() -> dict[str, tuple[bool | None, str]]:
         return {found.name: (found.ok, found.value) for found in doctor._straight(None)}
 
     fake_gds.install(monkeypatch)
-    assert all(ok for ok, _ in roads().values())
-    assert "--no-gds" in roads()["GPUDirect"][1]
+    assert all(ok for ok, _ in found_paths().values())
+    assert "--no-gds" in found_paths()["GPUDirect"][1]
     monkeypatch.setattr(gds, "find_spec", lambda name: None)
-    assert roads() == {
+    assert found_paths() == {
         "CuPy read": (False, "cupy is not installed"),
         "GPUDirect": (False, "cupy is not installed"),
     }
