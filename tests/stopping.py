@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import skillaxes
-from skillaxes.cluster import signals as preemption
+from skillaxes.cluster import signals
 from skillaxes.errors import StoppedEarly
 from skillaxes.run_folder.schema import CHECKPOINT, DIRECTIONS, SCORES, SELECTION, TOPK
 
@@ -36,7 +36,7 @@ class StopAt:
                 if name == outer.name:
                     outer._left -= 1
                     if outer._left == 0:
-                        preemption.ask("a test")
+                        signals.request_stop("a test")
 
         yield Stage()
 
@@ -55,7 +55,7 @@ def stopped(job: Any, store: Path, run_dir: Path, at: str, panels: int, **option
         with pytest.raises(StoppedEarly) as caught:
             job(store, run_dir, progress=progress, **options)
     finally:
-        preemption._Flag.reason = None
+        signals._Flag.reason = None
     assert caught.value.exit_code == 75
     import json
 

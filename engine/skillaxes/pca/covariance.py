@@ -71,7 +71,7 @@ def update(state: CovarianceState, panel: Panel) -> CovarianceState:
 
 def end_read(state: CovarianceState) -> CovarianceState:
     """Complete the sums."""
-    state.world.sum_(state.products, state.sums)
+    state.world.all_reduce_(state.products, state.sums)
     return replace(state, moments=state.moments.complete(state.sums, state.world), done=True)
 
 

@@ -251,7 +251,7 @@ def begin_read(state: KrylovState) -> KrylovState:
         total=_sums(problem, width, torch.float64),
         pending=0,
         width=width,
-        bits=state.world.share(bits_of_products(state)),
+        bits=state.world.broadcast_object(bits_of_products(state)),
     )
 
 
@@ -307,13 +307,13 @@ def end_read(state: KrylovState) -> KrylovState:
     norms = residual_norms(state.blocks, state.products, ritz.values[:k], ritz.weights[:, :k])
     state = replace(state, basis_gram=basis_gram, grams=grams, ritz=ritz, residual_norms=norms)
     # Shared: the width of the next block follows from it, and where processors differ, so do their last digits.
-    state = replace(state, worst=(*state.worst, state.world.share(float(relative_residuals(state).max()))))
+    state = replace(state, worst=(*state.worst, state.world.broadcast_object(float(relative_residuals(state).max()))))
     done = state.reads >= problem.min_reads and (converged(state) or state.reads >= problem.max_reads)
-    if state.world.share(done):
+    if state.world.broadcast_object(done):
         return replace(state, done=True)
     block = orthonormalize(_leading_on(state), state.blocks, pseudo_inverse(basis_gram))
     block = block[:, : block_size(state) - UTILITY]
-    if state.world.share(block.shape[1] == 0 or is_blurred(state)):
+    if state.world.broadcast_object(block.shape[1] == 0 or is_blurred(state)):
         return _restarted(state)
     return replace(state, next_block=block)
 
@@ -361,7 +361,7 @@ def close_read(state: KrylovState) -> KrylovState:
     state.outbox.drain()
     total = state.total
     total.add_(state.partial.double())
-    state.world.sum_(total)
+    state.world.all_reduce_(total)
     moments = state.moments
     if moments.delta is None:
         moments = moments.complete(total[:, -UTILITY].clone(), state.world)

@@ -130,7 +130,7 @@ class RowMoments:
             dtype=torch.float64,
         )
         squares = self.layer_squares.clone()
-        world.sum_(counts, squares)
+        world.all_reduce_(counts, squares)
         n_samples = int(counts[0])
         least = 2 if self.problem.exact_block else max(2, self.problem.n_components)
         if n_samples < least:

@@ -71,11 +71,11 @@ def look_up(kept: KeptRows, rows: np.ndarray, listed: np.ndarray, n_components: 
     rows : ndarray of shape (n,), int64, ascending: rows whose scores are asked for
     listed : ndarray of shape (m,), int64, ascending: rows whose norms are asked for
     """
-    if world.size == 1:
+    if world.world_size == 1:
         return kept
     mine, also = _own(kept, rows), _own(kept, listed)
     blocks = [kept.at(part) for part in np.array_split(mine, max(1, -(-len(mine) // BLOCK_ROWS)))]
-    parts = world.gather(
+    parts = world.all_gather_object(
         (
             torch.cat([block.projection[:, :n_components] for block in blocks]),
             torch.cat([block.raw[:, :n_components] for block in blocks]),
@@ -85,7 +85,7 @@ def look_up(kept: KeptRows, rows: np.ndarray, listed: np.ndarray, n_components: 
         )
     )
     columns = [torch.cat([part[number] for part in parts]) for number in range(5)]
-    return FoundRows(rows, RowBlock(-1, *columns), listed, np.concatenate(world.gather(kept.norms(also))))
+    return FoundRows(rows, RowBlock(-1, *columns), listed, np.concatenate(world.all_gather_object(kept.norms(also))))
 
 
 def _own(kept: KeptRows, rows: np.ndarray) -> np.ndarray:

@@ -92,7 +92,7 @@ def _scores(job: Job, folder: Path | None) -> Iterator[Callable[[RowBlock], None
         writer = ScoresWriter(aside, job.store.n_rows, k)
         if world.rank == 0:
             writer.create({"rank_by": job.config.rank_by})
-        world.together("the scores")
+        world.barrier("the scores")
 
         def write(block: RowBlock) -> None:
             absent = torch.where(block.bad, torch.nan, 0.0)  # rows of zeros have scores of 0, rows left out have none
@@ -104,7 +104,7 @@ def _scores(job: Job, folder: Path | None) -> Iterator[Callable[[RowBlock], None
             )
 
         yield write
-        world.together("the end of the scores")
+        world.barrier("the end of the scores")
 
 
 def _refuse_overlap(job: Job, solved: Solved, ranking: Ranking) -> None:
@@ -129,7 +129,7 @@ def _with_centered_cosines(topk: pa.Table, solved: Solved, stream: PanelStream, 
         values = stream.sample([(row, row + 1)])[0].double()
         values = values if solved.scale is None else values * solved.scale.cpu()
         norms[row] = float((values - solved.result.mean).norm())
-    norms = {row: norm for part in world.gather(norms) for row, norm in part.items()}
+    norms = {row: norm for part in world.all_gather_object(norms) for row, norm in part.items()}
     lengths = np.array([norms[row] for row in topk["row"].to_pylist()])
     cosines = np.divide(topk["projection"].to_numpy(), lengths, where=lengths > 0, out=np.zeros(len(lengths)))
     place = topk.schema.get_field_index("cosine_centered")
@@ -178,14 +178,14 @@ def spent(job: Job, stream: PanelStream, stages: list[dict[str, Any]], repeated:
         "peak_memory_bytes": max([memory.peak(), *(stage["peak_memory_bytes"] for stage in stages)]),
         "stages": stages,
     }
-    parts = job.world.gather({"name": job.world.name, "threads": torch.get_num_threads(), **own})
+    parts = job.world.all_gather_object({"name": job.world.name, "threads": torch.get_num_threads(), **own})
     together = {
         "stages": [_of_all(same) for same in zip(*(part["stages"] for part in parts), strict=False)],
         "bytes_read": sum(part["bytes_read"] for part in parts),
         "reads": round(stream.reads + sum(part["rows_read_twice"] for part in parts) / job.store.n_rows, 4),
         "peak_memory_bytes": max(part["peak_memory_bytes"] for part in parts),
     }
-    if job.world.size == 1:
+    if job.world.world_size == 1:
         return together
     for part in parts:
         part["seconds"] = {stage["name"]: stage["seconds"] for stage in part.pop("stages")}
@@ -208,7 +208,7 @@ def _traffic(job: Job, stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
             )
             widths.append(stage["products"][0]["columns"] if "products" in stage else shape.block_size)
             predicted = read_bytes(shape, number, widths, solving=job.plan.solver != GIVEN)
-            found.append({"name": stage["name"], "predicted": predicted, "measured": stage.get("handed_over")})
+            found.append({"name": stage["name"], "predicted": predicted, "measured": stage.get("bytes_sent")})
     return found
 
 

@@ -240,7 +240,7 @@ def outlook(shape: Shape, processes: int, rates: Rates = STATED) -> dict[str, An
     return {
         **asdict(forecast(shape, processes, rates)),
         "alone": forecast(shape, 1, rates).total,
-        "handed_over": every_read(shape),
+        "bytes_sent": every_read(shape),
         "limits": limits(shape, rates),
         "rates": asdict(rates),
     }

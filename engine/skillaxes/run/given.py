@@ -88,4 +88,4 @@ def _finish(job: Stages, state: krylov.KrylovState, unit: Tensor, mean: Tensor |
         kept = replace(kept, centered_known=False)
     unknown = torch.full((k,), torch.nan, dtype=torch.float64)
     bad = moments.first_row + np.flatnonzero(moments.bad)
-    return Solved(result, Stability(unknown, unknown), kept, scale, np.concatenate(job.world.gather(bad)))
+    return Solved(result, Stability(unknown, unknown), kept, scale, np.concatenate(job.world.all_gather_object(bad)))

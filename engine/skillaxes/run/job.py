@@ -60,8 +60,8 @@ def prepare(
     rates : what their time is predicted from
     """
     config = make_config(**options)
-    device = resolve(config.device, local_index=world.local_index)
-    world.use(device.device)
+    device = resolve(config.device, local_rank=world.local_rank)
+    world.bind_device(device.device)
     opened = store if isinstance(store, Store) else open_store(store)
     columns = opened.columns if config.layers is None else opened.columns_of(config.layers)
     layers, ids = _layers_in_use(opened, columns)
@@ -78,7 +78,7 @@ def prepare(
         )
     seam = devices.open_seam(device.device)
     planned = make_plan(opened, config, n_columns, str(device.device), device.reason, given, seam, world)
-    if world.size > 1:
+    if world.world_size > 1:
         shape = Shape(
             n_rows=opened.n_rows,
             n_columns=n_columns,
@@ -91,7 +91,7 @@ def prepare(
             n_layers=len(layers),
             on_gpu=seam is not None,
         )
-        planned = replace(planned, outlook=outlook(shape, world.size, rates))
+        planned = replace(planned, outlook=outlook(shape, world.world_size, rates))
     return Job("discover" if given is None else "apply", opened, config, columns, layers, ids, device, planned, world)
 
 
@@ -108,7 +108,7 @@ def _layers_in_use(store: Store, columns: tuple[slice, ...]) -> tuple[tuple[slic
 
 def _check_store(store: Store, world: World) -> None:
     """Several processes must see one store, wherever each has its copy."""
-    prints = world.gather(store.fingerprint()) if world.size > 1 else []
+    prints = world.all_gather_object(store.fingerprint()) if world.world_size > 1 else []
     others = [str(rank) for rank, found in enumerate(prints) if found != prints[0]]
     if others:
         raise StoreError(

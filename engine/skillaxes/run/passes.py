@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skillaxes.cluster.launch import within
+from skillaxes.cluster.launch import clip_segments
 from skillaxes.pca import covariance, incremental, krylov, saving
 from skillaxes.pca.base import Problem
 from skillaxes.pca.projections import ProjectionStore
@@ -72,8 +72,8 @@ class Stages:
     def sample(self) -> tuple[Tensor, ...]:
         """The rows that the warm start sees, those of this process, in pieces."""
         segments = sample_segments(self.problem.n_rows, self.plan.sample_rows, self.config.seed)
-        rows = self.stream.lent(within(segments, (self.stream.first_row, self.stream.last_row)))
-        if not self.world.meet("sample"):
+        rows = self.stream.lent(clip_segments(segments, (self.stream.first_row, self.stream.last_row)))
+        if not self.world.barrier_or_stop("sample"):
             self.checkpoint.stop_between("sample")
         return rows
 
@@ -103,7 +103,7 @@ class Stages:
                 del panel  # so that its rows are unmapped by the thread that reads, and not here
                 stage.advance(count)
                 checkpoint.after_panel(done)
-        if not self.world.meet(name):
+        if not self.world.barrier_or_stop(name):
             checkpoint.stop()
 
     def read(self, state: krylov.KrylovState, name: str) -> krylov.KrylovState:
@@ -218,7 +218,7 @@ class Stages:
             {"rows-scale": saving.MomentRows(moments)},
         )
         self.each_panel("column statistics", work, into)
-        self.world.sum_(sums)
+        self.world.all_reduce_(sums)
         complete = moments.complete(sums[0], self.world)
         assert complete.delta is not None
         lost = complete.n_samples * complete.delta.square()

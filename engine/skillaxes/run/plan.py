@@ -288,7 +288,7 @@ def make_plan(
     ------
     UsageError : the budget cannot hold the least that the job needs; more processes than chunks
     """
-    rows = own_rows(store, world.rank, world.size)
+    rows = own_rows(store, world.rank, world.world_size)
     choice = solvers_module.choose_solver(store.n_rows, n_columns, config.components, config.solver)
     width = rule.block_columns(config.components, n_columns, krylov.UTILITY, storage_bound=seam is not None)
     if given is not None:
@@ -315,16 +315,16 @@ def make_plan(
         sample_rows=min(SAMPLE_ROWS, store.n_rows),
         on_gpu=seam is not None,
         n_rows=rows[1] - rows[0],
-        size=world.size,
-        here=world.here,
+        size=world.world_size,
+        here=world.local_world_size,
     )
     if seam is None and not demand.fits():
         demand = replace(demand, panel_rows=panel_rows_for(panel_row, roomy=False))
     while demand.sample_rows > _LEAST_SAMPLE and not demand.fits():
         demand = replace(demand, sample_rows=max(_LEAST_SAMPLE, demand.sample_rows // 2))
-    if world.size > 1:
-        sample_rows = min(world.gather(demand.sample_rows))
-        choice, width, reads, panel_rows = world.share((choice, width, reads, demand.panel_rows))
+    if world.world_size > 1:
+        sample_rows = min(world.all_gather_object(demand.sample_rows))
+        choice, width, reads, panel_rows = world.broadcast_object((choice, width, reads, demand.panel_rows))
         demand = replace(demand, solver=choice.name, width=width, panel_rows=panel_rows, sample_rows=sample_rows)
     gpu, declined = None, None
     if seam is not None:
@@ -354,7 +354,7 @@ def make_plan(
         memory=held,
         gpu=gpu,
         workers=demand.workers,
-        processes=world.size,
+        processes=world.world_size,
         rows=rows,
         gds=None if seam is None else (f"not taken: {declined}" if declined else "taken"),
     )
