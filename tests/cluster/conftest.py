@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster.slurm import Slurm, running, why_not
+from support.slurm import Slurm, running, why_not
 
 ROOT = Path(__file__).resolve().parents[2]
 SLOWLY = Path(__file__).with_name("slowly.py")

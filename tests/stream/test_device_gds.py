@@ -16,7 +16,7 @@ import torch
 from device_double import LanesSeam
 from device_jobs import D, N, Place, assert_same, discover_here, make_store
 from fake_gds import unchecked_store
-from matrices import power_law
+from support.matrices import power_law
 
 from skillaxes import doctor
 from skillaxes.errors import StoreError

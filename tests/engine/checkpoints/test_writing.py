@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from checkpointed import K, N, again
-from stopping import differing, discover, stopped, written
+from support.stopping import differing, discover, stopped, written
 
 import skillaxes
 from skillaxes.errors import StoreError

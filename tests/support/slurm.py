@@ -2,8 +2,8 @@
 
 ::
 
-    python tests/cluster/slurm.py                            # start, show the nodes, stop
-    python tests/cluster/slurm.py sbatch --wait my_job.sh    # any command, with a Slurm around it
+    python tests/support/slurm.py                            # start, show the nodes, stop
+    python tests/support/slurm.py sbatch --wait my_job.sh    # any command, with a Slurm around it
 
 Debian's ``slurm-wlm`` and ``munge`` are installed where they are missing (root and apt-get are needed). Configuration,
 keys, sockets, state and ports are of this Slurm alone: ``/etc/slurm`` and a Slurm or munge that already run are not
