@@ -1,4 +1,4 @@
-"""A Slurm that the tests of this folder share; without root or apt-get they skip and say so."""
+"""The Slurm of the tests in this folder; without root or apt-get they skip with the reason."""
 
 from __future__ import annotations
 
