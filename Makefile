@@ -74,7 +74,7 @@ test-llm: $(READY)-llm
 
 # First a Slurm alone: where there can be none, that is an error here, while pytest would skip.
 test-cluster: $(READY)
-	$(BIN)/python tests/cluster/slurm.py
+	$(BIN)/python tests/support/slurm.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster
 
 bench: $(READY)-bench

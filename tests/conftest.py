@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "bench" / "sample"
-sys.path.insert(0, str(ROOT / "tests"))  # modules beside this file, such as ``matrices``, serve several rooms
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -57,8 +57,8 @@ def test_a_hidden_gpu_is_told_from_a_broken_one(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.usefixtures("gpus")
 def test_processes_share_the_gpus_in_turn() -> None:
-    assert [devices.resolve("auto", local_index=i).device.index for i in range(4)] == [0, 1, 0, 1]
-    assert devices.resolve("cuda", local_index=3) == (torch.device("cuda", 1), "card 1")
+    assert [devices.resolve("auto", local_rank=i).device.index for i in range(4)] == [0, 1, 0, 1]
+    assert devices.resolve("cuda", local_rank=3) == (torch.device("cuda", 1), "card 1")
     assert devices.resolve("cuda:1").device == torch.device("cuda", 1)
     with pytest.raises(DeviceError, match="cuda:0 to cuda:1"):
         devices.resolve("cuda:2")

@@ -26,13 +26,13 @@ class Resolved(NamedTuple):
     reason: str
 
 
-def resolve(name: str = "auto", *, local_index: int = 0) -> Resolved:
+def resolve(name: str = "auto", *, local_rank: int = 0) -> Resolved:
     """The device that ``name`` stands for.
 
     Parameters
     ----------
     name : ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``
-    local_index : which process of this host asks; ``auto`` and ``cuda`` take GPU ``local_index`` modulo
+    local_rank : which process of this host asks; ``auto`` and ``cuda`` take GPU ``local_rank`` modulo
         the visible GPUs
 
     Raises
@@ -51,12 +51,12 @@ def resolve(name: str = "auto", *, local_index: int = 0) -> Resolved:
     if kind == "auto":
         if missing:
             return Resolved(torch.device("cpu"), missing if driver_version() else "no NVIDIA driver")
-        gpu = local_index % torch.cuda.device_count()
+        gpu = local_rank % torch.cuda.device_count()
         return Resolved(torch.device("cuda", gpu), torch.cuda.get_device_name(gpu))
     if missing:
         raise DeviceError(f"--device {name}: {missing}; use --device cpu, or auto to take what there is")
     count = torch.cuda.device_count()
-    gpu = int(index) if index else local_index % count
+    gpu = int(index) if index else local_rank % count
     if gpu >= count:
         raise DeviceError(f"--device {name}: the visible GPUs are cuda:0 to cuda:{count - 1}; use one of them")
     return Resolved(torch.device("cuda", gpu), torch.cuda.get_device_name(gpu))

@@ -1,4 +1,4 @@
-"""A Slurm that the tests of this folder share; without root or apt-get they skip and say so."""
+"""The Slurm of the tests in this folder; without root or apt-get they skip with the reason."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster.slurm import Slurm, running, why_not
+from support.slurm import Slurm, running, why_not
 
 ROOT = Path(__file__).resolve().parents[2]
 SLOWLY = Path(__file__).with_name("slowly.py")

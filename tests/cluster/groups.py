@@ -1,4 +1,4 @@
-"""Several processes of one job on this machine, started by flags as a user without torchrun would."""
+"""Start several processes of one job on this machine by flags, as a user without torchrun does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", 
 
 @dataclass(frozen=True)
 class Ended:
-    """What a process came to; ``seconds`` since the group was waited for."""
+    """Exit code and output of a process; ``seconds`` from the start of the wait to its end."""
 
     code: int
     out: str
@@ -26,7 +26,7 @@ class Ended:
 
 
 def free_port() -> int:
-    """A port that nobody listens at."""
+    """A port that no process listens at."""
     with socket.socket() as place:
         place.bind(("127.0.0.1", 0))
         port: int = place.getsockname()[1]
@@ -34,7 +34,7 @@ def free_port() -> int:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's, without what launchers set; this checkout's packages; one thread."""
+    """This process's environment without the variables of launchers, with this checkout's packages and one thread."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -72,7 +72,7 @@ class Group:
         ]
 
     def wait(self, limit: float = 120) -> list[Ended]:
-        """Wait for all of them, at most ``limit`` seconds together."""
+        """Wait for all processes, at most ``limit`` seconds in all."""
         began = time.monotonic()
         ended = []
         try:
@@ -93,7 +93,7 @@ def run(size: int, *arguments: object, env: Mapping[str, str] | None = None, lim
 
 
 def run_well(size: int, *arguments: object, env: Mapping[str, str] | None = None) -> list[Ended]:
-    """The same, and all must end well."""
+    """Run ``size`` processes to their end and assert that all end with exit code 0."""
     ended = run(size, *arguments, env=env)
     assert [one.code for one in ended] == [0] * size, "\n".join(one.err for one in ended)
     return ended

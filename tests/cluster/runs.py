@@ -1,4 +1,4 @@
-"""What several tests of jobs by many processes need: waiting for a job at work, comparing what two runs have found."""
+"""Wait until a job of several processes is at work, and compare the findings of two runs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from safetensors.numpy import load_file
 
 
 def at_work(marks: Path, panels: int, tasks: int, *, log: Callable[[], str], timeout: float = 60) -> list[int]:
-    """Wait until every process has handed out some panels (see ``slowly.py``); their process ids.
+    """Wait until every process has handed out ``panels`` panels (see ``slowly.py``); returns their process ids.
 
     Raises
     ------
-    TimeoutError : they did not come that far; with the log
+    TimeoutError : they did not within ``timeout`` seconds; with the log
     """
     end = time.monotonic() + timeout
     while time.monotonic() < end:
@@ -32,7 +32,7 @@ def at_work(marks: Path, panels: int, tasks: int, *, log: Callable[[], str], tim
 
 
 def same_bits(first: Path, second: Path) -> None:
-    """Both runs have found the same, to the last bit."""
+    """Assert that both runs have the same findings, to the last bit."""
     import zarr
 
     for name in ("directions.safetensors", "topk.parquet", "selection.parquet"):
@@ -43,7 +43,7 @@ def same_bits(first: Path, second: Path) -> None:
 
 
 def same_findings(first: Path, second: Path) -> None:
-    """Both runs have found the same, but for the order of sums: directions within 1e-10, the same rows in the lists."""
+    """Assert the same findings but for the order of sums: directions within 1e-10, the same rows in the lists."""
     one, two = (load_file(run / "directions.safetensors")["components"].astype(np.float64) for run in (first, second))
     cosines = (one * two).sum(axis=1) / np.linalg.norm(one, axis=1) / np.linalg.norm(two, axis=1)
     assert (1 - np.abs(cosines) <= 1e-10).all(), 1 - np.abs(cosines)

@@ -1,4 +1,4 @@
-"""``skillaxes`` with small panels and a pause after each, so that signals meet a job at work on a fast machine too.
+"""``skillaxes`` with small panels and a pause after each, so that signals reach a job at work on a fast machine too.
 
 ``PAUSE``: seconds a panel, at the first start of a job only; for all processes, or one each as ``0,1``. ``MARKS``: a
 folder in which every process keeps a file, by its number, with its process id, how many panels it has handed out, and
@@ -24,7 +24,7 @@ _panels = 0
 
 
 def _index() -> str:
-    """Of this process, where flags say it."""
+    """The index of this process in the flags."""
     return sys.argv[sys.argv.index("--process-index") + 1] if "--process-index" in sys.argv else "0"
 
 

@@ -1,4 +1,4 @@
-"""``skillaxes`` in which process ``VICTIM`` stops for good in phase ``PHASE``, after it has put its id into ``MARK``.
+"""``skillaxes`` in which process ``VICTIM`` hangs in phase ``PHASE``, after it has written its id into ``MARK``.
 
 ``SILENCE``: seconds without a beat after which the others take it for dead; as shipped where it is not set.
 """
@@ -20,7 +20,7 @@ ME = int(sys.argv[sys.argv.index("--process-index") + 1])
 
 
 def stall() -> None:
-    """Be there and do nothing more, as a process does that is about to be killed."""
+    """Write the process id and hang until the test kills this process."""
     aside = Path(os.environ["MARK"] + ".partial")
     aside.write_text(str(os.getpid()))
     aside.rename(os.environ["MARK"])
@@ -28,7 +28,7 @@ def stall() -> None:
 
 
 def before(owner: Any, name: str) -> None:
-    """Stall before ``owner.name`` is called."""
+    """Stall at the call of ``owner.name``."""
     real: Callable[..., Any] = getattr(owner, name)
 
     def stalled(*given: Any, **more: Any) -> Any:
@@ -39,7 +39,7 @@ def before(owner: Any, name: str) -> None:
 
 
 def plant() -> None:
-    """Put the stall where the phase is."""
+    """Install the stall in the phase."""
     from skillaxes.pca import krylov
     from skillaxes.pca import row_scores as rows
     from skillaxes.run import driver

@@ -1,4 +1,4 @@
-"""Law: all processes of one start agree on a name, which no earlier start at the same store had."""
+"""Law: all processes of one start agree on one generation, which no earlier start at the same store had."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 import torch.distributed as dist
 
-from skillaxes.cluster.rendezvous import agree
+from skillaxes.cluster.rendezvous import agree_on_generation
 
 
 @pytest.fixture
@@ -26,14 +26,14 @@ def start(port: int, ranks: Sequence[int], size: int, seconds: float = 20) -> li
     def one(rank: int) -> str:
         limit = timedelta(seconds=seconds)
         client = dist.TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False, timeout=limit)
-        return agree(client, rank, size, seconds)
+        return agree_on_generation(client, rank, size, seconds)
 
     with ThreadPoolExecutor(len(ranks)) as pool:
         return list(pool.map(one, ranks))
 
 
 @pytest.mark.parametrize("size", [2, 5])
-def test_each_start_has_one_name(port: int, size: int) -> None:
+def test_each_start_has_one_generation(port: int, size: int) -> None:
     names = [start(port, range(size), size) for _ in range(3)]
     assert all(len(set(found)) == 1 for found in names)
     assert len({found[0] for found in names}) == 3

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from skillaxes.cluster import signals as preemption
+from skillaxes.cluster import signals
 from skillaxes.errors import StoppedEarly
 from skillaxes.pca import krylov
 from skillaxes.run_folder.schema import CHECKPOINT
@@ -54,7 +54,7 @@ def manifest(run_dir: Path) -> dict[str, Any]:
     return dict(json.loads((run_dir / "manifest.json").read_text()))
 
 
-@pytest.mark.parametrize("name", preemption.SIGNALS)
+@pytest.mark.parametrize("name", signals.SIGNALS)
 def test_a_signal_stops_the_job_and_the_same_command_goes_on(
     store: Path, tmp_path: Path, skillaxes: Any, signalled: Callable[..., None], name: str
 ) -> None:
@@ -66,7 +66,7 @@ def test_a_signal_stops_the_job_and_the_same_command_goes_on(
     assert ran.err.startswith(f"skillaxes: stopped by {name} in read ") and "the same command goes on" in ran.err
     assert manifest(run_dir)["status"] == "stopped" and manifest(run_dir)["stopped"]["by"] == name
     assert (run_dir / CHECKPOINT).is_dir()
-    assert signal.getsignal(getattr(signal, name)) is handler and preemption.asked() is None
+    assert signal.getsignal(getattr(signal, name)) is handler and signals.stop_reason() is None
     ran = skillaxes("discover", store, run_dir, "--top", 3, "--quiet")
     assert ran.code == 0, ran.err
     assert manifest(run_dir)["status"] == "done" and manifest(run_dir)["resumptions"] == 1
@@ -91,7 +91,7 @@ def test_a_signal_while_torch_is_loaded_is_heard(store: Path, tmp_path: Path) ->
 
 
 def test_work_that_may_end_anywhere_ends_at_once() -> None:
-    with pytest.raises(StoppedEarly, match="SIGUSR1"), preemption.listening(at_once=True):
+    with pytest.raises(StoppedEarly, match="SIGUSR1"), signals.stop_on_signals(at_once=True):
         os.kill(os.getpid(), signal.SIGUSR1)
         pytest.fail("the signal was not taken")
 
@@ -99,9 +99,9 @@ def test_work_that_may_end_anywhere_ends_at_once() -> None:
 def test_an_interrupt_still_interrupts() -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
     try:
-        with pytest.raises(KeyboardInterrupt), preemption.listening():
+        with pytest.raises(KeyboardInterrupt), signals.stop_on_signals():
             os.kill(os.getpid(), signal.SIGTERM)
-            assert preemption.asked() == "SIGTERM"
+            assert signals.stop_reason() == "SIGTERM"
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGINT)
     finally:
@@ -147,20 +147,20 @@ def test_a_refused_requeue_says_what_to_type(monkeypatch: pytest.MonkeyPatch, tm
         'if [ "$1" = show ]; then echo "   Command=/home/me/axes.sh"; exit 0; fi\n'
         "echo 'Requested operation is presently disabled' >&2; exit 1",
     )
-    said = preemption.requeue()
+    said = signals.requeue()
     assert "4711 (Requested operation is presently disabled)" in said and said.endswith("sbatch /home/me/axes.sh")
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "4700")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
-    assert preemption.requeue().endswith("sbatch --array=3 /home/me/axes.sh")
+    assert signals.requeue().endswith("sbatch --array=3 /home/me/axes.sh")
 
 
 def test_requeue_without_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "argv", ["skillaxes", "discover", "my store", "run"])
-    assert "this is no Slurm job" in preemption.requeue()
-    assert preemption.requeue().endswith("skillaxes discover 'my store' run")
+    assert "this is no Slurm job" in signals.requeue()
+    assert signals.requeue().endswith("skillaxes discover 'my store' run")
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "scontrol is not installed here" in preemption.requeue() and "sbatch --wrap=" in preemption.requeue()
+    assert "scontrol is not installed here" in signals.requeue() and "sbatch --wrap=" in signals.requeue()
 
 
 def test_a_stopped_group_is_not_restarted(

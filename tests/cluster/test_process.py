@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from skillaxes.cluster.launch import Process, expand_hosts, find_process, slurm_port
+from skillaxes.cluster.launch import Process, detect_launcher, expand_hosts, slurm_port
 from skillaxes.errors import UsageError
 
 TORCHRUN = {
@@ -68,33 +68,33 @@ PORT = slurm_port("812", "3")
 def test_the_process_follows_from_flags_and_environment(
     environ: Mapping[str, str], flags: dict, expected: tuple
 ) -> None:
-    found = find_process(environ, **flags)
-    assert (found.index, found.size, found.source, found.host, found.local_index) == expected
+    found = detect_launcher(environ, **flags)
+    assert (found.index, found.size, found.source, found.host, found.local_rank) == expected
 
 
 def test_a_shell_inside_an_allocation_is_one_process_and_says_so() -> None:
-    assert "the batch script inside Slurm job 812 is no step: one process" in (find_process(BATCH).remark or "")
-    assert "a shell inside Slurm job 812" in (find_process(STEP, terminal=True).remark or "")
-    assert find_process({}).remark is find_process(STEP).remark is None
+    assert "the batch script inside Slurm job 812 is no step: one process" in (detect_launcher(BATCH).remark or "")
+    assert "a shell inside Slurm job 812" in (detect_launcher(STEP, terminal=True).remark or "")
+    assert detect_launcher({}).remark is detect_launcher(STEP).remark is None
 
 
 def test_torchruns_agent_keeps_the_store_and_restarts_are_told_apart() -> None:
-    found = find_process(TORCHRUN)
-    assert found.served and found.port == 29501
-    assert found.attempt != find_process({**TORCHRUN, "TORCHELASTIC_RESTART_COUNT": "3"}).attempt
+    found = detect_launcher(TORCHRUN)
+    assert found.store_is_external and found.port == 29501
+    assert found.generation != detect_launcher({**TORCHRUN, "TORCHELASTIC_RESTART_COUNT": "3"}).generation
     without_agent = {name: TORCHRUN[name] for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
-    assert not find_process(without_agent).served
+    assert not detect_launcher(without_agent).store_is_external
 
 
 def test_every_process_of_a_step_finds_the_same_place() -> None:
     places = {
-        (found.host, found.port, found.attempt)
+        (found.host, found.port, found.generation)
         for rank in range(4)
-        for found in [find_process({**STEP, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank % 2)})]
+        for found in [detect_launcher({**STEP, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank % 2)})]
     }
     assert places == {("gpu07", PORT, "812.3.0")}
-    again = find_process({**STEP, "SLURM_RESTART_COUNT": "1"})  # a requeued job counts its steps from 0 again
-    assert again.attempt not in {attempt for _, _, attempt in places}
+    again = detect_launcher({**STEP, "SLURM_RESTART_COUNT": "1"})  # a requeued job counts its steps from 0 again
+    assert again.generation not in {generation for _, _, generation in places}
     assert len({slurm_port(str(job), str(step)) for job in range(500, 520) for step in range(10)}) == 200
 
 
@@ -114,7 +114,7 @@ def test_every_process_of_a_step_finds_the_same_place() -> None:
 )
 def test_what_cannot_be_a_world_is_refused(environ: Mapping[str, str], flags: dict, words: str) -> None:
     with pytest.raises(UsageError, match=words.replace("[", r"\[")):
-        find_process(environ, **flags)
+        detect_launcher(environ, **flags)
 
 
 @pytest.mark.parametrize(
@@ -135,4 +135,4 @@ def test_node_lists_are_expanded_in_order(nodes: str, hosts: list[str]) -> None:
 
 
 def test_alone_is_the_default() -> None:
-    assert Process() == find_process({})
+    assert Process() == detect_launcher({})

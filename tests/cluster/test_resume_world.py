@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from cluster.groups import Group, run_well
 from cluster.runs import at_work, same_bits, same_findings
-from matrices import power_law, rounded, write_store
+from support.matrices import power_law, rounded, write_store
 
 pytestmark = pytest.mark.cluster
 

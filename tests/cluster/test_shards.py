@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skillaxes.cluster.launch import parts, within
+from skillaxes.cluster.launch import clip_segments, parts
 from skillaxes.errors import UsageError
 
 
@@ -33,6 +33,6 @@ def test_parts(n_rows: int, chunk_rows: int, size: int) -> None:
 def test_segments_are_shared_out_whole(cuts: list[int], edges: list[int]) -> None:
     segments = list(zip(cuts[::2], cuts[1::2], strict=False))
     bounds = [0, *edges, 300]
-    own = [within(segments, rows) for rows in itertools.pairwise(bounds)]
+    own = [clip_segments(segments, rows) for rows in itertools.pairwise(bounds)]
     rows = [row for part in own for start, stop in part for row in range(start, stop)]
     assert rows == [row for start, stop in segments for row in range(start, stop)]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from cluster.runs import at_work, manifest, same_bits, same_findings
-from cluster.slurm import Slurm
+from support.slurm import Slurm
 
 import skillaxes
 

@@ -43,8 +43,8 @@ def test_measured_is_predicted(
     reads = manifest["traffic"]
     assert len(reads) >= 1
     assert [read["measured"] for read in reads] == [read["predicted"] for read in reads]
-    stages = [stage["handed_over"] for stage in manifest["stages"] if stage["reads"] == 1]
-    foretold = manifest["plan"]["outlook"]["handed_over"]
+    stages = [stage["bytes_sent"] for stage in manifest["stages"] if stage["reads"] == 1]
+    foretold = manifest["plan"]["outlook"]["bytes_sent"]
     assert stages[: len(foretold)] == foretold[: len(stages)]
 
 
@@ -60,7 +60,7 @@ def test_the_plan_of_a_job_that_is_not_run(make_store: Callable[..., Path], rows
     store = make_store(rows, chunk_rows=50)
     seen = plan(store, world_size=4, solver="krylov").outlook
     assert seen is not None and seen["processes"] == 4
-    assert seen["handed_over"] == every_read(Shape(900, 1200, 4, 50, 48))
+    assert seen["bytes_sent"] == every_read(Shape(900, 1200, 4, 50, 48))
     assert seen["total"] < seen["alone"]
     assert plan(store).outlook is None
     with pytest.raises(UsageError, match="20 processes for a store of 18 chunks"):

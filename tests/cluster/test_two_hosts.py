@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from cluster.hosts import Host, two_hosts, why_not
 from cluster.runs import at_work, same_bits, same_findings
+from support.hosts import Host, two_hosts, why_not
 
 pytestmark = pytest.mark.cluster
 

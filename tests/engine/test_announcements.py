@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matrices import Exact, extremes, listed, power_law, rounded, said, write_store
+from support.matrices import Exact, extremes, listed, power_law, rounded, said, write_store
 
 import skillaxes
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matrices import Exact, angles, bounds, listed, power_law, rounded, said, write_store, wrong_lists
+from support.matrices import Exact, angles, bounds, listed, power_law, rounded, said, write_store, wrong_lists
 
 import skillaxes
 from skillaxes.errors import SkillaxesError

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from matrices import Exact, power_law, rounded, write_store, wrong_lists
+from support.matrices import Exact, power_law, rounded, write_store, wrong_lists
 
 import skillaxes
 from skillaxes.errors import BadRowsError, RunFolderError, SourceError, UsageError

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matrices import power_law, write_store
+from support.matrices import power_law, write_store
 
 import skillaxes
 from skillaxes.errors import RunFolderError, SkillaxesError, StoreError, UsageError

@@ -9,7 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matrices import Exact, direction_errors, extremes, listed, power_law, rounded, said, write_store, wrong_lists
+from support.matrices import (
+    Exact,
+    direction_errors,
+    extremes,
+    listed,
+    power_law,
+    rounded,
+    said,
+    write_store,
+    wrong_lists,
+)
 
 import skillaxes
 from skillaxes.errors import BadRowsError, InputError

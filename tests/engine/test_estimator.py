@@ -17,7 +17,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from matrices import Exact, direction_errors, power_law
+from support.matrices import Exact, direction_errors, power_law
 
 from skillaxes import StreamingPCA
 from skillaxes.errors import BadRowsError, UsageError

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matrices import (
+from support.matrices import (
     REAL,
     SAMPLE_STORE,
     TORCH,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matrices import (
+from support.matrices import (
     Exact,
     angles,
     bounds,

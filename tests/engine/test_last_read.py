@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from matrices import Exact, direction_errors, power_law, rounded, write_store, wrong_lists
-from stopping import differing, discover, stopped, written
+from support.matrices import Exact, direction_errors, power_law, rounded, write_store, wrong_lists
+from support.stopping import differing, discover, stopped, written
 
 import skillaxes
 from skillaxes.pca import krylov

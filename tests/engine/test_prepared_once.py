@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from matrices import power_law, rounded, write_store
+from support.matrices import power_law, rounded, write_store
 
 import skillaxes
 import skillaxes_kernels as kernels

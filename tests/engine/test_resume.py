@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matrices import power_law, rounded, write_store
-from stopping import Listening, differing, discover, stopped, written
+from support.matrices import power_law, rounded, write_store
+from support.stopping import Listening, differing, discover, stopped, written
 
 import skillaxes
 

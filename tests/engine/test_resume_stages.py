@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matrices import power_law, rounded, write_store
-from stopping import Listening, differing, discover, stopped, written
+from support.matrices import power_law, rounded, write_store
+from support.stopping import Listening, differing, discover, stopped, written
 
 import skillaxes
 from skillaxes import memory
-from skillaxes.cluster import signals as preemption
+from skillaxes.cluster import signals
 from skillaxes.errors import StoppedEarly
 from skillaxes.pca import krylov
 from skillaxes.run import plan as memory_plan
@@ -45,13 +45,13 @@ def stopped_after_stage(monkeypatch: pytest.MonkeyPatch, job: Any, store: Path, 
     def asked(self: Checkpoint, *arguments: Any, **named: Any) -> None:
         seen.append(1)
         if len(seen) == stage:
-            preemption.ask("a test")
+            signals.request_stop("a test")
         finish(self, *arguments, **named)
 
     with monkeypatch.context() as patch, pytest.raises(StoppedEarly) as caught:
         patch.setattr(Checkpoint, "finish", asked)
         job(store, run_dir)
-    preemption._Flag.reason = None
+    signals._Flag.reason = None
     return str(caught.value)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matrices import power_law, rounded, write_store
+from support.matrices import power_law, rounded, write_store
 
 import skillaxes
 from skillaxes import memory

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matrices import Exact, angles, bounds, direction_errors, power_law, rounded, said, write_store, wrong_lists
+from support.matrices import Exact, angles, bounds, direction_errors, power_law, rounded, said, write_store, wrong_lists
 
 import skillaxes
 from skillaxes.errors import InputError, SkillaxesError, StoreError

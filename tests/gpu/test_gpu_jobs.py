@@ -16,7 +16,7 @@ import pytest
 import torch
 from device_jobs import LAWS, OPTIONS, D, N, Place, assert_same, discover_here, make_store, same_as_on_the_cpu
 from fake_gds import unchecked_store
-from matrices import power_law, write_store
+from support.matrices import power_law, write_store
 
 import skillaxes
 from skillaxes import doctor

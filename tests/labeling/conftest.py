@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support import chat_server as chat
 
 from skillaxes.run_folder import schema
 
@@ -112,20 +111,6 @@ def exact_scores(matrix: np.ndarray, k: int, n_random: int) -> tuple[np.ndarray,
 def write_traces(path: Path, records: Sequence[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
     return path
-
-
-def _neighbour(name: str) -> Any:
-    """A module that lies beside this file; the importlib mode of pytest puts no folder on the path."""
-    full = f"labeling_tests_{name}"
-    if full not in sys.modules:
-        spec = importlib.util.spec_from_file_location(full, Path(__file__).with_name(f"{name}.py"))
-        assert spec is not None and spec.loader is not None
-        sys.modules[full] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[full])
-    return sys.modules[full]
-
-
-chat = _neighbour("chat_server")
 
 
 @dataclass(frozen=True)

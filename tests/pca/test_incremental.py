@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from matrices import Exact, direction_errors, power_law
+from support.matrices import Exact, direction_errors, power_law
 
 from skillaxes.pca import incremental
 

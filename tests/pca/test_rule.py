@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from matrices import power_law, write_store
+from support.matrices import power_law, write_store
 
 import skillaxes
 from skillaxes.pca.krylov import block_columns

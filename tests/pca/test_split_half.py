@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from matrices import Exact, power_law, rounded, said, write_store
+from support.matrices import Exact, power_law, rounded, said, write_store
 
 import skillaxes
 from skillaxes.pca.stability import GROUPS, SPLITS, matched, row_groups, subspaces

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from matrices import Exact, extremes, power_law
+from support.matrices import Exact, extremes, power_law
 
 from skillaxes.cluster.world import World
 from skillaxes.pca.base import Problem

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matrices import power_law, write_store
+from support.matrices import power_law, write_store
 
 import skillaxes
 from skillaxes.errors import RunFolderError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matrices import power_law, rounded, write_store
+from support.matrices import power_law, rounded, write_store
 
 sys.path.insert(0, str(Path(__file__).parent))
 

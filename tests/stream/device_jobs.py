@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from matrices import direction_errors, listed, power_law, rounded, write_store
-from stopping import Listening, differing, stopped, written
+from support.matrices import direction_errors, listed, power_law, rounded, write_store
+from support.stopping import Listening, differing, stopped, written
 
 import skillaxes
 from skillaxes.cluster.world import World

@@ -17,7 +17,7 @@ from device_double import QueuedStreams
 from device_jobs import D, N, Place, assert_same, discover_here, make_store
 from fake_gds import unchecked_store
 from host_streams import HostStreams
-from matrices import power_law
+from support.matrices import power_law
 
 from skillaxes import doctor
 from skillaxes.errors import StoreError

@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from matrices import power_law, rounded, write_store
+from support.matrices import power_law, rounded, write_store
 
 from skillaxes.store import open_store
 from skillaxes.stream.files import PlainRows

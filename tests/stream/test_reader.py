@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from matrices import write_store
 from reader_stores import CHUNK, D, N, all_rows
+from support.matrices import write_store
 
 from skillaxes.store import Store, open_store
 from skillaxes.stream.panels import PanelStream

@@ -1,4 +1,4 @@
-"""Commands that a scheduler may stop: signals set a flag, and ``--requeue`` puts the job back into Slurm's queue."""
+"""Commands of several processes, which a scheduler may stop and ``--requeue`` puts back into Slurm's queue."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ if TYPE_CHECKING:
 
 @contextmanager
 def stoppable(requeue: bool = False, *, at_once: bool = False) -> Iterator[None]:
-    """While the block lasts, SIGTERM, SIGUSR1 and SIGUSR2 ask the job to stop.
+    """Treat SIGTERM, SIGUSR1 and SIGUSR2 as requests to stop while the block lasts.
 
     Parameters
     ----------
-    requeue : ask Slurm to run the job again once it has stopped; no process may still be at work then
-    at_once : the block's work may end at any moment
+    requeue : ask Slurm to run the job again once it has stopped; no process may be at work then
+    at_once : stop at the signal, for work that may end at any moment
     """
-    from skillaxes.cluster import signals as preemption
+    from skillaxes.cluster import signals
 
     try:
-        with preemption.listening(at_once=at_once):
+        with signals.stop_on_signals(at_once=at_once):
             yield
     except StoppedEarly:
         if requeue:
-            typer.echo(f"skillaxes: {preemption.requeue()}", err=True)
+            typer.echo(f"skillaxes: {signals.requeue()}", err=True)
         raise
 
 
 @dataclass
 class Processes:
-    """Which process of how many this is, where neither torchrun nor srun says it."""
+    """Options of a job of several processes; torchrun and srun set the first two and the last by themselves."""
 
     process_index: Annotated[
         int | None, typer.Option(metavar="I", help="Which of several processes this is. [default: as torchrun or srun]")
@@ -62,7 +62,12 @@ class Processes:
 
 
 def outlook_options(processes: Processes, run_dir: Path) -> dict[str, Any]:
-    """What ``skillaxes.plan`` is told of several processes; a job that is done in RUN_DIR has measured one."""
+    """Arguments of ``skillaxes.plan`` about several processes; the read rate comes from a finished job in ``run_dir``.
+
+    Raises
+    ------
+    UsageError : a world size below 1, or a rate that is not NAME=N
+    """
     from skillaxes.errors import RunFolderError, UsageError
     from skillaxes.run.forecast import measured, rates_from
     from skillaxes.run_folder.manifest import read_manifest
@@ -78,10 +83,10 @@ def outlook_options(processes: Processes, run_dir: Path) -> dict[str, Any]:
 
 
 def find(processes: Processes) -> Process:
-    """This process, by flags and environment."""
-    from skillaxes.cluster.launch import find_process
+    """This process, from flags and environment."""
+    from skillaxes.cluster.launch import detect_launcher
 
-    return find_process(
+    return detect_launcher(
         os.environ,
         index=processes.process_index,
         size=processes.world_size,
@@ -93,27 +98,27 @@ def find(processes: Processes) -> Process:
 @contextmanager
 def joined(process: Process, requeue: bool) -> Iterator[World]:
     """The world of a job, which signals may stop while the block lasts."""
-    if process.size > 1:  # before torch is loaded: what goes wrong between processes is told by us, once and in words
+    if process.size > 1:  # before torch is loaded; the heartbeat reports failures between processes, once
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from skillaxes.cluster import signals as preemption
+    from skillaxes.cluster import signals
 
     if process.remark is not None:
         typer.echo(process.remark, err=True)
     try:
         with stoppable():
-            from skillaxes.cluster.torch_world import connect  # loads torch, for a second in which a signal may come
+            from skillaxes.cluster.torch_world import connect  # loads torch for a second, in which a signal may come
 
-            with connect(process, preemption.asked) as world:
+            with connect(process, signals.stop_reason) as world:
                 try:
                     yield world
                 except StoppedEarly:
-                    # srun --kill-on-bad-exit and torchrun end all processes with the first one: it waits for what is
-                    # told.
+                    # srun --kill-on-bad-exit and torchrun end all processes with the first one, so all wait until
+                    # Slurm has answered.
                     if requeue and process.index == 0:
-                        typer.echo(f"skillaxes: {preemption.requeue()}", err=True)
-                    world.settle("the end")
+                        typer.echo(f"skillaxes: {signals.requeue()}", err=True)
+                    world.barrier_after_stop("the end")
                     raise
     except StoppedEarly:
-        if process.size > 1:  # they do so by SIGTERM, and every exit code is to be 75
+        if process.size > 1:  # srun and torchrun send SIGTERM, and every exit code is to be 75
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise

@@ -1,6 +1,6 @@
-"""Which process of how many this is: from flags, torchrun's environment or a Slurm step; else alone.
+"""Which process of a job this is, by flags, torchrun's environment or a Slurm step, and which rows it takes.
 
-A function of its arguments: nothing is started, nothing is asked of the network, torch is not loaded.
+Functions of their arguments: they start nothing, do not use the network and do not load torch.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from skillaxes.errors import UsageError
 if TYPE_CHECKING:
     from skillaxes.store import Store
 
-
 DEFAULT_PORT = 29400
 _SLURM_PORTS = range(15000, 30000)  # below the range that Linux hands out to outgoing connections
-_LEAST_SPECIAL_STEP = 4294967290  # interactive shell, batch script and so on: no step of a user's
+_FIRST_SPECIAL_STEP = 4294967290  # from here on: interactive shell, batch script and so on, no step of a user's
 FLAGS, TORCHRUN, SLURM, ALONE = "flags", "torchrun", "slurm step", "alone"
-_TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
@@ -29,14 +28,14 @@ class Process:
 
     Attributes
     ----------
-    index, size : which one of how many
-    source : who said so: ``flags``, ``torchrun``, ``slurm step`` or ``alone``
-    host, port : where the processes meet; process 0 listens there unless ``served``
-    served : somebody else listens there already, as torchrun's agent does
-    local_index : which one on its host; None where nobody said
-    attempt : what tells one start of the group from the next one at the same place; under a torchrun of several hosts
-        their processes may have different ones (see :mod:`skillaxes.cluster.rendezvous`)
-    remark : one line that the user should see, or None
+    index, size : which process of how many
+    source : where index and size come from: ``flags``, ``torchrun``, ``slurm step`` or ``alone``
+    host, port : address of the store; process 0 listens there unless ``store_is_external``
+    store_is_external : whether another program holds the store, as torchrun's agent does
+    local_rank : which process of those on its host; None if unknown
+    generation : distinguishes one start of the group from the next one at the same address; processes of a torchrun on
+        several hosts may have different ones (see :mod:`skillaxes.cluster.rendezvous`)
+    remark : one line for the user, or None
     """
 
     index: int = 0
@@ -44,13 +43,13 @@ class Process:
     source: str = ALONE
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
-    served: bool = False
-    local_index: int | None = None
-    attempt: str = ""
+    store_is_external: bool = False
+    local_rank: int | None = None
+    generation: str = ""
     remark: str | None = None
 
 
-def find_process(
+def detect_launcher(
     environ: Mapping[str, str],
     *,
     index: int | None = None,
@@ -58,45 +57,46 @@ def find_process(
     rendezvous: str | None = None,
     terminal: bool = False,
 ) -> Process:
-    """This process and its world.
+    """This process and the size of its group, from flags or from what a launcher has set in the environment.
 
     Parameters
     ----------
     environ : the environment
-    index, size, rendezvous : ``--process-index``, ``--world-size`` and ``--rendezvous HOST:PORT`` where they were given
-    terminal : whether stdin is a terminal: the tasks of a step have none, a shell started by ``srun --pty`` has one
+    index, size, rendezvous : ``--process-index``, ``--world-size`` and ``--rendezvous HOST:PORT``, where given
+    terminal : whether stdin is a terminal; the tasks of a step have none, a shell started by ``srun --pty`` has one
 
     Raises
     ------
-    UsageError : one flag without the other, an index out of range, variables that are no numbers
+    UsageError : one flag without the other, an index out of range, variables that are not numbers
     """
-    given = None if rendezvous is None else _place(rendezvous)
+    address = None if rendezvous is None else _parse_address(rendezvous)
     if index is not None or size is not None:
-        return _by_flags(environ, index, size, given)
-    if given is not None and not (all(name in environ for name in _TORCHRUN) or "SLURM_STEP_NUM_TASKS" in environ):
+        return _from_flags(environ, index, size, address)
+    in_group = all(name in environ for name in _TORCHRUN_VARIABLES) or "SLURM_STEP_NUM_TASKS" in environ
+    if address is not None and not in_group:
         raise UsageError("--rendezvous: needs --process-index and --world-size too")
-    if all(environ.get(name) for name in _TORCHRUN):
-        return _by_torchrun(environ)
+    if all(environ.get(name) for name in _TORCHRUN_VARIABLES):
+        return _from_torchrun(environ)
     if "SLURM_JOB_ID" in environ or "SLURM_STEP_NUM_TASKS" in environ:
-        return _by_slurm(environ, given, terminal)
+        return _from_slurm(environ, address, terminal)
     return Process()
 
 
-def _by_flags(
-    environ: Mapping[str, str], index: int | None, size: int | None, given: tuple[str, int] | None
+def _from_flags(
+    environ: Mapping[str, str], index: int | None, size: int | None, address: tuple[str, int] | None
 ) -> Process:
     if index is None or size is None:
         missing = "--process-index" if index is None else "--world-size"
         raise UsageError(f"{missing} is missing: --process-index and --world-size belong together, one pair a process")
     if size < 1 or not 0 <= index < size:
         raise UsageError(f"--process-index {index} --world-size {size}: processes are numbered from 0 to {size - 1}")
-    if given is None:
-        address = environ.get("MASTER_ADDR") or "127.0.0.1"
-        given = (address, _number(environ, "MASTER_PORT") if environ.get("MASTER_PORT") else DEFAULT_PORT)
-    return Process(index, size, FLAGS, *given)
+    if address is None:
+        port = _number(environ, "MASTER_PORT") if environ.get("MASTER_PORT") else DEFAULT_PORT
+        address = (environ.get("MASTER_ADDR") or "127.0.0.1", port)
+    return Process(index, size, FLAGS, *address)
 
 
-def _by_torchrun(environ: Mapping[str, str]) -> Process:
+def _from_torchrun(environ: Mapping[str, str]) -> Process:
     index, size = _number(environ, "RANK"), _number(environ, "WORLD_SIZE")
     if not 0 <= index < size:
         raise UsageError(f"RANK={index} WORLD_SIZE={size}: processes are numbered from 0 to {size - 1}")
@@ -106,17 +106,17 @@ def _by_torchrun(environ: Mapping[str, str]) -> Process:
         TORCHRUN,
         environ["MASTER_ADDR"],
         _number(environ, "MASTER_PORT"),
-        served=environ.get("TORCHELASTIC_USE_AGENT_STORE", "").lower() in ("true", "1"),
-        local_index=_number(environ, "LOCAL_RANK") if environ.get("LOCAL_RANK") else None,
-        attempt=f"{environ.get('TORCHELASTIC_RUN_ID', '')}.{environ.get('TORCHELASTIC_RESTART_COUNT', '0')}",
+        store_is_external=environ.get("TORCHELASTIC_USE_AGENT_STORE", "").lower() in ("true", "1"),
+        local_rank=_number(environ, "LOCAL_RANK") if environ.get("LOCAL_RANK") else None,
+        generation=f"{environ.get('TORCHELASTIC_RUN_ID', '')}.{environ.get('TORCHELASTIC_RESTART_COUNT', '0')}",
     )
 
 
-def _by_slurm(environ: Mapping[str, str], given: tuple[str, int] | None, terminal: bool) -> Process:
+def _from_slurm(environ: Mapping[str, str], address: tuple[str, int] | None, terminal: bool) -> Process:
     job = environ.get("SLURM_JOB_ID", environ.get("SLURM_JOBID", "0"))
     step = environ.get("SLURM_STEP_ID", environ.get("SLURM_STEPID", "0"))
     # A batch script has SLURM_PROCID too, and a shell inside an allocation may have inherited a step's variables.
-    special = step.isdigit() and int(step) >= _LEAST_SPECIAL_STEP
+    special = step.isdigit() and int(step) >= _FIRST_SPECIAL_STEP
     foreign = "SLURM_STEP_NUM_TASKS" not in environ or "SLURM_PROCID" not in environ or _is_inherited(environ)
     if terminal or special or foreign:
         what = "a shell" if terminal else "the batch script"
@@ -124,25 +124,28 @@ def _by_slurm(environ: Mapping[str, str], given: tuple[str, int] | None, termina
             remark=f"{what} inside Slurm job {job} is no step: one process; `srun skillaxes ...` starts one a task"
         )
     index, size = _number(environ, "SLURM_PROCID"), _number(environ, "SLURM_STEP_NUM_TASKS")
-    local = _number(environ, "SLURM_LOCALID") if environ.get("SLURM_LOCALID") else None
+    local_rank = _number(environ, "SLURM_LOCALID") if environ.get("SLURM_LOCALID") else None
     if not 0 <= index < size:
         raise UsageError(f"SLURM_PROCID={index} SLURM_STEP_NUM_TASKS={size}: start skillaxes with srun")
     if size == 1:
-        return Process(source=SLURM, local_index=local)
-    if given is None:
+        return Process(source=SLURM, local_rank=local_rank)
+    if address is None:
         nodes = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST", "")
         hosts = expand_hosts(nodes)
         if not hosts:
             raise UsageError("SLURM_STEP_NODELIST is not set: type --rendezvous HOST:PORT")
-        one = environ.get("SLURM_STEP_NUM_NODES", str(len(hosts))) == "1"
-        given = ("127.0.0.1" if one else hosts[0], slurm_port(job, step))
-    attempt = f"{job}.{step}.{environ.get('SLURM_RESTART_COUNT', '0')}"  # steps of a requeued job count from 0 again
-    return Process(index, size, SLURM, *given, local_index=local, attempt=attempt)
+        one_node = environ.get("SLURM_STEP_NUM_NODES", str(len(hosts))) == "1"
+        address = ("127.0.0.1" if one_node else hosts[0], slurm_port(job, step))
+    # A requeued job counts its steps from 0 again.
+    generation = f"{job}.{step}.{environ.get('SLURM_RESTART_COUNT', '0')}"
+    return Process(index, size, SLURM, *address, local_rank=local_rank, generation=generation)
 
 
 def _is_inherited(environ: Mapping[str, str]) -> bool:
-    """Whether the step is another one: a batch job that was submitted from inside a step gets its variables, but the
-    global numbers of the tasks on this node (SLURM_GTIDS) are its own, a single 0.
+    """Whether the variables are those of another step.
+
+    A batch job that is submitted from inside a step inherits the step's variables, except SLURM_GTIDS, the global
+    numbers of the tasks on this node: it has one of its own, a single 0.
     """
     per_node = [
         int(count)
@@ -156,7 +159,7 @@ def _is_inherited(environ: Mapping[str, str]) -> bool:
 
 
 def slurm_port(job: str, step: str) -> int:
-    """A port that every process of a step finds by itself, and that neighbouring jobs and steps do not share."""
+    """The port of a step: the same for all its processes, another one for neighbouring jobs and steps."""
     numbers = [int(text) if text.isdigit() else 0 for text in (job, step)]
     return _SLURM_PORTS[(numbers[0] * 31 + numbers[1]) % len(_SLURM_PORTS)]
 
@@ -169,13 +172,13 @@ def expand_hosts(nodes: str) -> list[str]:
     UsageError : not a node list
     """
     hosts: list[str] = []
-    for word in _words(nodes):
-        hosts += _expanded(word)
+    for word in _split_node_list(nodes):
+        hosts += _expand_brackets(word)
     return hosts
 
 
-def _words(nodes: str) -> list[str]:
-    """Split at the commas that stand outside brackets."""
+def _split_node_list(nodes: str) -> list[str]:
+    """The words between commas outside brackets."""
     words, depth, word = [], 0, ""
     for sign in nodes:
         depth += (sign == "[") - (sign == "]")
@@ -189,8 +192,8 @@ def _words(nodes: str) -> list[str]:
     return [text.strip() for text in [*words, word] if text.strip()]
 
 
-def _expanded(word: str) -> list[str]:
-    """One word of a node list, with any number of brackets."""
+def _expand_brackets(word: str) -> list[str]:
+    """The hosts of one word of a node list, which may have several brackets."""
     opening = word.find("[")
     if opening < 0:
         return [word]
@@ -202,10 +205,10 @@ def _expanded(word: str) -> list[str]:
             raise UsageError(f"{word!r} is not a node list: [{part}] is no number and no range")
         first, last = match[1], match[2] or match[1]
         names += [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
-    return [word[:opening] + name + rest for name in names for rest in _expanded(word[closing + 1 :])]
+    return [word[:opening] + name + rest for name in names for rest in _expand_brackets(word[closing + 1 :])]
 
 
-def _place(text: str) -> tuple[str, int]:
+def _parse_address(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     if not (colon and host and port.isdigit() and 0 < int(port) < 1 << 16):
         raise UsageError(f"--rendezvous {text}: needs HOST:PORT, for example node01:{DEFAULT_PORT}")
@@ -219,38 +222,40 @@ def _number(environ: Mapping[str, str], name: str) -> int:
     return int(text)
 
 
-def own_rows(store: Store, rank: int, size: int) -> tuple[int, int]:
-    """(first, last) of the rows of process ``rank`` of ``size``, last excluded.
+def own_rows(store: Store, rank: int, world_size: int) -> tuple[int, int]:
+    """The rows (start, stop) of process ``rank`` of ``world_size``.
 
     Raises
     ------
     UsageError : more processes than chunks
     """
-    return parts(store.n_rows, store.chunk_rows, size)[rank]
+    return parts(store.n_rows, store.chunk_rows, world_size)[rank]
 
 
-def parts(n_rows: int, chunk_rows: int, size: int) -> list[tuple[int, int]]:
-    """The rows of every process, in order: cut at the chunk nearest to an even share, at least one chunk each.
+def parts(n_rows: int, chunk_rows: int, world_size: int) -> list[tuple[int, int]]:
+    """The rows (start, stop) of every process, by rank.
+
+    They are cut at the chunk nearest to an even share; every process gets at least one chunk.
 
     Raises
     ------
     UsageError : more processes than chunks
     """
     n_chunks = -(-n_rows // chunk_rows)
-    if size > n_chunks:
+    if world_size > n_chunks:
         raise UsageError(
-            f"{size} processes for a store of {n_chunks} chunks: each takes at least one; start {n_chunks} or fewer, "
-            "or ingest the store again with smaller chunks"
+            f"{world_size} processes for a store of {n_chunks} chunks: each takes at least one; start {n_chunks} or "
+            "fewer, or ingest the store again with smaller chunks"
         )
     cuts = [0]
-    for number in range(1, size):
-        even = round(number * n_rows / size / chunk_rows)
-        cuts.append(min(max(even, cuts[-1] + 1), n_chunks - (size - number)))
+    for number in range(1, world_size):
+        even = round(number * n_rows / world_size / chunk_rows)
+        cuts.append(min(max(even, cuts[-1] + 1), n_chunks - (world_size - number)))
     cuts.append(n_chunks)
-    return [(cuts[i] * chunk_rows, min(cuts[i + 1] * chunk_rows, n_rows)) for i in range(size)]
+    return [(cuts[i] * chunk_rows, min(cuts[i + 1] * chunk_rows, n_rows)) for i in range(world_size)]
 
 
-def within(segments: Sequence[tuple[int, int]], rows: tuple[int, int]) -> list[tuple[int, int]]:
-    """The parts of some (start, stop) segments that lie within ``rows``."""
+def clip_segments(segments: Sequence[tuple[int, int]], rows: tuple[int, int]) -> list[tuple[int, int]]:
+    """The parts of (start, stop) segments that lie within ``rows``, which is (start, stop) too."""
     clipped = [(max(start, rows[0]), min(stop, rows[1])) for start, stop in segments]
     return [(start, stop) for start, stop in clipped if start < stop]

@@ -1,102 +1,118 @@
-"""The processes of one job and the few collectives they need.
+"""The processes of one job and the collectives that it uses.
 
-==============  =======================================================  ===========================================
-collective      what travels                                             when
-==============  =======================================================  ===========================================
-``sum_``        the sample's sum and its products with the block         warm start: once, and each iteration
-``broadcast_``  the provisional mean, the factors of the columns         before the first read
-``broadcast_``  the basis, as it is multiplied                           at the beginning of a read
-``sum_``        Z with the sums of the columns; counts, squares by       at the end of a read
-                layer; Gram matrices of the kept projections by group
-``sum_``        the covariance matrix; the columns' sums and squares     ``covariance``, ``--scale``: end of that read
-``broadcast_``  each process's directions in turn, to be merged          ``incremental``: at the end of its read
-``meet``        nothing: all are there, or the job stops early           at the end of each process's panels
-``share``       process 0's plan; whether it is done or starts anew;     before the first read; after each read;
-                the weights of the directions                            after the last one
-``gather``      numbers of left-out rows; k-lists and counts; the        at the end of the ranking
-                listed rows' scores; what each process has read
-==============  =======================================================  ===========================================
+=====================  ===============================================  =============================================
+collective             what is sent                                     when
+=====================  ===============================================  =============================================
+``all_reduce_``        the sample's sum and its products with the       warm start: once, and in each iteration
+                       block
+``broadcast_``         the provisional mean, the column factors         before the first read
+``broadcast_``         the directions to multiply by                    start of a read
+``all_reduce_``        Z and the column sums; counts and squares by     end of a read
+                       layer; Gram matrices of the kept projections
+                       by group
+``all_reduce_``        the covariance matrix; the column sums and       ``covariance``, ``--scale``: end of that read
+                       squares
+``broadcast_``         each process's directions in turn, to be merged  ``incremental``: end of its read
+``barrier_or_stop``    nothing: all processes arrive, or the job stops  end of each process's panels
+                       early
+``broadcast_object``   process 0's plan; whether it is done or starts   before the first read; after each read; after
+                       anew; the weights of the directions              the last one
+``all_gather_object``  numbers of left-out rows; k-lists and counts;    end of the ranking
+                       scores of the listed rows; bytes read by each
+                       process
+=====================  ===============================================  =============================================
 
-Projections and scores never travel: each process keeps its own rows' and writes them to their place.
+Projections and scores are never sent: each process keeps those of its own rows and writes them to their place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from torch import Tensor, device
+from skillaxes.cluster import signals
 
-from skillaxes.cluster import signals as preemption
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 T = TypeVar("T")
 
 
 class World:
-    """One process of ``size``; alone by default, where every collective is nothing.
+    """One process of ``world_size``. By default there is one process, and every collective is a no-op.
 
     Attributes
     ----------
-    rank, size : which process of how many
-    local_index : which one on its host
-    here : processes of this job on this host
-    handed_over : bytes that this process has handed to sums and to broadcasts so far; a ring moves up to twice that
+    rank, world_size : which process of how many
+    local_rank : which process of those on its host
+    local_world_size : processes of this job on this host
+    bytes_sent : bytes that this process has passed to ``all_reduce_`` (key ``sum``) and ``broadcast_`` (``broadcast``)
+        so far; a ring moves up to twice that for a sum
     """
 
-    def __init__(self, rank: int = 0, size: int = 1) -> None:
-        self.rank, self.size = rank, size
-        self.local_index, self.here = 0, 1
-        self.handed_over = {"sum": 0, "broadcast": 0}
+    def __init__(self, rank: int = 0, world_size: int = 1) -> None:
+        self.rank, self.world_size = rank, world_size
+        self.local_rank, self.local_world_size = 0, 1
+        self.bytes_sent = {"sum": 0, "broadcast": 0}
 
     @property
     def name(self) -> str:
-        """How messages call this process."""
+        """The name of this process in messages."""
         return f"process {self.rank}"
 
     @property
     def stopping(self) -> bool:
         """Whether the job is to stop early: a signal came, here or to another process."""
-        return preemption.asked() is not None
+        return signals.stop_reason() is not None
 
-    def use(self, where: device) -> None:
-        """Prepare for collectives of tensors on this device."""
+    def bind_device(self, device: torch.device) -> None:
+        """Prepare for collectives of tensors on ``device``.
 
-    def meet(self, where: str) -> bool:
-        """Wait until every process is at ``where``; False when the job stops before all have come."""
-        return True
-
-    def together(self, where: str) -> None:
-        """Wait until every process is at ``where``, whether the job stops or not."""
-
-    def settle(self, where: str) -> None:
-        """Wait until every process of a job that stops early is at ``where``, from wherever each has left its work.
-
-        Those who are not there and do not live either end this process, as ever; so who returns knows that no other one
-        is at work any more.
+        Raises
+        ------
+        UsageError : the processes are on devices of different kinds
         """
 
-    def sum_(self, *tensors: Tensor) -> None:
+    def barrier_or_stop(self, where: str) -> bool:
+        """Wait until every process is at ``where``; False when the job stops before all have arrived."""
+        return True
+
+    def barrier(self, where: str) -> None:
+        """Wait until every process is at ``where``, whether the job stops or not.
+
+        Raises
+        ------
+        StoppedEarly : another process has left the job and cannot arrive
+        """
+
+    def barrier_after_stop(self, where: str) -> None:
+        """Wait until every process of a job that stops early is at ``where``, at whatever point each left its work.
+
+        Processes that have left the job count as arrived. The heartbeat ends this process if another one is dead. On
+        return no other process is at work.
+        """
+
+    def all_reduce_(self, *tensors: Tensor) -> None:
         """Replace each tensor by its sum over all processes."""
 
     def broadcast_(self, *tensors: Tensor, source: int = 0) -> None:
         """Replace each tensor by that of process ``source``."""
 
-    def share(self, value: T) -> T:
-        """Process 0's value."""
+    def broadcast_object(self, value: T) -> T:
+        """Process 0's value, which must be picklable."""
         return value
 
-    def gather(self, value: T) -> list[T]:
-        """Every process's value, in the order of their ranks."""
+    def all_gather_object(self, value: T) -> list[T]:
+        """Every process's value, in the order of ranks; values must be picklable."""
         return [value]
 
-    def when_lost(self, act: Callable[[int, str], None]) -> None:
-        """What the lowest surviving process does before all end because one has failed: it is given exit code and
-        message.
-        """
+    def on_peer_failure(self, callback: Callable[[int, str], None]) -> None:
+        """Set what the lowest surviving process calls, with exit code and message, before a failure ends all."""
 
-    def leave(self, error: BaseException | None = None) -> BaseException | None:
-        """Take leave of the others; ``error`` is why, and what is to be raised instead comes back."""
+    def close(self, error: BaseException | None = None) -> BaseException | None:
+        """Leave the job because of ``error``, or without one; returns the exception to raise in place of ``error``."""
         return error
 
     def __enter__(self) -> World:
@@ -105,7 +121,7 @@ class World:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        instead = self.leave(error)
+        instead = self.close(error)
         if instead is not None and instead is not error:
             raise instead from error
 

@@ -43,7 +43,7 @@ class ColumnScaleRead:
     def finish(self) -> Tensor:
         """The factor of each column, of shape (d,), float32."""
         sums, world = self._sums, self._world
-        world.sum_(sums)
+        world.all_reduce_(sums)
         complete = self._moments.complete(sums[0], world, max(2, self._problem.n_components))
         assert complete.delta is not None
         lost = complete.n_samples * complete.delta.square()

@@ -55,7 +55,7 @@ class CovarianceRead:
     def finish(self) -> WarmStart:
         """The mean and the leading eigenvectors of the covariance matrix."""
         k = self._problem.n_components
-        self._world.sum_(self.products, self.sums)
+        self._world.all_reduce_(self.products, self.sums)
         moments = self._moments.complete(self.sums, self._world, max(2, k))
         assert moments.delta is not None
         covariance = (self.products - moments.n_samples * torch.outer(moments.delta, moments.delta)) / moments.degrees

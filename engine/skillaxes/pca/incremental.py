@@ -131,11 +131,11 @@ def merge(first: IncrementalState, second: IncrementalState) -> IncrementalState
 def merged(state: IncrementalState, world: World) -> IncrementalState:
     """The summary of the rows of all processes; each one's travels in turn, so that two at a time are held."""
     state = flush(state)
-    if world.size == 1:
+    if world.world_size == 1:
         return state
     total = None
     for source, (width, n_seen, discarded) in enumerate(
-        world.gather((state.directions.shape[1], state.n_seen, state.discarded))
+        world.all_gather_object((state.directions.shape[1], state.n_seen, state.discarded))
     ):
         part = state
         if source != world.rank:

@@ -297,7 +297,7 @@ class KrylovRead:
         self.block[:, -MEAN_COLUMNS:] = 0
         self.table = scope.projections.new(self.width - 1)  # l - 2 projections and the carried one
         self.total = _sums(problem, self.width, torch.float64)
-        self.bits = scope.world.share(accumulate_bits(state))
+        self.bits = scope.world.broadcast_object(accumulate_bits(state))
         self._partial = _sums(problem, self.width, torch.float32)
         self._panels_since_flush = 0
         spec = kernels.PanelSpec(problem.panel_rows, problem.n_columns, problem.dtype, problem.device)
@@ -448,7 +448,7 @@ def with_read(state: KrylovState, read: KrylovRead) -> KrylovState:
     read.finish_sums()
     total, moments = read.total, state.moments
     holds_mean_correction = moments.delta is not None
-    state.scope.world.sum_(total)
+    state.scope.world.all_reduce_(total)
     if moments.delta is None:
         needed = 2 if not state.iteration.solves else max(2, state.problem.n_components)
         moments = moments.complete(total[:, -MEAN_COLUMNS].clone(), state.scope.world, needed)
@@ -482,15 +482,15 @@ def solve(state: KrylovState) -> KrylovState:
     basis = replace(basis, gram=basis_gram, grouped_grams=grams)
     state = replace(state, basis=basis, ritz=ritz, residual_norms=norms)
     # Shared: the width of the next block follows from it, and where processors differ, so do their last digits.
-    largest = world.share(float(relative_residuals(state).max()))
+    largest = world.broadcast_object(float(relative_residuals(state).max()))
     state = replace(state, max_residuals=(*state.max_residuals, largest))
     limits = state.iteration
     done = state.reads >= limits.least_reads and (converged(state) or state.reads >= limits.most_reads)
-    if world.share(done):
+    if world.broadcast_object(done):
         return replace(state, done=True)
     block = orthonormalize(_leading_on(state), basis.blocks, pseudo_inverse(basis_gram))
     block = block[:, : block_width(state) - MEAN_COLUMNS]
-    if world.share(block.shape[1] == 0 or is_rounding_limited(state)):
+    if world.broadcast_object(block.shape[1] == 0 or is_rounding_limited(state)):
         return _restarted(state)
     return replace(state, next_block=block)
 
@@ -573,7 +573,7 @@ def scored_rows(state: KrylovState, weights: Tensor) -> RowScores:
 def left_out(state: KrylovState) -> np.ndarray:
     """Rows of all processes that were left out, int64."""
     moments = state.moments
-    return np.concatenate(state.scope.world.gather(moments.first_row + np.flatnonzero(moments.bad)))
+    return np.concatenate(state.scope.world.all_gather_object(moments.first_row + np.flatnonzero(moments.bad)))
 
 
 class Krylov(Solver[KrylovState]):
@@ -622,7 +622,7 @@ class Krylov(Solver[KrylovState]):
         """Directions, stability and the scores of every row."""
         options, world = state.problem.options, state.scope.world
         k = options.components
-        result, weights = world.share(finalize(state))
+        result, weights = world.broadcast_object(finalize(state))
         stability = split_half(state.basis.grouped_grams, state.moments.bad, weights, k, options.seed, world)
         generator = torch.Generator().manual_seed(options.seed + 1)
         mixing = torch.randn((weights.shape[1], RANDOM_DIRECTIONS), generator=generator, dtype=torch.float64)

@@ -137,7 +137,7 @@ class RowMoments:
             dtype=torch.float64,
         )
         squares = self.layer_squares.clone()
-        world.sum_(counts, squares)
+        world.all_reduce_(counts, squares)
         n_samples = int(counts[0])
         if n_samples < needed:
             raise BadRowsError(

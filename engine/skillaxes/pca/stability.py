@@ -54,7 +54,7 @@ class GroupedGrams:
                 rows = room[int(ends[group]) : int(ends[group + 1])]
                 sums[group] += rows[:, starts[-2] :].sum(dim=0)
                 new[group].addmm_(rows.T, rows[:, starts[-2] :])
-        world.sum_(new, sums)
+        world.all_reduce_(new, sums)
         out = GroupedGrams(self.seed, self.first_row, self.n_rows)
         before = starts[-2]
         out.products = torch.zeros((GROUPS, before + width, before + width), dtype=torch.float64)
@@ -124,7 +124,7 @@ def split_half(
     products = (grams.products @ weights).transpose(1, 2) @ weights  # (groups, r, r); the order that takes few products
     sums = grams.sums @ weights  # (groups, r)
     counts = group_counts(grams, bad)
-    world.sum_(counts)
+    world.all_reduce_(counts)
     rng = np.random.default_rng([seed, GROUPS])
     cosines = torch.zeros(k, dtype=torch.float64)
     differences = torch.zeros(k, dtype=torch.float64)

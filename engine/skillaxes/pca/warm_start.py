@@ -79,7 +79,7 @@ class _Sample:
         self._problem, self._scale, self._world = problem, scale, world
         count = sum(map(len, sample))
         self.n_rows = self._everywhere(count)  # of all processes
-        self._before = sum(world.gather(count)[: world.rank])  # of the processes before this one
+        self._before = sum(world.all_gather_object(count)[: world.rank])  # of the processes before this one
         if problem.device.type != "cpu":
             sample = (torch.cat(tuple(sample)).to(problem.device),)  # once: every iteration goes through it
         mean = self._mean(sample)
@@ -113,12 +113,12 @@ class _Sample:
         count = sum(map(len, sample))
         if count:
             total += kernels.column_sums(sample)
-        self._world.sum_(total)
+        self._world.all_reduce_(total)
         return total / max(self._everywhere(count), 1)
 
     def _everywhere(self, count: int) -> int:
         counts = torch.tensor([count])
-        self._world.sum_(counts)
+        self._world.all_reduce_(counts)
         return int(counts)
 
     def covariance(self, block: Tensor, one_in: int) -> Tensor:
@@ -136,5 +136,5 @@ class _Sample:
             good = torch.zeros(sum(map(len, rows)), dtype=torch.bool, device=problem.device)
             projection = kernels.project(rows, prepared, bad=good)
             kernels.accumulate(total, projection, projection.dots, bits=8)
-        self._world.sum_(total)
+        self._world.all_reduce_(total)
         return total[:, : block.shape[1]]

@@ -72,11 +72,11 @@ def gather_rows(kept: RowScores, rows: np.ndarray, norm_rows: np.ndarray, n_comp
     rows : ndarray of shape (n,), int64, ascending: rows whose scores are asked for
     norm_rows : ndarray of shape (m,), int64, ascending: rows whose norms are asked for
     """
-    if world.size == 1:
+    if world.world_size == 1:
         return kept
     mine, also = _own(kept, rows), _own(kept, norm_rows)
     blocks = [kept.at(part) for part in np.array_split(mine, max(1, -(-len(mine) // BLOCK_ROWS)))]
-    parts = world.gather(
+    parts = world.all_gather_object(
         (
             torch.cat([block.projection[:, :n_components] for block in blocks]),
             torch.cat([block.raw[:, :n_components] for block in blocks]),
@@ -86,7 +86,8 @@ def gather_rows(kept: RowScores, rows: np.ndarray, norm_rows: np.ndarray, n_comp
         )
     )
     columns = [torch.cat([part[number] for part in parts]) for number in range(5)]
-    return GatheredRows(rows, RowBlock(-1, *columns), norm_rows, np.concatenate(world.gather(kept.norms(also))))
+    norms = np.concatenate(world.all_gather_object(kept.norms(also)))
+    return GatheredRows(rows, RowBlock(-1, *columns), norm_rows, norms)
 
 
 def _own(kept: RowScores, rows: np.ndarray) -> np.ndarray:

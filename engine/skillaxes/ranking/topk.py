@@ -106,8 +106,10 @@ def rank(
         counts[0] += int((~block.bad & (block.norm == 0)).sum())
         counts[1] += int(rankable.sum())
         counts[2] = max(counts[2], float(block.centered_norm.nan_to_num().max()) if len(block.norm) else 0.0)
-    parts = world.gather((lists, both, sums, counts))
-    for other_lists, other_both, other_sums, other_counts in (parts[i] for i in range(world.size) if i != world.rank):
+    parts = world.all_gather_object((lists, both, sums, counts))
+    for other_lists, other_both, other_sums, other_counts in (
+        parts[i] for i in range(world.world_size) if i != world.rank
+    ):
         lists = lists.merge(other_lists)
         both = {name: both[name].merge(other_both[name]) for name in both}
         sums.merge(other_sums)

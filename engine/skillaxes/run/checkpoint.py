@@ -16,7 +16,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from skillaxes.cluster import signals as preemption
+from skillaxes.cluster import signals
 from skillaxes.cluster.world import World
 from skillaxes.errors import StoppedEarly
 from skillaxes.progress import Progress
@@ -129,7 +129,7 @@ class Records:
                 trouble = self._unfit(state)
         except Damaged as error:
             trouble = str(error)
-        seen = self._world.gather((trouble, None if state is None or trouble else state["generation"]))
+        seen = self._world.all_gather_object((trouble, None if state is None or trouble else state["generation"]))
         trouble = next((one for one, _ in seen if one), "")
         if len({generation for _, generation in seen}) > 1:
             trouble = trouble or "not every process sees it"
@@ -235,7 +235,7 @@ class Checkpoint:
         log: StageLog,
         progress: Progress,
     ) -> None:
-        self._folder = None if run_dir is None else CheckpointFolder(run_dir, world.rank, world.size)
+        self._folder = None if run_dir is None else CheckpointFolder(run_dir, world.rank, world.world_size)
         self._identity = identity
         self._schedule = CheckpointSchedule(every)  # what it takes to begin again counts as work
         self._world, self._log, self._progress = world, log, progress
@@ -263,7 +263,7 @@ class Checkpoint:
         if state is None:
             if self._world.rank == 0:
                 self._folder.remove()
-            self._world.gather(None)  # nobody writes before what was there is gone
+            self._world.all_gather_object(None)  # nobody writes before what was there is gone
             return
         self.results, self._generation, self._on_disk = state["results"], state["generation"], True
         self._schedule.has_written = True
@@ -366,8 +366,8 @@ class Checkpoint:
         self._found, self._tables, self._on_disk = found, tables or {}, False
         if self._records is not None:
             self._records.keep_count_of(self._tables)
-        due = self._schedule.after_stage(last=last, then_locked=self._world.size > 1 and bool(self._tables))
-        votes = self._world.gather((due, self._world.stopping))
+        due = self._schedule.after_stage(last=last, then_locked=self._world.world_size > 1 and bool(self._tables))
+        votes = self._world.all_gather_object((due, self._world.stopping))
         stopping = any(wish for _, wish in votes)
         wanted = stopping or any(wish for wish, _ in votes)
         written = self._records is not None and wanted and self._write_state(self._records)
@@ -394,7 +394,7 @@ class Checkpoint:
         self.repeated = (found["repeated"][0] + self._carried[0], found["repeated"][1] + self._carried[1])
 
     def _stop(self, where: str, written: bool, **place: Any) -> NoReturn:
-        reason = preemption.asked() or "another process"
+        reason = signals.stop_reason() or "another process"
         self.stopped_at = {"where": where, "by": reason, "checkpoint": written, **place}
         if self._folder is None:
             raise StoppedEarly(f"stopped by {reason} {where}; without a run folder there is nothing to go on from")
@@ -437,7 +437,7 @@ class Checkpoint:
 
     def _write_state_alone(self, records: Records) -> bool:
         """Within a read nobody waits for anybody: the state can be written only where it needs no other's rows."""
-        if self._world.size > 1 and self._tables:
+        if self._world.world_size > 1 and self._tables:
             return False
         self._flush_tables(records)
         self._put_state(records, self._read.row_tables())
@@ -452,7 +452,7 @@ class Checkpoint:
                 step(records)
             except OSError as error:
                 done = self._warn_not_written(error)
-            if not all(self._world.gather(done)):
+            if not all(self._world.all_gather_object(done)):
                 return False
         self._on_disk = True
         self._written(records, began)

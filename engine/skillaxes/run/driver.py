@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from skillaxes import memory
-from skillaxes.cluster import signals as preemption
+from skillaxes.cluster import signals
 from skillaxes.cluster.world import ALONE, World
 from skillaxes.errors import DeviceMemoryError, InputError, StoppedEarly, StoreError, UsageError
 from skillaxes.files import remove
@@ -116,11 +116,11 @@ def retry_with_smaller_panels(
             if plan.gpu is None:
                 raise
             said = " ".join(str(error).split())
-        if job.world.size > 1:
+        if job.world.world_size > 1:
             raise DeviceMemoryError(
                 f"{plan.device} ran out of memory with panels of {plan.panel_rows:,} rows and {plan.gpu.kept_rows:,} "
-                f"rows kept there ({said}); {job.world.size} processes cannot begin anew with smaller ones: end what "
-                "else uses the GPU and type the same command again, or add --device cpu"
+                f"rows kept there ({said}); {job.world.world_size} processes cannot begin anew with smaller ones: end "
+                "what else uses the GPU and type the same command again, or add --device cpu"
             )
         row_bytes = stream.n_columns * stream.dtype.itemsize
         less = plan.halved(row_bytes)
@@ -166,7 +166,7 @@ def carry_out(job: Job, run_dir: str | Path | None, overwrite: bool, progress: P
         config = {**job.config.result_changing(), **job.identity}
         if leads:
             before = manifests.claim(folder, job.command, config, job.store.fingerprint(), overwrite)
-        before = job.world.share(before)
+        before = job.world.broadcast_object(before)
         if before is not None and before.get("status") == manifests.DONE:
             if leads:
                 remove(folder / CHECKPOINT)
@@ -184,8 +184,8 @@ def _refuse_restart(folder: Path, before: Manifest | None, world: World) -> None
     On several hosts only the agent that was first to see it counts a restart.
     """
     status, stopped = (before or {}).get("status"), (before or {}).get("stopped") or {}
-    ours = status == manifests.STOPPED and stopped.get("run_id") == preemption.run_id()
-    if ours and any(world.gather(preemption.restarted())):
+    ours = status == manifests.STOPPED and stopped.get("run_id") == signals.run_id()
+    if ours and any(world.all_gather_object(signals.restarted())):
         raise StoppedEarly(f"{folder}: this torchrun job was told to stop; the same command goes on from there later")
 
 
@@ -219,8 +219,8 @@ def _run(job: Job, folder: Path | None, before: Manifest, progress: Progress) ->
             solution, plan, shortages = retry_with_smaller_panels(context, attempt)
             ranking, topk, selection = log.run("ranking", stream, lambda: ranked(job, solution, stream, folder))
         except StoppedEarly:
-            job.world.settle("the stop")  # a crashed process makes it a failed job, not a stopped one
-            stopped = {**(checkpoint.stopped_at or {}), "run_id": preemption.run_id()}
+            job.world.barrier_after_stop("the stop")  # a crashed process makes it a failed job, not a stopped one
+            stopped = {**(checkpoint.stopped_at or {}), "run_id": signals.run_id()}
             record(status=manifests.STOPPED, stopped=stopped, stages=log.stages, seconds=round(log.seconds, 3))
             raise
         except BaseException:
@@ -242,7 +242,7 @@ def _run(job: Job, folder: Path | None, before: Manifest, progress: Progress) ->
     complete = cast(Manifest, {**manifest, **found})
     if folder is not None and job.world.rank == 0:
         write(folder, directions, topk, selection, complete)
-    job.world.together("the end of the job")
+    job.world.barrier("the end of the job")
     checkpoint.remove()
     return Discovery(directions, topk, complete, None)
 
@@ -272,11 +272,11 @@ _REMEMBERED = 10.0  # seconds for which a network file system may answer that a 
 
 def _check_shared(folder: Path, world: World) -> None:
     """Several processes must see one run folder."""
-    token = folder / world.share(f".{uuid.uuid4().hex}.seen")
+    token = folder / world.broadcast_object(f".{uuid.uuid4().hex}.seen")
     if world.rank == 0:
         token.touch()
-    world.together("the run folder")
-    seen = world.gather(_appears(token))
+    world.barrier("the run folder")
+    seen = world.all_gather_object(_appears(token))
     if world.rank == 0:
         token.unlink(missing_ok=True)
     blind = [str(rank) for rank, found in enumerate(seen) if not found]
@@ -310,14 +310,14 @@ def run_folder(folder: Path | None, world: World = ALONE) -> Iterator[Path | Non
     UsageError : several processes without a folder, or with one that lies on a disk of one machine
     """
     if folder is None:
-        if world.size > 1:
-            raise UsageError(f"{world.size} processes need a run folder that all of them see: give run_dir")
+        if world.world_size > 1:
+            raise UsageError(f"{world.world_size} processes need a run folder that all of them see: give run_dir")
         yield None
         return
-    created = world.share(not folder.exists())
+    created = world.broadcast_object(not folder.exists())
     if world.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
-    if world.size > 1:
+    if world.world_size > 1:
         _check_shared(folder, world)
 
     def clear() -> None:
@@ -331,7 +331,7 @@ def run_folder(folder: Path | None, world: World = ALONE) -> Iterator[Path | Non
         else:
             manifests.mark_failed(folder, message)
 
-    world.when_lost(lost)
+    world.on_peer_failure(lost)
     try:
         yield folder
     except InputError as error:

@@ -91,7 +91,7 @@ def _scores(job: Job, folder: Path | None) -> Iterator[Callable[[RowBlock], None
         writer = ScoresWriter(aside, job.store.n_rows, k)
         if world.rank == 0:
             writer.create({"rank_by": job.config.ranking.rank_by})
-        world.together("the scores")
+        world.barrier("the scores")
 
         def write(block: RowBlock) -> None:
             absent = torch.where(block.bad, torch.nan, 0.0)  # rows of zeros have scores of 0, rows left out have none
@@ -103,7 +103,7 @@ def _scores(job: Job, folder: Path | None) -> Iterator[Callable[[RowBlock], None
             )
 
         yield write
-        world.together("the end of the scores")
+        world.barrier("the end of the scores")
 
 
 def _refuse_overlap(job: Job, solution: Solution, ranking: Ranking) -> None:
@@ -128,7 +128,7 @@ def _with_centered_cosines(topk: pa.Table, solution: Solution, stream: PanelStre
         values = stream.sample([(row, row + 1)])[0].double()
         values = values if solution.scale is None else values * solution.scale.cpu()
         norms[row] = float((values - solution.result.mean).norm())
-    norms = {row: norm for part in world.gather(norms) for row, norm in part.items()}
+    norms = {row: norm for part in world.all_gather_object(norms) for row, norm in part.items()}
     lengths = np.array([norms[row] for row in topk["row"].to_pylist()])
     cosines = np.divide(topk["projection"].to_numpy(), lengths, where=lengths > 0, out=np.zeros(len(lengths)))
     place = topk.schema.get_field_index("cosine_centered")
@@ -177,14 +177,14 @@ def effort(job: Job, stream: PanelStream, stages: list[dict[str, Any]], repeated
         "peak_memory_bytes": max([memory.peak(), *(stage["peak_memory_bytes"] for stage in stages)]),
         "stages": stages,
     }
-    parts = job.world.gather({"name": job.world.name, "threads": torch.get_num_threads(), **own})
+    parts = job.world.all_gather_object({"name": job.world.name, "threads": torch.get_num_threads(), **own})
     together = {
         "stages": [_of_all(same) for same in zip(*(part["stages"] for part in parts), strict=False)],
         "bytes_read": sum(part["bytes_read"] for part in parts),
         "reads": round(stream.reads + sum(part["rows_read_twice"] for part in parts) / job.store.n_rows, 4),
         "peak_memory_bytes": max(part["peak_memory_bytes"] for part in parts),
     }
-    if job.world.size == 1:
+    if job.world.world_size == 1:
         return together
     for part in parts:
         part["seconds"] = {stage["name"]: stage["seconds"] for stage in part.pop("stages")}

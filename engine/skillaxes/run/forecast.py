@@ -170,7 +170,7 @@ def held_against(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     for stage in manifest["stages"]:
         if stage["status"] == "done" and "basis" in stage:
             predicted = read_bytes(shape, len(found) + 1, stage["basis"])
-            found.append({"name": stage["name"], "predicted": predicted, "measured": stage["handed_over"]})
+            found.append({"name": stage["name"], "predicted": predicted, "measured": stage["bytes_sent"]})
     return found
 
 
@@ -260,7 +260,7 @@ def outlook(shape: Shape, processes: int, rates: Rates = STATED) -> dict[str, An
     return {
         **asdict(forecast(shape, processes, rates)),
         "alone": forecast(shape, 1, rates).total,
-        "handed_over": every_read(shape),
+        "bytes_sent": every_read(shape),
         "limits": limits(shape, rates),
         "rates": asdict(rates),
     }

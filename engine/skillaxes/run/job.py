@@ -74,8 +74,8 @@ def prepare(
     rates : what their time is predicted from
     """
     config = make_config(**options)
-    device = resolve(config.machine.device, local_index=world.local_index)
-    world.use(device.device)
+    device = resolve(config.machine.device, local_rank=world.local_rank)
+    world.bind_device(device.device)
     opened = store if isinstance(store, Store) else open_store(store)
     columns = opened.columns if config.input.layers is None else opened.columns_of(config.input.layers)
     layers, ids = _layers_in_use(opened, columns)
@@ -147,7 +147,7 @@ def _layers_in_use(store: Store, columns: tuple[slice, ...]) -> tuple[tuple[slic
 
 def _check_store(store: Store, world: World) -> None:
     """Several processes must see one store, wherever each has its copy."""
-    prints = world.gather(store.fingerprint()) if world.size > 1 else []
+    prints = world.all_gather_object(store.fingerprint()) if world.world_size > 1 else []
     others = [str(rank) for rank, found in enumerate(prints) if found != prints[0]]
     if others:
         raise StoreError(

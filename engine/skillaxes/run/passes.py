@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from skillaxes.cluster.launch import within
+from skillaxes.cluster.launch import clip_segments
 from skillaxes.pca.base import Problem, Reduction, Scope
 from skillaxes.pca.column_scale import ColumnScaleRead
 from skillaxes.pca.projections import ProjectionStore
@@ -79,7 +79,7 @@ def run_read(context: Context, name: str, read: Read) -> Read:
             del panel  # so that its rows are unmapped by the thread that reads, and not here
             stage.advance(count)
             checkpoint.after_panel(done)
-    if not context.job.world.meet(name):
+    if not context.job.world.barrier_or_stop(name):
         checkpoint.stop()
     return read
 
@@ -88,8 +88,8 @@ def read_sample(context: Context) -> tuple[Tensor, ...]:
     """The rows that the warm start sees, those of this process, in pieces."""
     stream, plan = context.stream, context.plan
     segments = sample_segments(context.problem.n_rows, plan.sample_rows, context.problem.options.seed)
-    rows = stream.sample_views(within(segments, (stream.first_row, stream.last_row)))
-    if not context.job.world.meet("sample"):
+    rows = stream.sample_views(clip_segments(segments, (stream.first_row, stream.last_row)))
+    if not context.job.world.barrier_or_stop("sample"):
         context.checkpoint.stop_between("sample")
     return rows
 

@@ -292,7 +292,7 @@ def make_plan(
     ------
     UsageError : the budget cannot hold the least that the job needs; more processes than chunks
     """
-    rows = own_rows(store, world.rank, world.size)
+    rows = own_rows(store, world.rank, world.world_size)
     n_columns, device = problem.n_columns, str(problem.device)
     needs = solver.requirements(problem)
     row_bytes = n_columns * store.itemsize
@@ -310,16 +310,16 @@ def make_plan(
         sample_rows=min(SAMPLE_ROWS, store.n_rows),
         on_gpu=streams is not None,
         n_rows=rows[1] - rows[0],
-        size=world.size,
-        here=world.here,
+        size=world.world_size,
+        here=world.local_world_size,
     )
     if streams is None and not demand.fits():
         demand = replace(demand, panel_rows=panel_rows_for(panel_row, roomy=False))
     while demand.sample_rows > _LEAST_SAMPLE and not demand.fits():
         demand = replace(demand, sample_rows=max(_LEAST_SAMPLE, demand.sample_rows // 2))
-    if world.size > 1:
-        sample_rows = min(world.gather(demand.sample_rows))
-        needs, panel_rows = world.share((needs, demand.panel_rows))
+    if world.world_size > 1:
+        sample_rows = min(world.all_gather_object(demand.sample_rows))
+        needs, panel_rows = world.broadcast_object((needs, demand.panel_rows))
         demand = replace(demand, needs=needs, panel_rows=panel_rows, sample_rows=sample_rows)
     reads = needs.reads + (config.solver.scale != "none")
     gpu, declined = None, None
@@ -334,7 +334,7 @@ def make_plan(
     cached = min(1.0, held.cache / max(own_bytes, 1) + kept_rows / demand.n_rows)
     from_store = store.nbytes * (1 + (reads - 1) * (1 - cached))
     outlook = None
-    if world.size > 1:
+    if world.world_size > 1:
         outlook = forecast.outlook(
             forecast.Shape(
                 n_rows=store.n_rows,
@@ -349,7 +349,7 @@ def make_plan(
                 n_layers=len(problem.layers),
                 on_gpu=streams is not None,
             ),
-            world.size,
+            world.world_size,
             rates,
         )
     return Plan(
@@ -369,7 +369,7 @@ def make_plan(
         memory=held,
         gpu=gpu,
         workers=demand.workers,
-        processes=world.size,
+        processes=world.world_size,
         rows=rows,
         gds=None if streams is None else (f"not taken: {declined}" if declined else "taken"),
         outlook=outlook,

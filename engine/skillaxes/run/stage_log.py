@@ -36,7 +36,7 @@ class StageLog:
         """Do ``work`` and note what it took."""
         self.under_way, self._spent = name, (0.0, 0)
         self._began, self._bytes, reads_before = time.perf_counter(), stream.bytes_read, stream.reads
-        handed_before = dict(self.world.handed_over)
+        sent_before = dict(self.world.bytes_sent)
         result = work()
         seconds, taken = self.spent(stream)
         self.stages.append(
@@ -49,9 +49,9 @@ class StageLog:
                 "peak_memory_bytes": memory.peak(),
             }
         )
-        if self.world.size > 1:
-            handed = self.world.handed_over
-            self.stages[-1]["handed_over"] = {name: handed[name] - handed_before[name] for name in handed}
+        if self.world.world_size > 1:
+            handed = self.world.bytes_sent
+            self.stages[-1]["bytes_sent"] = {name: handed[name] - sent_before[name] for name in handed}
         self.under_way = None
         return result
 

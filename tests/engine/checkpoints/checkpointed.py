@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from stopping import Listening
+from support.stopping import Listening
 
 import skillaxes
 

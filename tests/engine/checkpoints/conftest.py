@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matrices import power_law, rounded, write_store
-from stopping import discover, stopped, written
+from support.matrices import power_law, rounded, write_store
+from support.stopping import discover, stopped, written
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from checkpointed import again
-from stopping import differing
+from support.stopping import differing
 
 from skillaxes.run.checkpoint import FORMAT
 from skillaxes.run_folder.schema import CHECKPOINT

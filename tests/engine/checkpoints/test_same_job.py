@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpointed import K, again
-from matrices import write_store
-from stopping import differing
+from support.matrices import write_store
+from support.stopping import differing
 
 import skillaxes
 from skillaxes.errors import RunFolderError

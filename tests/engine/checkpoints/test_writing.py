@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from checkpointed import K, N, again
-from stopping import differing, discover, stopped, written
+from support.stopping import differing, discover, stopped, written
 
 import skillaxes
 from skillaxes.errors import StoreError
@@ -125,19 +125,19 @@ def test_a_short_job_writes_none(tmp_path: Path, store: Path, monkeypatch: pytes
 
 
 def test_without_a_run_folder_there_is_none(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from skillaxes.cluster import signals as preemption
+    from skillaxes.cluster import signals
     from skillaxes.errors import StoppedEarly
 
     original = krylov.update
 
     def update(state: Any, panel: Any) -> Any:
-        preemption.ask("a test")
+        signals.request_stop("a test")
         return original(state, panel)
 
     monkeypatch.setattr(krylov, "update", update)
     with pytest.raises(StoppedEarly, match="nothing to go on from"):
         skillaxes.discover(store, components=K, solver="krylov", checkpoint_every=0)
-    preemption._Flag.reason = None
+    signals._Flag.reason = None
 
 
 def test_done_before_the_checkpoint_was_taken_away(

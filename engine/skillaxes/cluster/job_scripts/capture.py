@@ -23,7 +23,7 @@ import skillaxes
 MODEL = "stand-in"  # name and revision of your model, as the report will show it
 LAYERS = (7, 15, 23)  # the model's own numbers, in the order of the columns
 HIDDEN = 64  # width of a layer
-CHUNK_ROWS = 256  # rows of a file: 8 to 64 MiB are good (rows x layers x HIDDEN x 2 bytes)
+CHUNK_ROWS = 256  # rows of a file: 8 to 32 MiB are good (rows x layers x HIDDEN x 2 bytes)
 BATCH = 8  # texts in one forward pass
 
 

@@ -1,7 +1,7 @@
-"""Two hosts on one machine: each with a network, a loopback and a name of its own, and a cable between them.
+"""Two hosts on one machine, each with a network, a loopback and a name, and a cable between them.
 
-Linux namespaces, held by one sleeping process a host; when those end, everything is gone, the cable too. The file
-system is the machine's. Needs root.
+They are Linux namespaces, each held by a sleeping process; the kernel removes them, and the cable, when these processes
+end. The file system is the machine's. Needs root.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TOOLS = ("unshare", "nsenter", "setpriv", "ip", "mount", "hostname")
 
 
 def why_not() -> str | None:
-    """What keeps this machine from having two hosts; None if nothing does."""
+    """Why this machine cannot have two hosts; None if it can."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "network namespaces need Linux and root"
     missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
@@ -33,14 +33,14 @@ def why_not() -> str | None:
 
 @dataclass(frozen=True)
 class Host:
-    """One of the hosts: its name, its address, and the process that holds it."""
+    """One of the two hosts: its name, its address, and the id of the process that holds it."""
 
     name: str
     address: str
     holder: int
 
     def start(self, *command: str | Path, log: Path, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        """A command on this host, in a process group of its own; both streams go to ``log``."""
+        """Start a command on this host, in a process group of its own; both streams go to ``log``."""
         inside = ["nsenter", f"--target={self.holder}", "--net", "--uts", "--mount", "--", *map(str, command)]
         with log.open("ab") as file:
             return subprocess.Popen(
@@ -55,7 +55,7 @@ class Host:
 
 @contextmanager
 def two_hosts(folder: Path) -> Iterator[tuple[Host, Host]]:
-    """``east`` and ``west``, for as long as the block lasts; ``folder`` takes the file of their names."""
+    """The hosts ``east`` and ``west`` while the block lasts; their names are written to a file in ``folder``."""
     addresses = {"east": "10.213.7.1", "west": "10.213.7.2"}
     names = folder / "hosts"
     lines = [f"{address} {name}" for name, address in addresses.items()]

@@ -1,4 +1,4 @@
-"""A job that is told to stop after a certain panel, and what it left compared with an undisturbed one's."""
+"""Stop a job after a certain panel, and compare its files with those of an undisturbed job."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import skillaxes
-from skillaxes.cluster import signals as preemption
+from skillaxes.cluster import signals
 from skillaxes.errors import StoppedEarly
 from skillaxes.run_folder.schema import CHECKPOINT, DIRECTIONS, SCORES, SELECTION, TOPK
 
@@ -36,26 +36,26 @@ class StopAt:
                 if name == outer.name:
                     outer._left -= 1
                     if outer._left == 0:
-                        preemption.ask("a test")
+                        signals.request_stop("a test")
 
         yield Stage()
 
 
 class Listening(StopAt):
-    """One that never asks to stop."""
+    """A ``StopAt`` that never asks to stop."""
 
     def __init__(self) -> None:
         super().__init__("", 0)
 
 
 def stopped(job: Any, store: Path, run_dir: Path, at: str, panels: int, **options: Any) -> dict[str, Any]:
-    """Run ``job`` until it stops after ``panels`` panels of stage ``at``; the manifest that it leaves."""
+    """Run ``job`` until it stops after ``panels`` panels of stage ``at``; returns its manifest."""
     progress = StopAt(at, panels)
     try:
         with pytest.raises(StoppedEarly) as caught:
             job(store, run_dir, progress=progress, **options)
     finally:
-        preemption._Flag.reason = None
+        signals._Flag.reason = None
     assert caught.value.exit_code == 75
     import json
 
@@ -65,14 +65,14 @@ def stopped(job: Any, store: Path, run_dir: Path, at: str, panels: int, **option
 
 
 def written(run_dir: Path) -> dict[str, bytes]:
-    """Everything a run folder holds but the manifest, which has times in it."""
+    """The files of a run folder by name, without the manifest, which contains times."""
     files = [run_dir / name for name in (DIRECTIONS, TOPK, SELECTION)]
     files += sorted(path for path in (run_dir / SCORES).rglob("*") if path.is_file())
     return {str(path.relative_to(run_dir)): path.read_bytes() for path in files}
 
 
 def differing(run_dir: Path, expected: dict[str, bytes]) -> list[str]:
-    """The files that are not those of an undisturbed job; the checkpoint must be gone."""
+    """Names of the files that differ from those of an undisturbed job; asserts that the checkpoint is gone."""
     assert not (run_dir / CHECKPOINT).exists()
     found = written(run_dir)
     assert found.keys() == expected.keys()

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
-SHARED = Path(os.environ.get("SKILLAXES_SHARED_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
+SHARED = Path(os.environ.get("SKILLAXES_SHARED_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 REAL = SHARED / "smollm2-reasoning" / "activations.npy"
-SAMPLE_STORE = Path(__file__).resolve().parents[1] / "bench" / "sample" / "activations.zarr"
+SAMPLE_STORE = Path(__file__).resolve().parents[2] / "bench" / "sample" / "activations.zarr"
 TORCH = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 
 

@@ -1,14 +1,14 @@
-"""A real Slurm on this machine, for tests: started in a folder of its own, stopped by process id, nothing left behind.
+"""A real Slurm on this machine, for tests: it runs in a temporary folder and leaves nothing behind.
 
 ::
 
-    python tests/cluster/slurm.py                            # start, show the nodes, stop
-    python tests/cluster/slurm.py sbatch --wait my_job.sh    # any command, with a Slurm around it
+    python tests/support/slurm.py                            # start, show the nodes, stop
+    python tests/support/slurm.py sbatch --wait my_job.sh    # any command, with a Slurm around it
 
-Debian's ``slurm-wlm`` and ``munge`` are installed where they are missing (root and apt-get are needed). Configuration,
-keys, sockets, state and ports are of this Slurm alone: ``/etc/slurm`` and a Slurm or munge that already run are not
-touched. Two nodes on loopback, named by their addresses so that no name has to be looked up, with two pretended GPUs
-each (``/dev/null``, ``/dev/zero``), so that job scripts that ask for GPUs run as they are.
+Debian's ``slurm-wlm`` and ``munge`` are installed where they are missing, which needs root and apt-get. Configuration,
+keys, sockets, state and ports belong to this Slurm alone: ``/etc/slurm`` and a running Slurm or munge are not touched.
+There are two nodes on loopback, named by their addresses so that no name has to be looked up. Each has two pretended
+GPUs (``/dev/null``, ``/dev/zero``), so that job scripts that ask for GPUs run unchanged.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ NODES = ("127.0.0.1", "127.0.0.2")
 CPUS = 4  # of a node, whatever the machine has
 MEMORY = 1_000_000  # MiB, likewise
 GRACE = 60  # seconds between the signal and the end of a job that another one preempts
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
 
 CONFIG = """\
 ClusterName=skillaxes-tests
@@ -73,7 +74,7 @@ PartitionName=urgent Nodes=ALL State=UP PriorityTier=10 PreemptMode=OFF
 
 
 def why_not() -> str | None:
-    """What keeps this machine from running a Slurm for tests; None if nothing does."""
+    """Why this machine cannot run a Slurm for tests; None if it can."""
     if sys.platform != "linux":
         return "a Slurm for tests needs Linux"
     if os.geteuid() != 0:
@@ -97,7 +98,7 @@ def install() -> None:
 
     Raises
     ------
-    RuntimeError : apt-get could not; with the end of what it said
+    RuntimeError : apt-get failed; with the end of its output
     """
     if _installed():
         return
@@ -120,7 +121,7 @@ class Slurm:
     environment: Mapping[str, str]
 
     def run(self, *command: str | Path, timeout: float = 120, **variables: str) -> subprocess.CompletedProcess[str]:
-        """A command with this Slurm around it; its output is kept as text, its exit code is the caller's to judge."""
+        """Run a command with this Slurm around it; its output is text, its exit code is not checked."""
         return subprocess.run(
             [str(part) for part in command],
             env={**self.environment, **variables},
@@ -131,23 +132,23 @@ class Slurm:
         )
 
     def submit(self, *options: str | Path, **variables: str) -> str:
-        """``sbatch`` with these arguments; the id of the job."""
+        """Submit a job by ``sbatch`` with these arguments; returns its id."""
         done = self.run("sbatch", "--parsable", *options, **variables)
         if done.returncode:
             raise RuntimeError(f"sbatch {' '.join(map(str, options))}: {done.stderr.strip()}")
         return done.stdout.strip().split(";")[0]
 
     def job(self, job: str) -> dict[str, str]:
-        """What ``scontrol show job`` says: ``JobState``, ``ExitCode``, ``Restarts``, ..."""
+        """The fields of ``scontrol show job``: ``JobState``, ``ExitCode``, ``Restarts``, ..."""
         words = self.run("scontrol", "--oneliner", "show", "job", job).stdout.split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
     def wait(self, job: str, *states: str, timeout: float = 120) -> dict[str, str]:
-        """Wait until a job is in one of ``states``; without any, until it has ended.
+        """Wait until a job is in one of ``states``, or without states until it has ended.
 
         Raises
         ------
-        TimeoutError : it did not come to that; with what Slurm says of the job
+        TimeoutError : it is not within ``timeout`` seconds; with the fields of the job
         """
         end = time.monotonic() + timeout
         while time.monotonic() < end:
@@ -164,9 +165,6 @@ class Slurm:
         for file in sorted(self.folder.glob("*.log")):
             parts.append(f"-- {file.name}\n" + "\n".join(file.read_text(errors="replace").splitlines()[-20:]))
         return "\n".join(parts)
-
-
-ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
 
 
 def _free_ports(number: int) -> list[int]:
@@ -244,11 +242,11 @@ def _stop(slurm: Slurm, daemons: Sequence[subprocess.Popen[bytes]]) -> None:
 
 @contextmanager
 def running(**variables: str) -> Iterator[Slurm]:
-    """A Slurm for as long as the block lasts, its commands and jobs with these variables.
+    """A Slurm while the block lasts; its commands and jobs have these variables.
 
     Raises
     ------
-    RuntimeError : it can't be installed or started; with the reason, or what its logs say
+    RuntimeError : it cannot be installed or started; with the reason, or the end of its logs
     """
     reason = why_not()
     if reason:
