@@ -1,4 +1,4 @@
-"""What this machine can do, and which roads a job would take here.
+"""What this machine can do, and which read paths and kernels a job would take here.
 
 Looking changes nothing: no kernel is compiled or launched, and nothing is allocated on a GPU.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 
 MACHINE = "machine"
 SOFTWARE = "software"
-ROAD = "road"
+READ_PATH = "read path"
 
 _COMPILERS = ("cc", "gcc", "clang")
 
@@ -28,9 +28,9 @@ class Finding:
 
     Attributes
     ----------
-    group : ``"machine"``, ``"software"`` or ``"road"``
+    group : ``"machine"``, ``"software"`` or ``"read path"``
     name : what was looked at
-    ok : whether it can be used (of a road: would be taken); None where that is no question
+    ok : whether it can be used (of a read path: would be taken); None where that is no question
     value : what was found, one line
     """
 
@@ -42,10 +42,11 @@ class Finding:
 
 def examine(scratch: Path | None = None) -> list[Finding]:
     """Everything that decides how a job runs here, in the order worth reading."""
-    return [*_machine(scratch), *_software(), *_roads()]
+    return [*_machine(scratch), *_software(), *_read_paths()]
 
 
 def _machine(scratch: Path | None) -> Iterator[Finding]:
+    from skillaxes.files import default_scratch
     from skillaxes.memory import budget, granted, show
 
     yield Finding(MACHINE, "system", None, f"{platform.system()} {platform.release()}, {platform.machine()}")
@@ -53,7 +54,7 @@ def _machine(scratch: Path | None) -> Iterator[Finding]:
     granted_cores = f", of which the cgroup grants {quota:g}" if quota is not None and quota < cores else ""
     yield Finding(MACHINE, "CPU cores", None, f"{cores}{granted_cores}")
     yield Finding(MACHINE, "memory", None, f"{show(granted())} granted; --memory auto takes {show(budget(None))} of it")
-    yield _scratch(scratch or _default_scratch())
+    yield _scratch(scratch or default_scratch())
     yield _gpu()
 
 
@@ -125,7 +126,7 @@ def _zarr() -> Finding:
     return Finding(SOFTWARE, "zarr", fast is not None, f"{_version('zarr')}, {pipeline}")
 
 
-def _roads() -> Iterator[Finding]:
+def _read_paths() -> Iterator[Finding]:
     from skillaxes.devices import missing_for_cuda
 
     yield _compiled_products()
@@ -133,10 +134,10 @@ def _roads() -> Iterator[Finding]:
     yield _fused_kernel(missing)
     yield from _straight(missing)
     if missing:
-        yield Finding(ROAD, "pinned staging", False, f"the panels stay on the CPU: {missing}")
+        yield Finding(READ_PATH, "pinned staging", False, f"the panels stay on the CPU: {missing}")
     else:
         yield Finding(
-            ROAD,
+            READ_PATH,
             "pinned staging",
             True,
             "rows go through page-locked memory, copied while the GPU computes; what fits its memory is copied once",
@@ -144,16 +145,16 @@ def _roads() -> Iterator[Finding]:
 
 
 def _straight(missing: str | None) -> Iterator[Finding]:
-    """The two halves of the road past host memory: CuPy's arrays take the chunks, GPUDirect brings them."""
+    """The two halves of the path past host memory: CuPy's arrays take the chunks, GPUDirect brings them."""
     from skillaxes.stream import gds as device_gds
 
     cupy = missing or device_gds.missing_package("cupy")
     yield Finding(
-        ROAD, "CuPy read", cupy is None, cupy or "zarr decodes into CuPy arrays, wherever GPUDirect brings the chunks"
+        READ_PATH, "CuPy read", cupy is None, cupy or "zarr decodes into CuPy arrays, wherever GPUDirect brings the chunks"
     )
     direct = missing or device_gds.missing()
     which = "taken for uncompressed chunks without checksums in local files; --no-gds forbids it"
-    yield Finding(ROAD, "GPUDirect", direct is None, direct or which)
+    yield Finding(READ_PATH, "GPUDirect", direct is None, direct or which)
 
 
 def _compiled_products() -> Finding:
@@ -165,23 +166,19 @@ def _compiled_products() -> Finding:
     fast = choice.name in ("amx", "avx512")
     said = "; ".join(choice.reasons[1:])
     value = f"{choice.name} multiplies panels on the CPU" if fast else "plain torch multiplies panels on the CPU"
-    return Finding(ROAD, "compiled", fast, f"{value}; {said}" if said else value)
+    return Finding(READ_PATH, "compiled", fast, f"{value}; {said}" if said else value)
 
 
 def _fused_kernel(missing: str | None) -> Finding:
     name = "fused kernel"
     if missing:
-        return Finding(ROAD, name, False, missing)
+        return Finding(READ_PATH, name, False, missing)
     import torch
 
     from skillaxes_kernels import PanelSpec, select_backend
 
     choice = select_backend(PanelSpec(0, 4096, torch.float16, torch.device("cuda")))
-    return Finding(ROAD, name, choice.name == "triton", "; ".join(choice.reasons))
-
-
-def _default_scratch() -> Path:
-    return Path(os.environ.get("SLURM_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")
+    return Finding(READ_PATH, name, choice.name == "triton", "; ".join(choice.reasons))
 
 
 def _cores() -> int:

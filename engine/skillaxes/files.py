@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -105,3 +106,8 @@ def read_at(descriptor: int, values: Any, offset: int) -> int:
 def _bytes_of(values: Any) -> memoryview:
     view = memoryview(values)
     return view.cast("B") if view.nbytes else memoryview(b"")
+
+
+def default_scratch() -> Path:
+    """The folder for what memory does not hold: $SLURM_TMPDIR, or the system's temporary folder ($TMPDIR)."""
+    return Path(os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir())

@@ -124,9 +124,9 @@ def test_debug_shows_where(skillaxes: Command, monkeypatch: pytest.MonkeyPatch) 
 def test_doctor_says_of_each_road_whether_it_would_be_taken(skillaxes: Command) -> None:
     ran = skillaxes("doctor", "--json")
     findings = {(f["group"], f["name"]): f for f in json.loads(ran.out)["findings"]}
-    for road in ("fused kernel", "CuPy read", "GPUDirect", "pinned staging"):
-        finding = findings["road", road]
-        assert finding["ok"] is True or finding["value"], road
+    for path in ("fused kernel", "CuPy read", "GPUDirect", "pinned staging"):
+        finding = findings["read path", path]
+        assert finding["ok"] is True or finding["value"], path
     assert findings["software", "torch"]["ok"]
     shown = skillaxes("doctor")
     assert shown.code == 0 and all(len(line) <= 80 for line in shown.out.splitlines())

@@ -91,7 +91,7 @@ def test_every_layout(tmp_path: Path, exact_of: dict[tuple[str, str], Exact], la
     store = write_store(tmp_path / "store", exact.rows, "float16", **LAYOUTS[layout])
     found = skillaxes.discover(store, solver="krylov")
     assert_exact(found, exact)
-    plain = found.manifest["plan"]["road"] == "plain files"
+    plain = found.manifest["plan"]["read_path"] == "plain files"
     assert plain is (layout != "compressed"), "the read path that this layout is here for was not taken"
 
 

@@ -93,7 +93,7 @@ def test_shards_layers_and_compression(
         found = skillaxes.discover(
             write_store(tmp_path / name, rows, "float16", **layout), tmp_path / "runs" / name, solver=solver
         )
-        assert (found.manifest["plan"]["road"] == "plain files") is (name != "compressed")
+        assert (found.manifest["plan"]["read_path"] == "plain files") is (name != "compressed")
         assert not differing(tmp_path / "runs" / name, expected)
 
 

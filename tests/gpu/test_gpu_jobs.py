@@ -164,7 +164,7 @@ def test_chunks_past_host_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert unit.is_cuda and torch.equal(unit.cpu(), torch.from_numpy(rows[start : start + len(unit)]))
     place, options = Place("cuda", device_streams), {"solver": "krylov", "max_reads": 3}
     there = place.discover(path, **options)
-    assert there.manifest["gpu"]["road"] == gds.READ_PATH
+    assert there.manifest["gpu"]["read_path"] == gds.READ_PATH
     assert_same(discover_here(path, **options), there)
     assert place.discover(path, no_gds=True, **options).topk.equals(there.topk)
 

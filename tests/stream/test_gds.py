@@ -79,7 +79,7 @@ def test_a_job_takes_the_path_and_finds_the_same(
     place = Place("cpu", lambda device: QueuedStreams(schedule, eager_compute=True) if queued else HostStreams())
     options = {"solver": "krylov", "tolerance": 1e-9, "max_reads": 3}
     there = place.discover(store, **options)
-    assert there.manifest["gpu"]["road"] == there.manifest["plan"]["road"] == gds.READ_PATH
+    assert there.manifest["gpu"]["read_path"] == there.manifest["plan"]["read_path"] == gds.READ_PATH
     assert there.manifest["plan"]["gds"] == "taken"
     chunks = -(-N // 97)
     assert len(fetched) == chunks, "each chunk once: the rows stay on the device"
@@ -87,7 +87,7 @@ def test_a_job_takes_the_path_and_finds_the_same(
     assert_same(discover_here(store, **options), there)
     del fetched[:]
     forbidden = place.discover(store, no_gds=True, **options)
-    assert not fetched and forbidden.manifest["gpu"]["road"] == "plain files"
+    assert not fetched and forbidden.manifest["gpu"]["read_path"] == "plain files"
     assert forbidden.manifest["plan"]["gds"] == "not taken: forbidden by --no-gds"
     assert forbidden.topk.equals(there.topk)
 

@@ -157,7 +157,7 @@ def plan_table(plan: Mapping[str, Any]) -> RenderableType:
     spilled = f"; {size(held['projections'])} of projections go to --scratch" if held["spilled"] else ""
     return pairs_table(
         [
-            ("matrix", f"{plan['n_rows']:,} rows x {plan['n_columns']:,} columns, {plan['road']}"),
+            ("matrix", f"{plan['n_rows']:,} rows x {plan['n_columns']:,} columns, {plan['read_path']}"),
             ("solver", f"{plan['solver']}: {'; '.join(plan['reasons'])}"),
             ("device", f"{plan['device']} ({plan['device_reason']})"),
             ("products", plan["products"]),

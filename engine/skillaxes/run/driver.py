@@ -368,5 +368,5 @@ def summary_line(job: Job) -> str:
         shared = f"; shared by {planned.processes} processes, each hands {handed} a read to the others"
     return (
         f"{store.path}: {shape} {store.dtype}, {memory.show(store.nbytes)}; {planned.solver} on {planned.device} "
-        f"({planned.device_reason}), rows through {planned.road}{kept}{shared}"
+        f"({planned.device_reason}), rows through {planned.read_path}{kept}{shared}"
     )

@@ -17,6 +17,7 @@ from skillaxes.cluster.launch import own_rows
 from skillaxes.cluster.world import ALONE, World
 from skillaxes.config import DiscoverConfig
 from skillaxes.errors import UsageError
+from skillaxes.files import default_scratch
 from skillaxes.memory import parse_size
 from skillaxes.pca.base import RANDOM_DIRECTIONS, Problem, Requirements, Solver
 from skillaxes.pca.projections import BLOCK_ROWS
@@ -33,8 +34,11 @@ if TYPE_CHECKING:
     from skillaxes.store import Store
     from skillaxes.stream.device import DeviceStreams
 
-
+PANEL_BYTES = 16 << 20  # of a panel on a CPU as its products read it: with them it stays in the outer cache
+SAMPLE_ROWS = 1536  # rows of the warm start
 MOST_WORKERS = 8
+_ROOMY_CACHE = 64 << 20  # an outer cache in which twice as large a panel stays, at fewer passes over the basis
+_LEAST_SAMPLE = 256
 _KEPT_SHARE = 16  # of the budget: projections beyond it go to disk
 _TYPICAL_INTERPRETER = 300 << 20
 _LIBRARIES = 96 << 20  # what torch, pyarrow and the matrix library still allocate for themselves
@@ -74,7 +78,7 @@ class MemoryModel:
     on_gpu : the arithmetic is done on a GPU
     float_rows : panels are written out in float32
     n_rows : rows of this process; all of the store where it is alone
-    size, here : processes of the job, and of those on this host
+    world_size, local_world_size : processes of the job, and of those on this host
     """
 
     store: Store
@@ -85,19 +89,20 @@ class MemoryModel:
     sample_rows: int
     on_gpu: bool
     n_rows: int
-    size: int = 1
-    here: int = 1
+    world_size: int = 1
+    local_world_size: int = 1
     float_rows: bool = True
 
     @property
     def budget(self) -> int:
         """Bytes that this process may hold."""
-        return memory.budget(self.config.machine.memory, self.here)
+        return memory.budget(self.config.machine.memory, self.local_world_size)
 
     @property
     def sampled(self) -> int:
         """Rows of the warm start that this process may have: its share and a segment."""
-        return min(self.sample_rows, self.n_rows, -(-self.sample_rows // self.size) + (SEGMENT if self.size > 1 else 0))
+        share = -(-self.sample_rows // self.world_size) + (SEGMENT if self.world_size > 1 else 0)
+        return min(self.sample_rows, self.n_rows, share)
 
     @property
     def unit_bytes(self) -> int:
@@ -144,7 +149,7 @@ class MemoryModel:
         return MemoryPlan(budget=budget, projections=projections, cache=cache, spilled=spilled, **parts)
 
     def on_device(self) -> int:
-        """GPU memory of the solver: bases and sums, the sample, and panels in float32 (float64 where the store is)."""
+        """Bytes of GPU memory that the solver holds: bases and sums, the sample, and panels in float32 (float64 where the store is)."""
         temporaries = self.panel_rows * self.n_columns * (3 * 4 + self._wide)
         return self.needs.basis_bytes + self.sampled * self.n_columns * self.store.itemsize + temporaries
 
@@ -190,30 +195,25 @@ def _power_of_two(size: int) -> int:
     return 1 << max(size - 1, 0).bit_length()
 
 
-PANEL_BYTES = 16 << 20  # of a panel on a CPU as its products read it: with them it stays in the outer cache
-_ROOMY_CACHE = 64 << 20  # an outer cache in which twice as large a panel stays, at fewer passes over the basis
-SAMPLE_ROWS = 1536  # rows of the warm start
-_LEAST_SAMPLE = 256
-
-
 @dataclass(frozen=True)
 class Plan:
-    """What a job will do.
+    """The plan of a job.
 
     Attributes
     ----------
-    solver, reasons : which solver, and why
-    device, device_reason : where it computes, and why
-    products : what multiplies panels there, as ``skillaxes_kernels.select_backend`` says, and why nothing faster does
-    road : how rows come from the store
+    solver, reasons : the solver, and why it
+    device, device_reason : the device, and why it
+    products : the backend of the kernels there, as ``skillaxes_kernels.select_backend`` chooses it, and why none that
+        is faster
+    read_path : how rows come from the store
     n_rows, n_columns : the matrix in use
     block_size : columns of a block of the Krylov basis
     panel_rows : rows a panel
     sample_rows : rows of the warm start
     reads : reads of the store that are expected
     bytes_to_read : from the store, over all reads that the cache does not serve
-    memory : what is held
-    gpu : what is held on the GPU; None on a CPU
+    memory : bytes held on the host
+    gpu : bytes held on the GPU; None on a CPU
     workers : threads that fetch chunks
     processes : that share the job
     rows : (first, last) of this process's part, last excluded
@@ -226,7 +226,7 @@ class Plan:
     device: str
     device_reason: str
     products: str
-    road: str
+    read_path: str
     n_rows: int
     n_columns: int
     block_size: int
@@ -278,7 +278,7 @@ def make_plan(
 ) -> Plan:
     """Plan a job.
 
-    What changes results is process 0's: widths, panels, reads; the sample is the largest that all can hold.
+    Process 0 decides on everything that changes results: widths, panels, reads; the sample is the largest that all can hold.
 
     Parameters
     ----------
@@ -300,7 +300,7 @@ def make_plan(
     products = select_backend(PanelSpec(0, n_columns, problem.dtype, problem.device))
     float_rows = needs.float_rows or products.converts
     panel_row = n_columns * (4 if float_rows else store.itemsize)
-    demand = MemoryModel(
+    model = MemoryModel(
         store=store,
         config=config,
         needs=needs,
@@ -310,69 +310,63 @@ def make_plan(
         sample_rows=min(SAMPLE_ROWS, store.n_rows),
         on_gpu=streams is not None,
         n_rows=rows[1] - rows[0],
-        size=world.world_size,
-        here=world.local_world_size,
+        world_size=world.world_size,
+        local_world_size=world.local_world_size,
     )
-    if streams is None and not demand.fits():
-        demand = replace(demand, panel_rows=panel_rows_for(panel_row, roomy=False))
-    while demand.sample_rows > _LEAST_SAMPLE and not demand.fits():
-        demand = replace(demand, sample_rows=max(_LEAST_SAMPLE, demand.sample_rows // 2))
+    if streams is None and not model.fits():
+        model = replace(model, panel_rows=panel_rows_for(panel_row, roomy=False))
+    while model.sample_rows > _LEAST_SAMPLE and not model.fits():
+        model = replace(model, sample_rows=max(_LEAST_SAMPLE, model.sample_rows // 2))
     if world.world_size > 1:
-        sample_rows = min(world.all_gather_object(demand.sample_rows))
-        needs, panel_rows = world.broadcast_object((needs, demand.panel_rows))
-        demand = replace(demand, needs=needs, panel_rows=panel_rows, sample_rows=sample_rows)
+        sample_rows = min(world.all_gather_object(model.sample_rows))
+        needs, panel_rows = world.broadcast_object((needs, model.panel_rows))
+        model = replace(model, needs=needs, panel_rows=panel_rows, sample_rows=sample_rows)
     reads = needs.reads + (config.solver.scale != "none")
     gpu, declined = None, None
     if streams is not None:
         declined = "forbidden by --no-gds" if config.machine.no_gds else gds.declined(store)
-        working = demand.on_device() + (0 if declined else gds.UNITS * demand.unit_bytes)
-        size, panel_rows = demand.n_rows, demand.panel_rows
+        working = model.on_device() + (0 if declined else gds.UNITS * model.unit_bytes)
+        size, panel_rows = model.n_rows, model.panel_rows
         gpu = plan_device(streams, n_rows=size, panel_rows=panel_rows, row_bytes=row_bytes, working=working)
     kept_rows = 0 if gpu is None else gpu.kept_rows
-    held = demand.plan(kept_rows)
-    own_bytes = demand.n_rows * store.n_features * store.itemsize
-    cached = min(1.0, held.cache / max(own_bytes, 1) + kept_rows / demand.n_rows)
+    held = model.plan(kept_rows)
+    own_bytes = model.n_rows * store.n_features * store.itemsize
+    cached = min(1.0, held.cache / max(own_bytes, 1) + kept_rows / model.n_rows)
     from_store = store.nbytes * (1 + (reads - 1) * (1 - cached))
-    outlook = None
-    if world.world_size > 1:
-        outlook = forecast.outlook(
-            forecast.Shape(
-                n_rows=store.n_rows,
-                n_columns=n_columns,
-                itemsize=store.itemsize,
-                chunk_rows=store.chunk_rows,
-                block_size=needs.block_columns,
-                reads=reads,
-                block_traffic=needs.block_traffic,
-                solves=needs.solves,
-                scaled=config.solver.scale != "none",
-                n_layers=len(problem.layers),
-                on_gpu=streams is not None,
-            ),
-            world.world_size,
-            rates,
-        )
+    shape = forecast.Shape(
+        n_rows=store.n_rows,
+        n_columns=n_columns,
+        itemsize=store.itemsize,
+        chunk_rows=store.chunk_rows,
+        block_size=needs.block_columns,
+        reads=reads,
+        block_traffic=needs.block_traffic,
+        solves=needs.solves,
+        scaled=config.solver.scale != "none",
+        n_layers=len(problem.layers),
+        on_gpu=streams is not None,
+    )
     return Plan(
         solver=solver.name,
         reasons=reasons or needs.reasons,
         device=device,
         device_reason=device_reason,
         products="; ".join((products.name, *products.reasons[1:])),
-        road=gds.READ_PATH if streams is not None and declined is None else _road(store),
+        read_path=gds.READ_PATH if streams is not None and declined is None else _read_path(store),
         n_rows=store.n_rows,
         n_columns=n_columns,
         block_size=needs.block_columns,
-        panel_rows=demand.panel_rows,
-        sample_rows=demand.sample_rows,
+        panel_rows=model.panel_rows,
+        sample_rows=model.sample_rows,
         reads=reads,
         bytes_to_read=int(from_store),
         memory=held,
         gpu=gpu,
-        workers=demand.workers,
+        workers=model.workers,
         processes=world.world_size,
         rows=rows,
         gds=None if streams is None else (f"not taken: {declined}" if declined else "taken"),
-        outlook=outlook,
+        outlook=forecast.outlook(shape, world.world_size, rates) if world.world_size > 1 else None,
     )
 
 
@@ -394,14 +388,9 @@ def _outer_cache() -> int:
 
 
 def scratch_folder(config: DiscoverConfig) -> Path:
-    """Where spilled projections go: ``--scratch``, $SLURM_TMPDIR, or the system's temporary folder ($TMPDIR)."""
-    import os
-    import tempfile
-
-    if config.machine.scratch is not None:
-        return config.machine.scratch
-    return Path(os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir())
+    """The folder for what memory does not hold: ``--scratch``, or the default of :func:`default_scratch`."""
+    return config.machine.scratch or default_scratch()
 
 
-def _road(store: Store) -> str:
+def _read_path(store: Store) -> str:
     return "plain files" if store.plain_chunks() is not None else f"zarr ({store.pipeline})"

@@ -243,7 +243,7 @@ class PanelStream:
             "kept_rows": self._prefetcher.resident_rows,
             "kept_bytes": self._prefetcher.resident_bytes,
             "copied_bytes": self._copied_before + self._prefetcher.copied_bytes,
-            "road": self.reader.read_path if self._direct is None else gds.READ_PATH,
+            "read_path": self.reader.read_path if self._direct is None else gds.READ_PATH,
         }
 
     def _make_prefetcher(self, resident_bytes: int) -> DevicePrefetcher:
