@@ -149,9 +149,8 @@ def _straight(missing: str | None) -> Iterator[Finding]:
     from skillaxes.stream import gds as device_gds
 
     cupy = missing or device_gds.missing_package("cupy")
-    yield Finding(
-        READ_PATH, "CuPy read", cupy is None, cupy or "zarr decodes into CuPy arrays, wherever GPUDirect brings the chunks"
-    )
+    decodes = "zarr decodes into CuPy arrays, wherever GPUDirect brings the chunks"
+    yield Finding(READ_PATH, "CuPy read", cupy is None, cupy or decodes)
     direct = missing or device_gds.missing()
     which = "taken for uncompressed chunks without checksums in local files; --no-gds forbids it"
     yield Finding(READ_PATH, "GPUDirect", direct is None, direct or which)

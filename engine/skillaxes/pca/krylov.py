@@ -285,6 +285,7 @@ class KrylovRead:
     def begin(self) -> None:
         """Round the block, agree on it with the other processes, and make room for the sums."""
         state = self._state
+        del self._state  # a read outlives its state, whose blocks a restart gives up
         problem, scope, moments = state.problem, state.scope, state.moments
         carried = state.shift if moments.delta is None else moments.delta
         columns = torch.zeros((self.width, problem.n_columns), dtype=torch.float32, device=problem.device)
@@ -341,6 +342,7 @@ class KrylovRead:
         """Bring everything into ``total``; no panel comes any more."""
         self._results.flush()
         self._flush()
+        del self._partial, self._prepared  # what follows needs the room
 
     def _flush(self) -> None:
         self.total.add_(self._partial.double())  # adding two dtypes at once takes torch three times as long

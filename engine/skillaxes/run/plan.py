@@ -149,7 +149,9 @@ class MemoryModel:
         return MemoryPlan(budget=budget, projections=projections, cache=cache, spilled=spilled, **parts)
 
     def on_device(self) -> int:
-        """Bytes of GPU memory that the solver holds: bases and sums, the sample, and panels in float32 (float64 where the store is)."""
+        """Bytes of GPU memory that the solver holds: bases and sums, the sample, and panels in float32 (float64 where
+        the store is).
+        """
         temporaries = self.panel_rows * self.n_columns * (3 * 4 + self._wide)
         return self.needs.basis_bytes + self.sampled * self.n_columns * self.store.itemsize + temporaries
 
@@ -278,7 +280,8 @@ def make_plan(
 ) -> Plan:
     """Plan a job.
 
-    Process 0 decides on everything that changes results: widths, panels, reads; the sample is the largest that all can hold.
+    Process 0 decides on everything that changes results: widths, panels, reads; the sample is the largest that all can
+    hold.
 
     Parameters
     ----------
