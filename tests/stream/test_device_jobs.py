@@ -13,7 +13,7 @@ from device_double import QueuedStreams
 from device_jobs import LAWS, OPTIONS, Place, same_as_on_the_cpu
 from host_streams import HostStreams
 
-SEAMS = {
+STREAMS = {
     "done at once": lambda device: HostStreams(free=device_jobs.ROOMY),
     "copies as late as they may": lambda device: QueuedStreams(
         "compute first", eager_compute=True, free=device_jobs.ROOMY
@@ -21,9 +21,9 @@ SEAMS = {
 }
 
 
-@pytest.fixture(params=SEAMS)
+@pytest.fixture(params=STREAMS)
 def place(request: pytest.FixtureRequest) -> Place:
-    return Place("cpu", SEAMS[request.param])
+    return Place("cpu", STREAMS[request.param])
 
 
 @pytest.mark.parametrize("case", OPTIONS)

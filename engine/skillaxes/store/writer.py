@@ -395,10 +395,10 @@ class StoreWriter:
         self._layout: Layout | None = None
         self._closed = False
         if layout is not None:
-            self._use(layout)
+            self._set_layout(layout)
             return
         if n_rows is not None:
-            self._use(self._choose(n_rows))
+            self._set_layout(self._choose_layout(n_rows))
         self._write_metadata(complete=False)
 
     @property
@@ -415,10 +415,10 @@ class StoreWriter:
     def _row_bytes(self) -> int:
         return int(np.prod(self.row_shape, dtype=np.int64)) * holder(self.dtype).itemsize
 
-    def _choose(self, n_rows: int) -> Layout:
+    def _choose_layout(self, n_rows: int) -> Layout:
         return choose_layout(n_rows, self._row_bytes, chunk_rows=self._chunk_rows, shard_size=self._shard_size)
 
-    def _use(self, layout: Layout) -> None:
+    def _set_layout(self, layout: Layout) -> None:
         self._layout = layout
         self._files = ChunkFiles(self.path, layout, len(self.row_shape))
 
@@ -457,7 +457,7 @@ class StoreWriter:
         if limit is not None and self._written + len(values) > limit:
             total = self._written + len(values)
             raise StoreError(f"{total} rows were appended to {self.path}; it was declared with {limit}")
-        self._take_ids(ids, len(values))
+        self._add_ids(ids, len(values))
         converted = convert(values, dtype, self.dtype)
         lost = overflowing_rows(values, dtype, converted, self.dtype)
         if lost.size:
@@ -469,13 +469,13 @@ class StoreWriter:
         self._held.append(np.ascontiguousarray(converted, dtype=holder(self.dtype).newbyteorder("<")))
         self._held_rows += len(values)
         if self._layout is None and self._held_rows * self._row_bytes >= CHUNKS_AT_LEAST * SMALLEST_CHUNK:
-            self._use(self._choose(self._held_rows))
+            self._set_layout(self._choose_layout(self._held_rows))
         if self._layout is not None and self._held_rows >= self._layout.chunk_rows:
             self._flush(self._layout.chunk_rows, last=False)
         else:
             self._held[-1] = self._held[-1].copy()  # the caller may fill its buffer again
 
-    def _take_ids(self, ids: Sequence[str | None] | None, n_rows: int) -> None:
+    def _add_ids(self, ids: Sequence[str | None] | None, n_rows: int) -> None:
         had_ids = bool(self._ids) or self._written == 0
         if ids is None:
             if self._ids:
@@ -516,13 +516,13 @@ class StoreWriter:
         expected = self.n_rows if self._part is None else len(self._part)
         if self._written == 0 or (expected is not None and self._written < expected):
             self._closed = True
-            self._drop_file()
+            self._discard_file()
             raise StoreError(
                 f"{self.path} got {self._written} rows of {'at least 1' if expected is None else expected}; "
                 f"it stays unfinished: append every row before close()"
             )
         if self._layout is None:
-            self._use(self._choose(self._written))
+            self._set_layout(self._choose_layout(self._written))
         assert self._layout is not None and self._files is not None
         if self._held:
             self._flush(self._layout.chunk_rows, last=True)
@@ -534,7 +534,7 @@ class StoreWriter:
         else:
             finish_part(self.path, self._part, self._ids or None)
 
-    def _drop_file(self) -> None:
+    def _discard_file(self) -> None:
         if self._files is not None:
             self._files.discard()
 
@@ -542,7 +542,7 @@ class StoreWriter:
         """Remove the store; of a part, only the file under way."""
         self._closed = True
         self._held = []
-        self._drop_file()
+        self._discard_file()
         if self._part is None:
             shutil.rmtree(self.path, ignore_errors=True)
 
