@@ -114,6 +114,19 @@ def test_importing_loads_nothing() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_triton_is_not_loaded_for_panels_on_a_cpu() -> None:
+    code = """
+import sys, torch
+from skillaxes_kernels import PanelSpec, prepare, project
+panel = torch.ones((4, 3))
+project(panel, prepare(PanelSpec.of(panel), torch.ones((3, 2))))
+print("skillaxes_kernels.backends.triton" in sys.modules, "triton" in sys.modules)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == ["True", "False"]
+
+
 def test_the_public_index_is_complete() -> None:
     import skillaxes_kernels
 
