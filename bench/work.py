@@ -75,7 +75,7 @@ def _pickle(options: argparse.Namespace) -> None:
 
 
 def _rates(options: argparse.Namespace) -> None:
-    from bench.rates import all_rates
+    from bench.machine import all_rates
 
     panels = [int(text) for text in options.panels.split(",")]
     rates = all_rates(

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import launch
-from bench.floor import Speeds, stage_floors, totals
+from bench.machine import Rate, Speeds, stage_floors, totals
 from bench.panels import warm
-from bench.rates import Rate
 from bench.results import quantiles
 from bench.suites.workspace import Options, Ran, Workspace, summary_of
 from bench.synthetic import Recipe

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from bench.floor import Speeds, stage_floors, totals
-from bench.rates import Rate
+from bench.machine import Rate, Speeds, stage_floors, totals
 
 
 def rates() -> list[Rate]:
