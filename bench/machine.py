@@ -1,23 +1,20 @@
-"""What this machine can do, measured: reading files, converting, the products at a job's own shapes, memory.
+"""This machine's rates, and the least time that a job's work takes at these rates.
 
-Runs in a process of its own (``python -m bench.work rates``), with the threads that the job gets. Every figure is
-a list of samples; whoever uses them picks the quantile.
+The rates are those of reading files, of conversions, of both products of a read at the job's own shapes, and of memory.
+They are measured in a process of their own (``python -m bench.work rates``), with the threads that the job gets. Each
+is a list of samples; :class:`Speeds` picks the quantile.
 
-The least time that a job's work takes on this machine, from measured rates, and the job as a multiple of it.
-
-On a CPU the floor is a sum: copying the store's bytes out of the page cache, converting them and multiplying all need
-the cores; only waiting for a disk would overlap. Where a stage of the manifest says which products it ran
-(``products``: a list of ``{"kind", "dtype", "rows", "columns"}``) these are taken; otherwise a stage called ``read N``
-is charged with both products of all its rows in float32 at the solver's block size. Every other stage is charged with
-the bytes it read and nothing else, so the floor is rather too low than too high.
+On a CPU the floor of a stage is a sum: copying the store's bytes out of the page cache, converting them and multiplying
+all need the cores; only waiting for a disk would overlap. A stage is charged with the bytes it read and with the
+products that the manifest states for it (``products``: a list of ``{"kind", "dtype", "rows", "columns"}``), and with
+nothing else, so the floor is rather too low than too high.
 """
 
 from __future__ import annotations
 
-import re
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -35,17 +32,19 @@ ACCUMULATE = "accumulate"
 _LEAST_SAMPLES = 5
 _LEAST_SECONDS = 0.5
 _PIECE = 1 << 23
-_HOPELESS = 20  # a product this much slower than float32 is not measured further: float16 on CPUs without it
+# Of the samples of a rate: the time that the machine sustains, and its fastest.
+QUANTILES: dict[str, Callable[[Sequence[float]], float]] = {"median": statistics.median, "best": min}
+_HOPELESS = 20  # a product that much slower than in float32 is measured once: float16 on CPUs without it
 
 
 @dataclass(frozen=True)
 class Rate:
-    """One thing measured.
+    """The samples of one measurement.
 
     Attributes
     ----------
     kind : ``read``, ``convert``, ``project``, ``accumulate``, ``memory``
-    form : how it was done: dtype, panel rows, form of the product
+    form : dtype, panel rows and form of the product
     unit : ``bytes``, ``elements`` or ``flops``
     work : units that one sample does
     seconds : of each sample
@@ -58,7 +57,7 @@ class Rate:
     seconds: tuple[float, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """The fields as JSON holds them."""
         return {**self.__dict__, "seconds": list(self.seconds)}
 
     @classmethod
@@ -193,7 +192,13 @@ def _products(rows: int, columns: int, width: int, kind: torch.dtype) -> dict[tu
 def all_rates(
     store: Path, dtype: str, columns: int, width: int, panels: Sequence[int], threads: int, *, quick: bool = False
 ) -> list[Rate]:
-    """Everything. ``quick`` is for tests: small arrays."""
+    """All rates of the store's files and of panels of ``columns`` columns times blocks of ``width`` columns.
+
+    Parameters
+    ----------
+    panels : rows of the panels that are tried
+    quick : small arrays, for tests
+    """
     import torch
 
     torch.set_num_threads(threads)
@@ -207,12 +212,9 @@ def all_rates(
     return rates
 
 
-_READ = re.compile(r"read \d+")
-
-
 @dataclass(frozen=True)
 class Speeds:
-    """Units a second of everything, each the best of the forms and panel sizes that were tried.
+    """Units a second of each kind of work: the best of the forms and panel sizes that were tried.
 
     Attributes
     ----------
@@ -228,9 +230,8 @@ class Speeds:
 
     @classmethod
     def of(cls, rates: Sequence[Rate], quantile: str = "median") -> Speeds:
-        """From rates; ``quantile`` is ``median`` (what the machine sustains) or ``best`` (its fastest sample)."""
-        pick = statistics.median if quantile == "median" else min
-
+        """The speeds of measured rates; ``quantile`` is one of :data:`QUANTILES`."""
+        pick = QUANTILES[quantile]
         # The same form may have been measured before and after the job: its samples belong together.
         pooled: dict[tuple[str, str], list[float]] = {}
         work: dict[tuple[str, str], float] = {}
@@ -249,7 +250,7 @@ class Speeds:
         return cls(best("read") or 0.0, best("memory", "sum") or 0.0, best("convert"), products)
 
     def as_dict(self) -> dict[str, Any]:
-        """GB/s, G elements/s and GFLOP/s, for a results line."""
+        """The speeds in GB/s, G elements/s and GFLOP/s, for a results line."""
         return {
             "read GB/s": self.read / 1e9,
             "memory GB/s": self.memory / 1e9,
@@ -265,49 +266,45 @@ class StageFloor:
     Attributes
     ----------
     name : of the stage
-    seconds : what it took
+    seconds : of the stage, measured
     parts : seconds of the floor by kind of work
-    stated : the manifest said which products ran
     """
 
     name: str
     seconds: float
     parts: dict[str, float]
-    stated: bool
 
     @property
     def floor(self) -> float:
-        """Seconds."""
+        """Seconds of all parts."""
         return sum(self.parts.values())
 
     def as_dict(self) -> dict[str, Any]:
-        """As a results line holds it; ``multiple`` is None where the stage has no floor."""
+        """The stage as a results line holds it; ``multiple`` is None where the floor is 0."""
         return {
             "name": self.name,
             "seconds": self.seconds,
             "floor": self.floor,
             "multiple": self.seconds / self.floor if self.floor > 0 else None,
             "parts": self.parts,
-            "stated": self.stated,
         }
 
 
-def stage_floors(manifest: dict[str, Any], speeds: Speeds) -> list[StageFloor]:
-    """Every stage of a finished job with its floor. A stage that reads nothing and states no product has none."""
+def stage_floors(manifest: Mapping[str, Any], speeds: Speeds) -> list[StageFloor]:
+    """The floor of every stage of a finished job; 0 where a stage reads nothing and states no product.
+
+    Raises
+    ------
+    ValueError : no rate was measured for a product
+    """
     store = manifest["store"]
-    columns, width = store["n_features"], manifest["solver"].get("block_size") or 0
+    columns = store["n_features"]
     floors = []
     for stage in manifest["stages"]:
-        read = stage.get("bytes") or 0
-        stated = "products" in stage
-        products = stage.get("products", [])
-        if not stated and _READ.fullmatch(stage["name"]):
-            rows = stage.get("rows") or round(stage["reads"] * store["n_rows"])
-            both = (PROJECT, ACCUMULATE)
-            products = [{"kind": kind, "dtype": "float32", "rows": rows, "columns": width} for kind in both]
+        products = stage.get("products", ())
         parts: dict[str, float] = {}
-        if read:
-            parts["read"] = read / speeds.read
+        if stage["bytes"]:
+            parts["read"] = stage["bytes"] / speeds.read
         # Rows that come out of a cache tier are converted all the same, so rows count, not bytes.
         converted = max((product["rows"] for product in products if product["dtype"] != store["dtype"]), default=0)
         if converted and speeds.convert is not None:
@@ -321,12 +318,12 @@ def stage_floors(manifest: dict[str, Any], speeds: Speeds) -> list[StageFloor]:
                     f"stage {stage['name']!r} ran {key} in {product['dtype']}: no rate was measured for it"
                 )
             parts[key] = parts.get(key, 0.0) + work / speed
-        floors.append(StageFloor(stage["name"], stage.get("seconds") or 0.0, parts, stated))
+        floors.append(StageFloor(stage["name"], stage["seconds"], parts))
     return floors
 
 
-def totals(manifest: dict[str, Any], wall_seconds: float, floors: Sequence[StageFloor]) -> dict[str, Any]:
-    """The whole job: its floor, and the engine's and the whole process's time as multiples of it."""
+def totals(manifest: Mapping[str, Any], wall_seconds: float, floors: Sequence[StageFloor]) -> dict[str, Any]:
+    """The floor of the whole job, and the times of the engine and of the whole process as multiples of it."""
     floor = sum(stage.floor for stage in floors)
     parts: dict[str, float] = {}
     for stage in floors:

@@ -105,8 +105,6 @@ def _limits(lines: Sequence[Line]) -> str:
     if "error" in values:
         text += f", error {values['error']:.0e}, {values['exact_lists']} of {values['lists']} lists exact"
     text += ".\n\n" + _table(["stage", "seconds", "floor", "times", "floor's parts"], rows)
-    if not all(stage["stated"] for stage in floor["stages"] if "project" in stage["parts"]):
-        text += "\n\nThe manifest does not say which products ran: the floor takes them to be float32."
     speeds = ", ".join(f"{name} {value:.1f}" for name, value in floor["speeds"].items() if value)
     return f"{text}\n\nThe machine in the same run: {speeds}."
 

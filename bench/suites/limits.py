@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import launch
-from bench.machine import Rate, Speeds, stage_floors, totals
+from bench.machine import QUANTILES, Rate, Speeds, stage_floors, totals
 from bench.panels import warm
 from bench.results import quantiles
 from bench.suites.workspace import Options, Ran, Workspace, summary_of
@@ -62,7 +62,7 @@ def run(
             "bytes_read": max(middle.measured.bytes_read, middle.manifest["bytes_read"]),
             **summary_of(middle.manifest),
         }
-        for quantile in ("median", "best"):
+        for quantile in QUANTILES:
             speeds = Speeds.of(rates, quantile)
             floors = stage_floors(middle.manifest, speeds)
             values[f"floor_{quantile}"] = {
