@@ -2,7 +2,7 @@
 
 The processes of a job are killed together (SIGKILL) at random, seeded moments, in ``discover`` and in ``label``; each
 kill is followed by the same command, until it is done. Then directions, tables, scores and labels are held bit
-for bit against an undisturbed run's. What each kill made be done again is told by the times of the checkpoint's files.
+for bit against an undisturbed run's. The times of the checkpoint's files show how much work each kill made be repeated.
 """
 
 from __future__ import annotations
@@ -27,18 +27,20 @@ from bench import launch, provenance, results
 from bench.results import quantiles
 from bench.suites.workspace import Options, Workspace
 from bench.synthetic import DTYPES, SPECTRA, Recipe
+from skillaxes.run_folder.manifest import read_manifest
+from skillaxes.run_folder.schema import CHECKPOINT, DIRECTIONS, LABELS, MANIFEST, SCORES, SELECTION, TOPK
 
-FILES = ("directions.safetensors", "topk.parquet", "selection.parquet", "scores.zarr", "labels.jsonl")
+FILES = (DIRECTIONS, TOPK, SELECTION, SCORES, LABELS)
 _KILLS_IN_LABEL = 0.2  # share of all kills
 
 
 @dataclass(frozen=True)
 class Kills:
-    """What is asked for.
+    """The options of the benchmark.
 
     Attributes
     ----------
-    kills : how many, in as many jobs as it takes
+    kills : number of kills, in as many jobs as it takes
     interval : ``--checkpoint-every``, seconds
     patience : most seconds after its start that a ``discover`` process is killed
     processes : that share a ``discover`` job
@@ -56,13 +58,13 @@ class Kills:
 
 @dataclass
 class Tally:
-    """What the kills came to.
+    """The effects of the kills.
 
     Attributes
     ----------
     repeated : seconds of work that each kill threw away, by command
-    early : kills that met a process before it had begun to work
-    jobs : that were done in the end
+    early : kills of a process that had not begun to work
+    jobs : jobs that are done
     reads, resumptions : of each of them
     differing : files that are not those of the undisturbed run
     """
@@ -75,7 +77,7 @@ class Tally:
     differing: list[str] = field(default_factory=list)
 
     def add(self, command: str, lost: float | None) -> None:
-        """One more kill; ``lost`` seconds, None where no work had begun."""
+        """Count one kill; ``lost`` are seconds, None where no work had begun."""
         if lost is None:
             self.early += 1
         else:
@@ -83,12 +85,12 @@ class Tally:
 
     @property
     def kills(self) -> int:
-        """All of them."""
+        """Kills of all commands."""
         return self.early + sum(map(len, self.repeated.values()))
 
 
 class Jobs:
-    """The two commands, whole or killed."""
+    """The commands ``discover`` and ``label``, run whole or killed."""
 
     def __init__(self, work: Workspace, kills: Kills, store: Path, traces: Path) -> None:
         self._work, self._kills, self._store, self._traces = work, kills, store, traces
@@ -97,7 +99,7 @@ class Jobs:
         self.label_seconds = 0.0
 
     def whole(self, command: str, folder: Path) -> float:
-        """Run a command to its end; its seconds."""
+        """Run a command to its end; returns its seconds."""
         began = time.monotonic()
         group = self._start(command, folder)
         group.wait(self._work.options.time_limit)
@@ -105,7 +107,7 @@ class Jobs:
         return time.monotonic() - began
 
     def killed(self, command: str, folder: Path, chance: random.Random, tally: Tally) -> None:
-        """Run a command until it is done, killing it while kills are left; the last job is let go on in peace."""
+        """Run a command until it is done and kill it while kills are left; the last job runs undisturbed."""
         in_label = round(self._kills.kills * _KILLS_IN_LABEL)
         while True:
             left = self._kills.kills - tally.kills
@@ -127,20 +129,21 @@ class Jobs:
             tally.add(command, None if since is None else at - since)
 
     def _safe_since(self, command: str, folder: Path, started: float) -> float | None:
-        """When what a killed process had done was last put on record, or when it began to work; None where it had not
-        begun: imports and finding out what to do are no work that is repeated. ``label`` keeps nothing of a labeler
-        that costs nothing, so all its time counts, its start too.
+        """The time of a killed process's last checkpoint, or of the beginning of its work; None where it had not begun.
+
+        Imports and planning are no work that is repeated. ``label`` keeps nothing of a labeler that costs nothing, so
+        all its time counts, its start too.
         """
         if command == "label":
             return started
-        begun = folder / "manifest.json"  # written when the work begins
+        begun = folder / MANIFEST  # written when the work begins
         if not begun.exists() or begun.stat().st_mtime < started:
             return None
         times = [begun.stat().st_mtime]
-        parts = [path.stat().st_mtime for path in (folder / "checkpoint").glob("part-*")]
+        parts = [path.stat().st_mtime for path in (folder / CHECKPOINT).glob("part-*")]
         if len(parts) == self._kills.processes:
-            times.append(min(parts))  # the process that is behind decides
-        times += [path.stat().st_mtime for path in (folder / "checkpoint").glob("state.pt")]
+            times.append(min(parts))  # of the process that is behind
+        times += [path.stat().st_mtime for path in (folder / CHECKPOINT).glob("state.pt")]
         return max(times)
 
     def _startup(self) -> float:
@@ -196,16 +199,17 @@ class Group:
 
     @property
     def running(self) -> bool:
+        """Whether any process runs."""
         return any(process.poll() is None for process in self._processes)
 
     def wait(self, seconds: float) -> None:
-        """Until all have ended, or time is up."""
+        """Wait until all have ended, or time is up."""
         until = time.monotonic() + seconds
         while self.running and time.monotonic() < until:
             time.sleep(0.01)
 
     def kill(self) -> float:
-        """Kill all of them at once; the time of it."""
+        """Kill all processes at once; returns the time."""
         at = time.time()
         os.killpg(self._processes[0].pid, signal.SIGKILL)
         for process in self._processes:
@@ -215,15 +219,15 @@ class Group:
         return at
 
     def failed(self) -> str | None:
-        """What the first process said that did not end well."""
-        said = None
+        """The exit code and the messages of the first process that failed; None where all went well."""
+        failure = None
         for process in self._processes:
             assert process.stderr is not None
             text = process.stderr.read().decode(errors="replace")
             process.stderr.close()
-            if process.returncode and said is None:
-                said = f"exit code {process.returncode}: {text.strip()[-800:]}"
-        return said
+            if process.returncode and failure is None:
+                failure = f"exit code {process.returncode}: {text.strip()[-800:]}"
+        return failure
 
 
 def _free_port() -> int:
@@ -244,10 +248,10 @@ def run(options: Options, recipe: Recipe, kills: Kills) -> list[dict[str, Any]]:
         traces = _traces(work.folder / "traces.jsonl", recipe.rows, recipe.seed)
         jobs = Jobs(work, kills, store, traces)
         expected = work.folder / f"undisturbed-{_digest(recipe, options, kills)}"
-        if not (options.keep and (expected / "labels.jsonl").exists()):
+        if not (options.keep and (expected / LABELS).exists()):
             shutil.rmtree(expected, ignore_errors=True)
             jobs.whole("discover", expected)
-        undisturbed = json.loads((expected / "manifest.json").read_text())
+        undisturbed = read_manifest(expected)
         jobs.label_seconds = jobs.whole("label", expected)
         options.say(
             f"undisturbed: discover {undisturbed['seconds']:.1f} s, label {jobs.label_seconds:.1f} s with start"
@@ -258,7 +262,7 @@ def run(options: Options, recipe: Recipe, kills: Kills) -> list[dict[str, Any]]:
             shutil.rmtree(folder, ignore_errors=True)
             for command in ("discover", "label"):
                 jobs.killed(command, folder, chance, tally)
-            manifest = json.loads((folder / "manifest.json").read_text())
+            manifest = read_manifest(folder)
             tally.jobs += 1
             tally.reads.append(manifest["reads"])
             tally.resumptions.append(manifest.get("resumptions", 0))
@@ -295,7 +299,7 @@ def differing(expected: Path, found: Path) -> list[str]:
         wrong += [
             str(Path(name, path)) for path in sorted(one.keys() | other.keys()) if one.get(path) != other.get(path)
         ]
-    if (found / "checkpoint").exists():
+    if (found / CHECKPOINT).exists():
         wrong.append("checkpoint is left behind")
     return wrong
 
@@ -307,7 +311,7 @@ def _bytes(path: Path) -> dict[str, bytes]:
 
 
 def _traces(path: Path, n_rows: int, seed: int) -> Path:
-    """A text for every row."""
+    """A file with a text for every row, made unless it is there."""
     if path.exists():
         return path
     chance = random.Random(seed)
@@ -320,7 +324,7 @@ def _traces(path: Path, n_rows: int, seed: int) -> Path:
 
 
 def _digest(recipe: Recipe, options: Options, kills: Kills) -> str:
-    """Names an undisturbed run by everything that its bytes follow from."""
+    """A name for an undisturbed run: the hash of everything that its bytes follow from."""
     shape = [recipe.as_dict(), options.components, options.top, options.threads, kills.processes, kills.words]
     code = [provenance.commit(), provenance.versions()]
     return hashlib.sha256(json.dumps([shape, code], sort_keys=True).encode()).hexdigest()[:12]
@@ -337,7 +341,7 @@ def _case(kills: Kills) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code."""
+    """Run the benchmark and print its values; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     given, further = _parser().parse_known_args(words)
     options = Options(
