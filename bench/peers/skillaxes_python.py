@@ -8,7 +8,7 @@ from bench.peers.program import Clock, extra, run
 
 _IMPORTS = (
     *("numpy", "torch", "zarr", "zarrs", "pyarrow.parquet", "safetensors.torch"),
-    *("skillaxes", "skillaxes.run.driver", "skillaxes_kernels.api", "bench.judge", "skillaxes.memory"),
+    *("skillaxes", "skillaxes.api", "skillaxes_kernels.api", "bench.judge", "skillaxes.memory"),
     *("numpy.random", "crc32c", "safetensors.numpy"),
 )
 
