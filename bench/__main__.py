@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,33 @@ from bench.suites.workspace import Options
 from bench.synthetic import DTYPES, SPECTRA, Recipe
 from skillaxes.memory import parse_size
 
-# What `all` measures, by size: the matrices of peers, limits, million, scaling at factor 1, and solvers.
+ALL, TABLE = "all", "table"
+Run = Callable[[Options, Recipe, str | None, argparse.Namespace], list[dict[str, Any]]]
+
+
+def _limits(suite: str) -> Run:
+    return lambda shared, recipe, memory, options: limits.run(
+        shared, recipe, memory, options.panels, exact=not options.no_exact, suite=suite
+    )
+
+
+# By name: --memory unless it is given, and the function.
+SUITES: dict[str, tuple[str | None, Run]] = {
+    "peers": (None, lambda shared, recipe, memory, options: peers.run(shared, recipe, options.peers, memory)),
+    "limits": ("2GiB", _limits("limits")),
+    "million": ("2GiB", _limits("million")),
+    "scaling": (
+        "1GiB",
+        lambda shared, recipe, memory, options: scaling.run(shared, recipe, memory, options.factors, options.axes),
+    ),
+    "solvers": (
+        None,
+        lambda shared, recipe, memory, options: solvers.run(
+            shared, recipe, options.spectra, options.solvers, options.reads
+        ),
+    ),
+}
+# The matrix of every suite by size; of scaling the one at factor 1.
 SIZES: dict[str, dict[str, tuple[int, int]]] = {
     "full": {
         "peers": (12_500, 32_768),
@@ -31,15 +57,13 @@ SIZES: dict[str, dict[str, tuple[int, int]]] = {
         "solvers": (2_000, 512),
     },
 }
-MEMORY = {"peers": None, "limits": "2GiB", "million": "2GiB", "scaling": "1GiB", "solvers": None}
-SUITES = tuple(MEMORY)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one suite or all of them; returns the exit code."""
+    """Run one suite or all of them, or print the table of the newest results; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(words)
-    if options.suite == "table":
+    if options.suite == TABLE:
         print(table.render(results.load(options.results, run="last")), end="")
         return 0
     shared = Options(
@@ -56,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         quick=options.quick,
     )
     lines: list[dict[str, Any]] = []
-    for suite in SUITES if options.suite == "all" else (options.suite,):
+    for suite in SUITES if options.suite == ALL else (options.suite,):
         lines += _run(suite, shared, options)
     print(table.render(lines), end="")
     return 0
@@ -64,20 +88,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(suite: str, shared: Options, options: argparse.Namespace) -> list[dict[str, Any]]:
     rows, columns = SIZES[options.size][suite]
-    if options.suite != "all":
+    if options.suite != ALL:
         rows, columns = options.rows or rows, options.columns or columns
     recipe = Recipe(
         rows, columns, dtype=options.dtype, spectrum=options.spectrum, exponent=options.exponent, seed=options.seed
     )
-    memory = options.memory or MEMORY[suite]
-    memory = None if memory == "auto" else memory
-    if suite == "peers":
-        return peers.run(shared, recipe, options.peers, memory)
-    if suite == "scaling":
-        return scaling.run(shared, recipe, memory, options.factors, options.axes)
-    if suite == "solvers":
-        return solvers.run(shared, recipe, options.spectra, options.solvers, options.reads)
-    return limits.run(shared, recipe, memory, options.panels, exact=not options.no_exact, suite=suite)
+    memory, run = SUITES[suite]
+    memory = options.memory or memory
+    return run(shared, recipe, None if memory == "auto" else memory, options)
 
 
 def _hidden(options: argparse.Namespace) -> dict[str, str]:
@@ -95,7 +113,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 def _parser() -> argparse.ArgumentParser:
     default = Options()
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("suite", choices=(*SUITES, "all", "table"))
+    parser.add_argument("suite", choices=(*SUITES, ALL, TABLE))
     parser.add_argument("--size", choices=tuple(SIZES), default="full", help="the matrices, unless given")
     parser.add_argument("--rows", type=int)
     parser.add_argument("--columns", type=int)
@@ -107,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--top", type=int, default=default.top)
     parser.add_argument("--memory", help="--memory of our command, or auto")
     parser.add_argument("--threads", type=int, default=0, help="of every process; 0 for all cores")
-    parser.add_argument("--repeat", type=int, help="how often a process is measured, instead of each one's own figure")
+    parser.add_argument("--repeat", type=int, help="measurements of every process, instead of its own number")
     parser.add_argument("--memory-limit", help="resident bytes at which a process is ended; else what is available")
     parser.add_argument("--time-limit", type=float, default=900, help="seconds after which a process is ended")
     parser.add_argument("--temp", type=Path, help="where stores are made; they are removed at the end")

@@ -1,4 +1,4 @@
-"""How long the reads of a store take W processes, from a shape and stated rates: no store, no processes.
+"""The forecast for a store that is not there: time and traffic of W processes, from a shape and stated rates.
 
 ::
 
@@ -10,14 +10,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from skillaxes.pca.krylov import UTILITY, block_columns
+from skillaxes.pca.krylov import block_columns
 from skillaxes.run.forecast import Shape, every_read, forecast, limits, rates_from
 
-CHUNK_BYTES = 64 << 20
+CHUNK_BYTES = 64 << 20  # of the chunks that the store would have
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print one line for each number of processes, and what becomes the limit where."""
+    """Print one line for each number of processes, and the number at which each resource becomes the limit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, required=True)
     parser.add_argument("--columns", type=int, required=True)
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         n_columns=given.columns,
         itemsize=given.itemsize,
         chunk_rows=max(1, CHUNK_BYTES // (given.columns * given.itemsize)),
-        block_columns=block_columns(given.components, given.columns, UTILITY, storage_bound=given.gpu),
+        block_size=block_columns(given.components, given.columns, storage_bound=given.gpu),
         reads=given.reads,
         n_layers=given.layers,
         on_gpu=given.gpu,
@@ -45,13 +45,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for processes in given.processes:
         seen = forecast(shape, processes, rates)
         print(
-            f"| {processes} | {shape.nbytes / processes / 1e9:,.1f} GB | {seen.kept:.0%} | {seen.first:,.3g} s | "
-            f"{seen.later:,.3g} s | {seen.traffic:.2g} s | {seen.total:,.3g} s |"
+            f"| {processes} | {shape.nbytes / processes / 1e9:,.1f} GB | {seen.kept:.0%} | {_seconds(seen.first)} | "
+            f"{_seconds(seen.later)} | {seen.traffic:.2g} s | {_seconds(seen.total)} |"
         )
     handed = every_read(shape)[-1]
     print(f"\nhanded over last: {handed['sum'] / 1e6:.1f} MB summed, {handed['broadcast'] / 1e6:.1f} MB sent")
     for name, at in limits(shape, rates).items():
         print(f"{name} becomes the limit at {f'{at:,} processes' if at else 'no number of processes'}")
+
+
+def _seconds(value: float) -> str:
+    """Three digits, never as a power of ten."""
+    rounded = float(f"{value:.3g}")
+    return f"{rounded:,.0f} s" if rounded >= 1000 else f"{rounded:g} s"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The same rows in the files that the peers start from, written chunk by chunk."""
+"""The input files of the peers, written chunk by chunk from a store."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench.panels import Rows
 
 
 def write_npy(store: Path, path: Path, dtype: str | None = None) -> None:
-    """A .npy file of the store's rows, in the store's dtype or another one.
+    """Write the store's rows to a .npy file, in the store's dtype or another one.
 
     Raises
     ------
@@ -30,10 +30,10 @@ def write_npy(store: Path, path: Path, dtype: str | None = None) -> None:
 
 
 def write_pickle(store: Path, path: Path) -> None:
-    """The notebook's gradmat.pkl: the whole matrix in float32, pickled.
+    """Write the notebook's gradmat.pkl: the whole matrix in float32, pickled.
 
-    A numpy array, not a torch tensor: it loads with one copy instead of three, so this is the kind one to the notebook.
-    The rows are in a mapped file while they are pickled; the pickler hands them on without a copy.
+    It is a numpy array and no torch tensor: it loads with one copy instead of three, which favours the notebook. The
+    rows lie in a mapped file while they are pickled, and protocol 5 writes them without a copy.
     """
     raw = path.with_suffix(".npy")
     write_npy(store, raw, "float32")

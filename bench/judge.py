@@ -1,19 +1,22 @@
-"""An answer held against the exact one."""
+"""Answers of programs, and their errors against the exact one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bench.reference import Reference
 
+if TYPE_CHECKING:
+    from skillaxes.run_folder.contents import Discovery
+
 
 @dataclass(frozen=True)
 class Answer:
-    """What a program found.
+    """The directions and lists that a program found.
 
     Attributes
     ----------
@@ -37,21 +40,17 @@ class Answer:
 
     @classmethod
     def from_run_folder(cls, folder: Path) -> Answer:
-        """Read ``directions.safetensors`` and ``topk.parquet`` of a run folder."""
-        import pyarrow.parquet as pq
-        from safetensors.numpy import load_file
+        """The answer in a run folder."""
+        from skillaxes.run_folder.contents import load
 
-        from skillaxes.run_folder import schema as formats
-
-        directions = load_file(folder / formats.DIRECTIONS)["components"]
-        return cls.from_lists(directions, pq.read_table(folder / formats.TOPK))
+        return cls.from_discovery(load(folder))
 
     @classmethod
-    def from_lists(cls, directions: np.ndarray, topk: Any) -> Answer:
-        """From directions (k, d) and lists as ``topk.parquet`` has them."""
-        from skillaxes.run_folder import schema as formats
+    def from_discovery(cls, found: Discovery) -> Answer:
+        """The answer in the result of a job."""
+        from skillaxes.run_folder.schema import NEGATIVE, POSITIVE
 
-        table = topk.to_pydict()
+        directions, table = found.directions.components, found.topk.to_pydict()
         lists: dict[tuple[int, str], list[tuple[int, int]]] = {}
         for direction, side, position, row in zip(
             table["direction"], table["side"], table["position"], table["row"], strict=True
@@ -61,16 +60,16 @@ class Answer:
         def rows(side: str) -> np.ndarray:
             return np.array([[row for _, row in sorted(lists[index, side])] for index in range(len(directions))])
 
-        return cls(directions, rows(formats.POSITIVE), rows(formats.NEGATIVE))
+        return cls(directions, rows(POSITIVE), rows(NEGATIVE))
 
 
 def judge(reference: Reference, answer: Answer) -> dict[str, Any]:
-    """How far an answer is from the exact one.
+    """The errors of an answer against the exact one.
 
     Returns
     -------
     error : worst 1 - |cos| of all directions
-    errors : of each direction
+    errors : 1 - |cos| of each direction
     overlap : mean share of a list's rows that belong there, over both sides of all directions
     exact_lists, lists : how many lists are the same set of rows, of how many
     """

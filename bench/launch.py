@@ -1,8 +1,8 @@
-"""One process, run and measured from outside: wall time, peak resident memory, bytes read, and what ended it.
+"""Run one process and measure it from outside: wall time, peak resident memory, bytes read, and how it ended.
 
-A small launcher process stands between the benchmark and the measured one. Linux counts the memory of whoever forked
-into ``ru_maxrss``, so a child of a large parent would seem large; the launcher holds some 10 MB. It also watches the
-resident memory of all processes it started and ends them at the limit, before the machine suffers: that is
+A small launcher process stands between the benchmark and the measured one. Linux counts the memory of the process that
+forked into ``ru_maxrss``, so a child of a large parent would seem large; the launcher holds some 10 MB. It also watches
+the resident memory of all processes that it started and ends them at the limit, before the machine runs short: that is
 reported as ``out of memory``, as it would have been on a machine of that size.
 
 Python's standard library only. Linux only (/proc).
@@ -33,13 +33,13 @@ FAILED = "failed"
 EXIT_NOT_INSTALLED = 77
 EXIT_REFUSED = 2
 
-# What libraries write when an allocation fails.
+# Messages of libraries whose allocation failed.
 _NO_MEMORY = ("MemoryError", "can't allocate memory", "Unable to allocate", "bad_alloc", "Cannot allocate memory")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one process took.
+    """The measurements of one process.
 
     Attributes
     ----------
@@ -47,10 +47,10 @@ class Measured:
     started : CLOCK_MONOTONIC at its start, in seconds; comparable with ``time.monotonic()`` of any process here
     wall_seconds : from its start to its end
     cpu_seconds : user and system time, children included
-    peak_memory_bytes : most resident memory of the process (``ru_maxrss``); at least what the watch saw in all
-        processes together
-    bytes_read : bytes that went through read calls, from a disk or from the page cache (``rchar``); mapped files do not
-        show here
+    peak_memory_bytes : most resident memory of the process (``ru_maxrss``), or of all processes together where the
+        watch saw more
+    bytes_read : bytes that went through read calls, from a disk or from the page cache (``rchar``), without those of
+        mapped files
     exit_code : of the process; negative for a signal
     message : the end of its standard error
     """
@@ -81,6 +81,10 @@ def measure(
     memory_limit : resident bytes at which it is ended
     time_limit : seconds after which it is ended
     folder : working directory
+
+    Raises
+    ------
+    RuntimeError : the launcher failed
     """
     job = {"command": list(command), "memory_limit": memory_limit, "time_limit": time_limit}
     launcher = subprocess.run(
@@ -98,7 +102,7 @@ def measure(
 
 
 def environment(threads: int, **extra: str) -> dict[str, str]:
-    """An environment for a measured process: the checkout importable, every library held to the same threads."""
+    """An environment for a measured process: the checkout is importable, every library has the same threads."""
     root = Path(__file__).resolve().parent.parent
     paths = [str(root), str(root / "engine"), str(root / "kernels"), os.environ.get("PYTHONPATH", "")]
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "RAYON_NUM_THREADS")
@@ -107,7 +111,7 @@ def environment(threads: int, **extra: str) -> dict[str, str]:
 
 
 class _Watch(threading.Thread):
-    """Follows the resident memory of a process group and ends it at a limit."""
+    """Thread that follows the resident memory of a process group and ends the group at a limit."""
 
     def __init__(self, group: int, memory_limit: int | None, time_limit: float | None) -> None:
         super().__init__(daemon=True)
@@ -156,13 +160,13 @@ def _run(job: dict[str, Any]) -> Measured:
         process = subprocess.Popen(
             job["command"], stdin=subprocess.DEVNULL, stdout=nothing, stderr=subprocess.PIPE, start_new_session=True
         )
-    _sacrifice(process.pid)
+    _kill_first(process.pid)
     watch = _Watch(process.pid, job["memory_limit"], job["time_limit"])
     watch.start()
     errors = _Tail(process.stderr)
     errors.start()
     try:
-        # The process stays a zombie until wait4, so that its accounts can still be read.
+        # The process stays a zombie until wait4, so that its counts in /proc can still be read.
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     except BaseException:
         os.killpg(process.pid, signal.SIGKILL)
@@ -187,7 +191,7 @@ def _run(job: dict[str, Any]) -> Measured:
 
 
 class _Tail(threading.Thread):
-    """Reads a pipe to its end and keeps the last part."""
+    """Thread that reads a pipe to its end and keeps the last part."""
 
     def __init__(self, pipe: Any) -> None:
         super().__init__(daemon=True)
@@ -199,8 +203,8 @@ class _Tail(threading.Thread):
             self.text = (self.text + line.decode(errors="replace"))[-20000:]
 
 
-def _sacrifice(process: int) -> None:
-    """If the machine runs short all the same, this process goes first."""
+def _kill_first(process: int) -> None:
+    """Have the kernel kill this process first if the machine runs out of memory all the same."""
     try:
         Path(f"/proc/{process}/oom_score_adj").write_text("1000")
     except OSError:

@@ -1,4 +1,4 @@
-"""Rows of a store as torch panels, for whoever here needs the plain truth: read through zarr, in order."""
+"""Rows of a store as torch panels, read in order and through zarr alone; files in the page cache."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PANEL_BYTES = 1 << 27  # of float64
 
 
 class Rows:
-    """A store's rows.
+    """The rows of a store.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Rows:
     def panels(self, dtype: Any, shift: torch.Tensor | None = None) -> Iterator[tuple[int, torch.Tensor]]:
         """All rows in order, in ``dtype``, less ``shift``: pairs of the first row's number and a panel.
 
-        The panel is a buffer that the next one reuses.
+        The next panel reuses the memory.
         """
         import torch
 
@@ -67,7 +67,7 @@ def files_of(path: Path) -> list[Path]:
 
 
 def warm(path: Path) -> int:
-    """Read every file once, so that the page cache holds what fits. Returns the bytes read."""
+    """Read every file once, so that it lies in the page cache as far as it fits; returns the bytes read."""
     buffer = bytearray(1 << 24)
     total = 0
     for file in files_of(path):

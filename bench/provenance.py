@@ -1,4 +1,4 @@
-"""Where a number comes from: commit, versions, machine, threads. Imports nothing heavy and runs no kernel."""
+"""The origin of a figure: commit, versions, machine. Imports nothing heavy and runs no kernel."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# What a figure may depend on; those that are not installed are left out.
+# Libraries that a figure may depend on; those that are not installed are left out.
 DISTRIBUTIONS = ("torch", "numpy", "zarr", "zarrs", "triton", "scikit-learn", "dask", "faiss-cpu")
 
 
 def commit() -> dict[str, Any]:
     """The checkout's commit, and whether its files differ from it. ``unknown`` outside of a repository."""
     head = _output("git", "-C", str(ROOT), "rev-parse", "HEAD")
-    # Results are appended by the very run that asks, so they alone do not make a checkout dirty.
+    # Results are appended by the run itself, so they alone do not make a checkout dirty.
     changes = _output("git", "-C", str(ROOT), "status", "--porcelain", "--", ".", ":!bench/results")
     return {"commit": head or "unknown", "dirty": bool(changes)}
 
@@ -37,7 +37,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """CPU or GPU model, cores granted to this process, memory in bytes."""
+    """Models of CPU and GPU, cores granted to this process, memory in bytes."""
     return {
         "cpu": cpu_model(),
         "cores": cores(),
@@ -48,7 +48,7 @@ def machine() -> dict[str, Any]:
 
 
 def cpu_model() -> str:
-    """The CPU's name; virtual machines hide the marketing name, so family, model and stepping are kept with it."""
+    """The CPU's name with family, model and stepping, since virtual machines hide the marketing name."""
     fields: dict[str, str] = {}
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -75,7 +75,7 @@ _UNITS = (
 
 
 def gpu_model() -> str | None:
-    """The first GPU's name, or None."""
+    """The first GPU's name; None without a GPU."""
     if shutil.which("nvidia-smi") is None:
         return None
     names = _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
@@ -83,12 +83,12 @@ def gpu_model() -> str | None:
 
 
 def cores() -> int:
-    """Cores that this process may run on."""
+    """The number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory() -> dict[str, int]:
-    """/proc/meminfo in bytes, bounded by what the cgroup grants."""
+    """``MemTotal`` and ``MemAvailable`` of /proc/meminfo in bytes, at most the limit of the cgroup."""
     figures = {}
     for line in Path("/proc/meminfo").read_text().splitlines():
         name, _, value = line.partition(":")
@@ -112,7 +112,7 @@ def _cgroup_limit() -> int | None:
 
 
 def command(arguments: list[str], hidden: dict[str, str] | None = None) -> str:
-    """A command line to keep: the interpreter by its short name, folders of this machine by a variable's name."""
+    """A command line for the results; short names stand for the interpreter and for this machine's folders."""
     text = " ".join(arguments)
     for folder, name in {**(hidden or {}), sys.executable: "python", str(ROOT): "."}.items():
         text = text.replace(folder, name)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def with_signs(directions: torch.Tensor) -> torch.Tensor:
-    """Unit rows whose entry of largest magnitude is positive; the first one where several are largest.
+    """Directions of unit length whose entry of largest magnitude is positive; the first one where several are largest.
 
     directions : (k, d)
     """
@@ -21,7 +21,7 @@ def with_signs(directions: torch.Tensor) -> torch.Tensor:
 
 
 def ends(cosines: torch.Tensor, top: int, valid: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows at both ends of every direction, the most extreme first; among equals the lower row first.
+    """The rows at both ends of every direction, the most extreme first; among equals the lower row first.
 
     cosines : (n_rows, k) float64
     valid : (n_rows,) bool, rows that can be ranked; None for all

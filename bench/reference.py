@@ -1,9 +1,9 @@
 """Exact directions and lists of a store, in float64, kept beside it.
 
-Two ways that share no code with the engine: ``dense`` (the eigenvectors of the covariance or of the Gram matrix,
+Two methods share no code with the engine: ``dense`` (the eigenvectors of the covariance or of the Gram matrix,
 whichever is smaller) and ``krylov`` (block Lanczos with full reorthogonalisation, run until the residuals are 1e-10,
-at which the angle to the exact direction is below 1e-10 over the relative gap). Both are judged by the same residual,
-from one more read.
+at which the angle to the exact direction is below 1e-10 over the relative gap). One more read gives the residuals of
+both.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _GRAM_BYTES = 4 << 30  # rows of the store's dtype that the Gram matrix may hold
 
 @dataclass(frozen=True)
 class Reference:
-    """The exact answer.
+    """The exact directions and lists of a store.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ class Reference:
 
 
 def path_of(store: Path, components: int, top: int) -> Path:
-    """Where the reference of a store is kept: beside it, so that it goes when the store goes."""
+    """The file of a store's reference: beside the store, so that both are removed together."""
     return store.with_name(f"{store.name}.exact-{components}-{top}.npz")
 
 
@@ -77,8 +77,13 @@ def exact(store: Path, components: int, top: int, method: str = "auto", toleranc
 
     Parameters
     ----------
-    method : ``auto`` takes ``dense`` where that is a matter of seconds
+    method : one of :data:`METHODS`; ``auto`` takes ``dense`` where that is a matter of seconds
     tolerance : residual at which ``krylov`` stops
+
+    Raises
+    ------
+    ValueError : another method
+    ArithmeticError : ``krylov`` did not reach the tolerance
     """
     kept = path_of(store, components, top)
     if kept.exists():
@@ -101,7 +106,7 @@ def exact(store: Path, components: int, top: int, method: str = "auto", toleranc
 
 
 class _Moments:
-    """Mean and total variance, in one read. The sums are taken around the first row: the mean may dwarf the spread."""
+    """Mean and total variance, in one read, from sums around the first row: the mean may dwarf the spread."""
 
     def __init__(self, rows: Rows) -> None:
         import torch
@@ -149,7 +154,7 @@ def _dense(rows: Rows, moments: _Moments, components: int) -> tuple[torch.Tensor
 
 
 def _gram(rows: Rows, moments: _Moments) -> torch.Tensor:
-    """The Gram matrix of the centred rows, (n, n), by blocks of columns: rows are long, and there are few of them."""
+    """The Gram matrix of the centred rows, (n, n), by blocks of columns, since rows are long and few."""
     import torch
 
     if rows.nbytes > _GRAM_BYTES:
@@ -164,7 +169,7 @@ def _gram(rows: Rows, moments: _Moments) -> torch.Tensor:
 
 
 def _krylov(rows: Rows, moments: _Moments, components: int, tolerance: float) -> tuple[torch.Tensor, float]:
-    """Block Lanczos, everything kept and orthogonalised twice (Golub & Van Loan, section 10.3.6).
+    """Block Lanczos with full reorthogonalisation, done twice (Golub & Van Loan, section 10.3.6).
 
     Raises
     ------
@@ -206,7 +211,7 @@ def _krylov(rows: Rows, moments: _Moments, components: int, tolerance: float) ->
 def captured(store: Path, directions: np.ndarray, reference: Reference) -> float:
     """Variance in the span of ``directions`` (k, d), over the most that k directions can hold. One read.
 
-    What counts where eigenvalues are nearly equal: the directions may then be arbitrary and still hold everything.
+    Where eigenvalues are nearly equal, directions may be arbitrary within their span and still hold all the variance.
     """
     import torch
 
@@ -219,7 +224,7 @@ def captured(store: Path, directions: np.ndarray, reference: Reference) -> float
 def _finish(
     rows: Rows, moments: _Moments, directions: torch.Tensor, further: float, top: int, method: str
 ) -> Reference:
-    """Signs, residuals and lists: two more reads."""
+    """The reference with signs, residuals and lists, in two more reads."""
     import torch
 
     directions = with_signs(directions)

@@ -1,4 +1,4 @@
-"""Figures, kept: one JSON line a measurement, appended and never rewritten."""
+"""The results files: one JSON line a measurement, appended and never rewritten."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ DEFAULT = Path(__file__).resolve().parent / "results" / "results.jsonl"
 
 
 def quantiles(samples: Sequence[float]) -> dict[str, float]:
-    """How often, least, quartiles and most of some samples. The quartiles are samples themselves, not in between."""
+    """Number, minimum, quartiles and maximum of some samples; the first and third quartile are samples themselves.
+
+    Raises
+    ------
+    ValueError : no samples
+    """
     ordered = sorted(samples)
     if not ordered:
         raise ValueError("quantiles of no samples: measure at least once")
@@ -37,15 +42,16 @@ def quantiles(samples: Sequence[float]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Book:
-    """Where the measurements of one run of one suite go.
+    """The results file, as one run of one suite writes to it.
 
     Attributes
     ----------
     path : the file that lines are appended to
     suite : the name of the suite
-    command : what was typed
-    threads : threads that every measured process was held to
-    hidden : folders of this machine and the names they are kept under
+    command : the command line
+    threads : threads of every measured process
+    hidden : folders of this machine, and the names that stand for them in the file
+    run : identifies the run
     """
 
     path: Path
@@ -60,8 +66,8 @@ class Book:
 
         Parameters
         ----------
-        measurement : what was measured, for example the name of a peer
-        case : what it was measured on: rows, columns, dtype, options
+        measurement : its name, for example that of a peer
+        case : the matrix and the options
         values : the figures; times as :func:`quantiles` of seconds
         """
         line = {
@@ -88,7 +94,7 @@ class Book:
 
 
 def load(path: Path, suite: str | None = None, run: str | None = None) -> list[dict[str, Any]]:
-    """Lines of a results file, oldest first; of one suite and of one run where these are given.
+    """The lines of a results file, oldest first; of one suite and of one run where these are given.
 
     ``run="last"`` means the newest run of each suite.
     """

@@ -37,7 +37,7 @@ _BLOCK_ELEMENTS = 1 << 22  # 16 MiB of float32: what a core's caches and a worke
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to make.
+    """The recipe of a matrix.
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ class Recipe:
 
     @property
     def name(self) -> str:
-        """A file name that tells recipes apart."""
+        """A file name that no other recipe has."""
         shape = f"{self.rows}x{self.columns}-{self.dtype}"
         return f"{self.spectrum}-{shape}-e{self.exponent:g}-m{self.mean_ratio:g}-s{self.seed}"
 
@@ -80,16 +80,16 @@ class Recipe:
 
     @property
     def block_rows(self) -> int:
-        """Rows of a block: it depends on the columns only, so that fewer rows are a prefix of more."""
+        """Rows of a block. They depend on the columns alone, so that fewer rows are a prefix of more."""
         return max(64, _BLOCK_ELEMENTS // self.columns)
 
     def as_dict(self) -> dict[str, Any]:
-        """The recipe, as JSON can hold it."""
+        """The recipe as JSON holds it."""
         return asdict(self)
 
 
 class Generator:
-    """Makes blocks of rows of a :class:`Recipe`. Holds the structure: some 65 x columns floats."""
+    """Generator of blocks of rows of a :class:`Recipe`; holds some 65 x columns floats."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -107,12 +107,12 @@ class Generator:
 
     @property
     def n_head(self) -> int:
-        """Dense directions."""
+        """Number of dense directions."""
         return 0 if self.recipe.spectrum == "flat" else min(_HEAD, self.recipe.columns // 2)
 
     @cached_property
     def huge_columns(self) -> np.ndarray:
-        """Indices of the columns that hold most of the mean."""
+        """Indices of the columns that hold most of the mean, at most eight."""
         count = min(len(_HUGE), self.recipe.columns // 2)
         return self._structure(0).permutation(self.recipe.columns)[:count]
 
@@ -153,7 +153,7 @@ class Generator:
         return drawn * np.sqrt(self.eigenvalues[: self.n_head])
 
     def block(self, block: int) -> torch.Tensor:
-        """Rows of a block, (b, columns), in the recipe's dtype."""
+        """The rows of a block, (b, columns), in the recipe's dtype."""
         import torch
 
         # Always a whole block, cut at the end: a product's last bits depend on how many rows it has.
@@ -177,7 +177,7 @@ class Generator:
 
     @property
     def n_blocks(self) -> int:
-        """Blocks of the whole matrix; the last one may have fewer rows."""
+        """Number of blocks; the last one may have fewer rows."""
         return -(-self.recipe.rows // self.recipe.block_rows)
 
     def blocks(self, workers: int = 1) -> Iterator[torch.Tensor]:
@@ -215,8 +215,8 @@ class Generator:
 def planted_directions(recipe: Recipe, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Exact directions and eigenvalues of a ``planted`` matrix, without looking at the matrix.
 
-    Its centred rows lie in the span of the planted directions, so the covariance of their coefficients, an eigenproblem
-    of 64 x 64, has all of it. Exact for the matrix before its entries were rounded to the recipe's dtype.
+    Its centred rows lie in the span of the planted directions, so the eigenproblem of 64 x 64 of their coefficients'
+    covariance gives them. They are exact for the matrix before its entries were rounded to the recipe's dtype.
 
     Returns
     -------
@@ -241,7 +241,7 @@ def planted_directions(recipe: Recipe, count: int) -> tuple[np.ndarray, np.ndarr
 
 
 def write_store(recipe: Recipe, path: Path, workers: int = 1) -> None:
-    """Make the matrix and write it as ``ingest`` would: the layout that is measured is the one users get."""
+    """Write the matrix to a store with the layout that ``ingest`` gives."""
     from skillaxes.store import create_store
 
     with create_store(path, n_rows=recipe.rows, n_features=recipe.columns, dtype=recipe.dtype) as writer:

@@ -1,4 +1,4 @@
-"""Results as Markdown tables, each with the machine and the commit that they come from."""
+"""Results as Markdown tables, each with its machine and its commit."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ Line = dict[str, Any]
 
 
 def render(lines: Sequence[Line]) -> str:
-    """Tables of all suites in ``lines``, in the order in which they first appear, one a run and a matrix."""
+    """Tables of all suites and runs in ``lines``, in the order in which they first appear."""
     groups: dict[tuple[str, str], list[Line]] = {}
     for line in lines:
         groups.setdefault((line["suite"], line["run"]), []).append(line)
     parts = []
     for (suite, _), group in groups.items():
-        parts.append(f"### {suite}\n\n{_RENDERERS[suite](group)}\n\n{birth(group[-1])}")
+        parts.append(f"### {suite}\n\n{_RENDERERS[suite](group)}\n\n{origin(group[-1])}")
     return "\n\n".join(parts) + "\n"
 
 
-def birth(line: Line) -> str:
-    """One sentence: machine, threads, commit, versions, command."""
+def origin(line: Line) -> str:
+    """Machine, threads, versions, commit and command of a line, as one sentence."""
     machine, versions = line["machine"], line["versions"]
     hardware = machine["gpu"] or machine["cpu"]
     cores = f"{machine['cores']} cores, {line['threads']} threads, {gigabytes(machine['memory_bytes'])} of memory"
@@ -34,7 +34,7 @@ def birth(line: Line) -> str:
 
 
 def matrix(case: dict[str, Any]) -> str:
-    """What was measured on, in words."""
+    """The matrix of a case in words."""
     shape = f"{case['rows']:,} x {case['columns']:,} {case['dtype']}"
     text = f"{shape} ({gigabytes(case['bytes'])}), {case['spectrum']} spectrum"
     if case.get("memory"):
@@ -105,8 +105,6 @@ def _limits(lines: Sequence[Line]) -> str:
     if "error" in values:
         text += f", error {values['error']:.0e}, {values['exact_lists']} of {values['lists']} lists exact"
     text += ".\n\n" + _table(["stage", "seconds", "floor", "times", "floor's parts"], rows)
-    if not all(stage["stated"] for stage in floor["stages"] if "project" in stage["parts"]):
-        text += "\n\nThe manifest does not say which products ran: the floor takes them to be float32."
     speeds = ", ".join(f"{name} {value:.1f}" for name, value in floor["speeds"].items() if value)
     return f"{text}\n\nThe machine in the same run: {speeds}."
 

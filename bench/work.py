@@ -1,4 +1,4 @@
-"""The benchmark's own heavy work, each piece a process of its own, so that no suite holds memory or threads.
+"""The heavy work of the benchmarks. Each piece runs in a process of its own, so that no suite holds memory or threads.
 
 python -m bench.work store OUT --recipe JSON --threads 2
 python -m bench.work rows OUT --source FILE.npy
@@ -16,9 +16,9 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Do one piece of work."""
+    """Do the piece of work that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m bench.work")
-    parser.add_argument("piece", choices=("store", "rows", "exact", "npy", "pickle", "rates", "captured"))
+    parser.add_argument("piece", choices=tuple(_PIECES))
     parser.add_argument("path", type=Path)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--source", type=Path)
@@ -42,7 +42,7 @@ def _store(options: argparse.Namespace) -> None:
 
 
 def _rows(options: argparse.Namespace) -> None:
-    """A store of the rows of a .npy file: real activations."""
+    """Write a store of the rows of a .npy file."""
     import numpy as np
 
     from skillaxes.store import create_store
@@ -75,7 +75,7 @@ def _pickle(options: argparse.Namespace) -> None:
 
 
 def _rates(options: argparse.Namespace) -> None:
-    from bench.rates import all_rates
+    from bench.machine import all_rates
 
     panels = [int(text) for text in options.panels.split(",")]
     rates = all_rates(
@@ -85,7 +85,7 @@ def _rates(options: argparse.Namespace) -> None:
 
 
 def _captured(options: argparse.Namespace) -> None:
-    """Variance captured by several answers, as shares of the exact one's."""
+    """Write the variance in the span of each answer, as a share of that in the exact one."""
     import torch
 
     from bench.judge import Answer

@@ -30,7 +30,7 @@ def _kernels(run: Run) -> list[kernels.Line]:
     return [line for section in kernels.SECTIONS for line in section(run)]
 
 
-# Each with the share of the time after which it begins nothing new.
+# By name: the function, and the share of the time after which it begins nothing new.
 SECTIONS: dict[str, tuple[Callable[[Run], list[kernels.Line]], float]] = {
     "kernels": (_kernels, 0.45),
     "reads": (reads, 0.7),
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         book = Book(options.results, "gpu", typed, torch.get_num_threads(), hidden)
         run = Run(device, book, 0.0, options.tiny, not options.no_compile, folder=Path(folder))
         if "kernels" not in options.only:
-            lines += kernels.copies(run)  # what shares refer to
+            lines += kernels.copies(run)  # the rate that shares refer to
         for name in options.only:
             section, share = SECTIONS[name]
             run.deadline = began + share * options.seconds

@@ -1,15 +1,14 @@
 """The whole job beside in-memory ``torch.pca_lowrank`` and, where it is installed, cuML: from files to top-k lists.
 
 Our job begins at the zarr store, the peers at the same rows in a .npy file, all in the page cache. Before a time
-counts, the directions' residuals ||C v - lambda v|| / lambda are measured in float64 on the card, by code that is
-nobody's.
+counts, the directions' residuals ||C v - lambda v|| / lambda are measured in float64 on the card, by code that none of
+the contestants shares.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ from torch import Tensor
 
 from bench.gpu.stores import Run, finish, reached
 from bench.inputs import write_npy
-from bench.kernels.gpu import Line, _line
+from bench.judge import Answer
+from bench.kernels.gpu import Line, timed_line
 from bench.panels import warm
 
 SHAPES, TINY_SHAPES = ((200_000, 4_096), (50_000, 30_720)), ((400, 64),)
@@ -29,16 +29,8 @@ LARGEST_RESIDUAL = 3e-3  # of sines of angles about 1e-3, the tolerance of our j
 _WIDEST_COVARIANCE = 8_192  # cuML solves the eigenproblem of the whole covariance; wider ones take minutes
 
 
-@dataclass(frozen=True)
-class Answer:
-    """Directions (k, d), float32 on the host, and the rows at both ends of each, (k, 2 top)."""
-
-    directions: np.ndarray
-    rows: np.ndarray
-
-
 def jobs(run: Run) -> list[Line]:
-    """Seconds from files to lists, and what each answer is worth."""
+    """Time every contestant from files to lists, with the residual of its answer."""
     lines: list[Line] = []
     for rows, columns in TINY_SHAPES if run.tiny else SHAPES:
         case = {"rows": rows, "columns": columns, "dtype": "float16", "components": K}
@@ -92,9 +84,9 @@ def _contest(
         return run.book.append("job", case, {"error": error, "failed": f"residual above {LARGEST_RESIDUAL}"}), answer
     more = {"error": error}
     if ours is not None:
-        pairs = zip(answer.rows.tolist(), ours.rows.tolist(), strict=True)
+        pairs = zip(_listed(answer), _listed(ours), strict=True)
         more["rows_shared"] = float(np.mean([len(set(a) & set(b)) / len(a) for a, b in pairs]))
-    return _line(run, "job", case, seconds, source.stat().st_size, **more), answer
+    return timed_line(run, "job", case, seconds, source.stat().st_size, **more), answer
 
 
 def _ours(store: Path, device: torch.device) -> Answer:
@@ -102,9 +94,7 @@ def _ours(store: Path, device: torch.device) -> Answer:
 
     with reached(device):
         found = skillaxes.discover(store, components=K, top=TOP, device=str(device))
-    table = found.topk.to_pydict()
-    rows = [[row for row, at in zip(table["row"], table["direction"], strict=True) if at == i] for i in range(K)]
-    return Answer(found.directions.components, np.array(rows))
+    return Answer.from_discovery(found)
 
 
 def _lowrank(source: Path, device: torch.device) -> Answer:
@@ -113,7 +103,7 @@ def _lowrank(source: Path, device: torch.device) -> Answer:
     matrix -= mean
     torch.manual_seed(3)  # its random start decides the last digits: the same ones in every run
     v = torch.pca_lowrank(matrix, q=2 * K, center=False, niter=7)[2][:, :K]
-    return Answer(v.T.cpu().numpy(), _ends((matrix @ v + mean @ v) / norms[:, None]))
+    return Answer(v.T.cpu().numpy(), *_ends((matrix @ v + mean @ v) / norms[:, None]))
 
 
 def _cuml(source: Path, device: torch.device) -> Answer:
@@ -124,20 +114,26 @@ def _cuml(source: Path, device: torch.device) -> Answer:
     norms = torch.linalg.vector_norm(matrix, dim=1)
     fitted = PCA(n_components=K, output_type="cupy").fit(cupy.from_dlpack(matrix))
     v = torch.from_dlpack(cupy.ascontiguousarray(fitted.components_)).T
-    return Answer(v.T.cpu().numpy(), _ends(matrix @ v / norms[:, None]))
+    return Answer(v.T.cpu().numpy(), *_ends(matrix @ v / norms[:, None]))
 
 
 def _matrix(source: Path, device: torch.device) -> Tensor:
     return torch.from_numpy(np.load(source)).to(device).float()
 
 
-def _ends(cosines: Tensor) -> np.ndarray:
-    ends = [torch.topk(cosines, TOP, dim=0, largest=largest).indices.T for largest in (True, False)]
-    return torch.cat(ends, dim=1).cpu().numpy()
+def _ends(cosines: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Rows at the positive and at the negative end of each direction, (k, top)."""
+    positive, negative = (torch.topk(cosines, TOP, dim=0, largest=largest).indices.T for largest in (True, False))
+    return positive.cpu().numpy(), negative.cpu().numpy()
+
+
+def _listed(answer: Answer) -> list[list[int]]:
+    """The rows at both ends of each direction."""
+    return np.concatenate([answer.positive, answer.negative], axis=1).tolist()
 
 
 def residual(source: Path, directions: np.ndarray, device: torch.device) -> float:
-    """The largest ||C v - lambda v|| / lambda, in float64."""
+    """The largest ||C v - lambda v|| / lambda of directions (k, d), in float64."""
     matrix = np.load(source, mmap_mode="r")
     v = torch.from_numpy(directions).to(device).double().T
     v /= torch.linalg.vector_norm(v, dim=0)

@@ -1,8 +1,8 @@
 """One read of a store: from the disk, from the page cache over PCIe, and from the card's memory.
 
-Each with the panels alone and with both products of a Krylov step; with panels of half the L2, as jobs have them, and
-with panels eight times as large, which tells what launching kernels for small panels costs. Before anything is timed,
-the sum of all bits that arrive is held against zarr's own reading.
+Each source is timed with the panels alone and with both products of a Krylov step; with panels of half the L2, as jobs
+have them, and with panels eight times as large, which shows the cost of launching kernels for small panels. Before
+anything is timed, the sum of all bits that arrive is held against zarr's own reading.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 
 from bench.gpu.stores import Run, bits, checksum, finish, forget, reached
 from bench.kernels import contestants
-from bench.kernels.gpu import N_DIRECTIONS, Line, _line
+from bench.kernels.gpu import N_DIRECTIONS, Line, timed_line
 from skillaxes.run.plan import MOST_WORKERS
 from skillaxes.store import open_store
 from skillaxes.stream import device as devices
@@ -26,11 +26,11 @@ from skillaxes.stream.prefetch import panel_rows_for
 from skillaxes_kernels import PanelSpec, accumulate, prepare, project
 
 SHAPE, TINY_SHAPE = (65_536, 30_720), (700, 96)  # 4 GB
-SOURCES = ("from disk", "over PCIe", "in the card's memory")
+DISK, PCIE, RESIDENT = SOURCES = ("from disk", "over PCIe", "in the card's memory")
 
 
 def reads(run: Run) -> list[Line]:
-    """What a read costs."""
+    """Time reads from every source, by panels of two sizes."""
     rows, columns = TINY_SHAPE if run.tiny else SHAPE
     path = run.store(rows, columns)
     wanted = checksum(path)
@@ -57,20 +57,22 @@ def _from(run: Run, path: Path, source: str, panel_rows: int, wanted: int) -> li
     if run.late():
         return [run.book.append("read", case, {"skipped": "out of time"})]
     filling = panel_rows * store.n_features * store.itemsize  # of the last panel
-    kept = store.nbytes + filling if source == SOURCES[2] else 0
+    resident_bytes = store.nbytes + filling if source == RESIDENT else 0
     try:
-        stream = PanelStream(store, panel_rows=panel_rows, device=run.device, resident_bytes=kept, workers=MOST_WORKERS)
+        stream = PanelStream(
+            store, panel_rows=panel_rows, device=run.device, resident_bytes=resident_bytes, workers=MOST_WORKERS
+        )
         found = sum(bits(panel.rows) for panel in stream.read())
         if found != wanted:
             run.failures += 1
             return [run.book.append("read", case, {"failed": "other values than zarr reads"})]
-        told = stream.on_device() or {}
-        if kept and told.get("kept_rows") != store.n_rows:
+        on_device = stream.on_device() or {}
+        if resident_bytes and on_device.get("kept_rows") != store.n_rows:
             return [run.book.append("read", case, {"skipped": "the store does not fit the card's memory"})]
         lines = []
         for what, work in (("panels alone", None), ("both products", _products(stream, panel_rows))):
-            seconds = _seconds(run, stream, work, path if source == SOURCES[0] else None)
-            lines.append(_line(run, "read", {**case, "who": f"{case['who']}, {what}"}, seconds, store.nbytes))
+            seconds = _seconds(run, stream, work, path if source == DISK else None)
+            lines.append(timed_line(run, "read", {**case, "who": f"{case['who']}, {what}"}, seconds, store.nbytes))
         return lines
     except torch.OutOfMemoryError as error:
         return [run.book.append("read", case, {"skipped": str(error).splitlines()[0]})]
@@ -79,7 +81,7 @@ def _from(run: Run, path: Path, source: str, panel_rows: int, wanted: int) -> li
 def _seconds(
     run: Run, stream: PanelStream, work: Callable[[Panel], Any] | None, cold: Path | None, samples: int = 3
 ) -> list[float]:
-    """Of whole reads, after one that warms up (there is none from a cold disk)."""
+    """Seconds of whole reads, after one that warms up; from a cold disk there is no warm-up."""
     found = []
     for number in range(samples + (cold is None)):
         if cold is not None:

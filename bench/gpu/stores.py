@@ -1,4 +1,4 @@
-"""Stores to read on a card: made once a run, forgotten by the page cache on demand, with a checksum of all values."""
+"""Stores to read on a card: made once a run, dropped from the page cache on demand, with a checksum of all values."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Run(Context):
 
 
 def forget(path: Path) -> None:
-    """Have the page cache drop a store, so that the next read comes from the disk (on tmpfs there is none)."""
+    """Drop a store from the page cache, so that the next read comes from the disk (on tmpfs there is none)."""
     for file in files_of(path):
         descriptor = os.open(file, os.O_RDONLY)
         try:
@@ -67,7 +67,7 @@ def finish(device: torch.device) -> None:
 
 @contextmanager
 def reached(device: torch.device) -> Iterator[None]:
-    """Within it, a CPU is reached as a GPU would be: for trying out the flow."""
+    """Within it, a CPU is used as a GPU would be, to try out the flow."""
     from skillaxes.stream import device as devices
 
     before = devices.device_streams

@@ -1,4 +1,4 @@
-"""Benchmarks of the kernels alone: compiled resources, a roofline on paper, times.
+"""Benchmarks of the kernels alone: compiled resources, a computed roofline, times.
 
 python -m bench.kernels.resources    registers, spills, shared memory, tensor-core instructions; needs no GPU
 python -m bench.kernels.roofline     bytes and operations of each stage over the rates of A100, H100, H200

@@ -21,6 +21,7 @@ from skillaxes_kernels import (
 )
 
 Result = tuple[Tensor, Tensor | None]
+LIBRARY = "library product"  # plain, uncentred, of operands in the panel's dtype
 # Relative to |y| |direction|, and to the largest entry of z. Half precision alone, with its 8 or 11 bits, would fail.
 LARGEST_ERROR = 2e-5
 
@@ -36,11 +37,12 @@ class Inputs:
 
     @property
     def panel_bytes(self) -> int:
+        """Bytes of the panel."""
         return self.panel.numel() * self.panel.element_size()
 
 
 def make_inputs(b: int, d: int, n: int, dtype: torch.dtype, device: torch.device) -> Inputs:
-    """Seeded on the device itself: a panel of 4 GiB takes long over a wire."""
+    """Seeded inputs, made on the device itself: a panel of 4 GiB takes long over a wire."""
     generator = torch.Generator(device).manual_seed(0)
     shift = 10 * torch.randn(d, generator=generator, device=device)
     panel = torch.empty((b, d), dtype=dtype, device=device)
@@ -53,7 +55,7 @@ def make_inputs(b: int, d: int, n: int, dtype: torch.dtype, device: torch.device
 
 
 def projectors(inputs: Inputs, compiled: bool) -> dict[str, Callable[[], Result]]:
-    """The ways to dots of centred rows and their squared norms, by name; those that decline are left out."""
+    """The implementations of dots of centred rows and their squared norms, by name, without those that decline."""
     x, w, m = inputs.panel, inputs.directions, inputs.shift
     found: dict[str, Callable[[], Result]] = {}
     for name, backend in _backends(x).items():
@@ -62,12 +64,12 @@ def projectors(inputs: Inputs, compiled: bool) -> dict[str, Callable[[], Result]
         whole = torch.compile(_centred_project, dynamic=False)
         found["torch.compile"] = lambda: whole(x, w, m)
     half = w.to(x.dtype)
-    found["library product"] = lambda: (_product(x, half), None)
+    found[LIBRARY] = lambda: (_product(x, half), None)
     return found
 
 
 def accumulators(inputs: Inputs, compiled: bool) -> dict[str, Callable[[], Tensor]]:
-    """The ways to ``y^T @ weights``, by name; ours add to z, so their first result is the one to check."""
+    """The implementations of ``y^T @ weights``, by name; ours add to z, so their first result is the one to check."""
     x, m, weights = inputs.panel, inputs.shift, inputs.weights
     z = torch.zeros((x.shape[1], weights.shape[1]), device=x.device)
     found: dict[str, Callable[[], Tensor]] = {}
@@ -79,15 +81,15 @@ def accumulators(inputs: Inputs, compiled: bool) -> dict[str, Callable[[], Tenso
         found["torch.compile"] = lambda: whole(x, weights, m)
     high = weights.to(x.dtype)
     pair = torch.cat((high, (weights - high.float()).to(x.dtype)), dim=1)
-    found["library product"] = lambda: _product(x.T, pair)
+    found[LIBRARY] = lambda: _product(x.T, pair)
     return found
 
 
 def error_of_projector(inputs: Inputs, name: str, result: Result, sample: int = 64) -> float:
-    """Worst error of the first and last rows against the float64 definition, relative to ``|y| |direction|``."""
+    """The worst error of the first and last rows against the float64 definition, relative to ``|y| |direction|``."""
     rows = torch.cat((inputs.panel[:sample], inputs.panel[-sample:]))
     dots, norms = (None if t is None else torch.cat((t[:sample], t[-sample:])) for t in result)
-    centred = name != "library product"
+    centred = name != LIBRARY
     true = reference.project(rows, inputs.directions, inputs.shift if centred else None)
     sizes = true.sq_norms.sqrt()[:, None] * inputs.directions.double().norm(dim=0)
     worst = float(((dots - true.dots) / sizes).abs().max())
@@ -97,11 +99,11 @@ def error_of_projector(inputs: Inputs, name: str, result: Result, sample: int = 
 
 
 def error_of_accumulator(inputs: Inputs, name: str, z: Tensor, sample: int = 64) -> float:
-    """Worst error of the first and last columns, relative to the size of the sums it is made of."""
+    """The worst error of the first and last columns, relative to the size of the sums it is made of."""
     n = inputs.weights.shape[1]
     columns = torch.cat((inputs.panel[:, :sample], inputs.panel[:, -sample:]), dim=1).double()
     shift = torch.cat((inputs.shift[:sample], inputs.shift[-sample:])).double()
-    if name == "library product":
+    if name == LIBRARY:
         z, shift = z[:, :n].float() + z[:, n:].float(), 0 * shift
     y = columns - shift
     seen = torch.cat((z[:sample], z[-sample:]))

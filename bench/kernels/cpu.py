@@ -1,9 +1,8 @@
 """``python -m bench.kernels.cpu``: the products for CPUs side by side, on panels of a read.
 
-Correctness first, then times. A panel passes once through ``project`` and once through ``accumulate``, as in a read
-of the block Krylov solver, between others of which there are as many as no cache holds. GFLOP/s count
-2 x rows x columns x directions a product, conversion and centring come on top. An implementation that fails against
-the float64 definition gets no time, and the exit status is 1.
+Correctness first, then times. Panels pass through ``project`` and ``accumulate`` in turn, as in a read of the block
+Krylov solver; they are more than any cache holds. GFLOP/s count 2 x rows x columns x directions a product, without
+conversion and centring. A backend that fails against the float64 definition gets no time, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -19,31 +18,30 @@ import torch
 
 from bench import provenance
 from bench.results import Book, quantiles
-from skillaxes_kernels import PanelSpec, accumulate, prepare, project, reference, round_directions
-from skillaxes_kernels.backends import native
+from skillaxes_kernels import PanelSpec, accumulate, api, prepare, project, reference
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "cpu.jsonl"
-BACKENDS = ("amx", "avx512", "cpu")
+BACKENDS = {backend.name: backend for backend in api.BACKENDS if backend.automatic_on == "cpu"}
 BITS = (24, 16, 8)
-_SPREAD = 1 << 28  # bytes of panels that take turns, unless they are tiny
-_TOLERANCE = 1e-5  # of the largest dot or sum; operands of fewer bits add what rounding them leaves
+_SPREAD = 1 << 28  # bytes of the panels, unless they are tiny
+_TOLERANCE = 1e-5  # of the largest dot or sum
 
 
 def run(book: Book, rows: int, columns: int, directions: int, repeat: int, tiny: bool = False) -> list[dict[str, Any]]:
-    """Measure every implementation that this machine has; one line each."""
+    """Measure every backend for CPUs; one line each, with the reason where this machine has it not."""
     generator = torch.Generator().manual_seed(0)
     count = 2 if tiny else max(2, _SPREAD // (rows * columns * 2))
     panels = [torch.randn(rows, columns, generator=generator).half().add_(1) for _ in range(count)]
     block = torch.randn(columns, directions, generator=generator) / columns**0.5
     shift = torch.ones(columns)
     lines = []
-    for name in BACKENDS:
-        declined = native.declines(name, torch.float16) if name in native.LEVELS else None
+    for name, backend in BACKENDS.items():
+        declined = backend.declines(PanelSpec.of(panels[0]))
         case = {"who": name, "rows": rows, "columns": columns, "directions": directions, "dtype": "float16"}
         if declined is not None:
             lines.append(book.append("products", case, {"declined": declined}))
             continue
-        basis = round_directions(block, torch.float16, "cpu") if name == "amx" else block
+        basis = backend.round_directions(block, torch.float16, None)
         error = _error(name, panels[0], basis, shift)
         if error > _TOLERANCE:
             lines.append(book.append("products", case, {"failed": f"error {error:.1e}"}))
@@ -105,7 +103,7 @@ def table(lines: Sequence[dict[str, Any]]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code."""
+    """Measure and print the table; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(prog="python -m bench.kernels.cpu", description=__doc__)
     parser.add_argument("--rows", type=int, default=512, help="of a panel")

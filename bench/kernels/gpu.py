@@ -36,7 +36,7 @@ _FLUSH_BYTES = 256 * 2**20  # more than any card's L2
 
 @dataclass
 class Context:
-    """One run: where results go, how long it may take, and the copy rate that shares refer to."""
+    """One run: its device, its results, its time limit, and the copy rate that shares refer to."""
 
     device: torch.device
     book: Book
@@ -47,38 +47,40 @@ class Context:
     failures: int = 0
 
     def late(self) -> bool:
+        """Whether the time is up."""
         return time.monotonic() > self.deadline
 
 
 def copies(context: Context) -> list[Line]:
-    """The device's own copy; on a card also copies from the host, pinned and not."""
+    """Time the device's own copy; on a card also copies from the host, pinned and not."""
     size = (8 if context.tiny else 1024) * 2**20
     source = torch.ones(size, dtype=torch.uint8, device=context.device)
     target = torch.empty_like(source)
     seconds = timed(lambda: target.copy_(source), context)
     context.copy_rate = 2 * size / quantiles(seconds)["p50"]
-    lines = [_line(context, "copy", {"kind": "device", "bytes": size}, seconds, 2 * size)]
+    lines = [timed_line(context, "copy", {"kind": "device", "bytes": size}, seconds, 2 * size)]
     if context.device.type == "cuda":
         for pinned in (True, False):
             host = torch.ones(size // 4, dtype=torch.uint8, pin_memory=pinned)
             place = target[: size // 4]
             copy = _host_copy(place, host)
             kind = "pinned host" if pinned else "pageable host"
-            lines.append(_line(context, "copy", {"kind": kind, "bytes": size // 4}, timed(copy, context), size // 4))
+            case = {"kind": kind, "bytes": size // 4}
+            lines.append(timed_line(context, "copy", case, timed(copy, context), size // 4))
     return lines
 
 
 def projections(context: Context) -> list[Line]:
-    """Dots with 48 directions and squared norms of centred rows."""
+    """Time the dots with 48 directions and the squared norms of centred rows."""
     return _race(context, "project", contestants.projectors, contestants.error_of_projector)
 
 
 def second_products(context: Context) -> list[Line]:
-    """``z += y^T @ weights`` with 48 columns of weights."""
+    """Time ``z += y^T @ weights`` with 48 columns of weights."""
     return _race(context, "accumulate", contestants.accumulators, contestants.error_of_accumulator)
 
 
-# The sections of a run, in this order; a section that needs more than the kernels is one more function here.
+# The sections of a run, in this order.
 SECTIONS: tuple[Callable[[Context], list[Line]], ...] = (copies, projections, second_products)
 
 
@@ -110,21 +112,22 @@ def _contest(
     inputs: contestants.Inputs,
     run: Callable[[], Any],
     error_of: Callable[..., float],
-) -> dict[str, Any]:
+) -> Line:
     try:
         error = error_of(inputs, case["who"], run())
         # A library product in half precision is a mark for speed; its inputs are rounded, so it is not judged.
-        if case["who"] != "library product" and not error <= contestants.LARGEST_ERROR:
+        if case["who"] != contestants.LIBRARY and not error <= contestants.LARGEST_ERROR:
             context.failures += 1
             return context.book.append(name, case, {"error": error, "failed": f"above {contestants.LARGEST_ERROR}"})
-        return _line(context, name, case, timed(run, context), inputs.panel_bytes, error=error)
+        return timed_line(context, name, case, timed(run, context), inputs.panel_bytes, error=error)
     except torch.OutOfMemoryError as problem:
         return context.book.append(name, case, {"skipped": str(problem).splitlines()[0]})
 
 
-def _line(
+def timed_line(
     context: Context, name: str, case: dict[str, Any], seconds: list[float], n_bytes: int, **more: float
-) -> dict[str, Any]:
+) -> Line:
+    """Keep a time: the samples, bytes a second, and their share of the device's own copy."""
     spread = quantiles(seconds)
     rate = n_bytes / spread["p50"]
     values = {"seconds": spread, "bytes_per_second": rate, "share_of_copy": rate / context.copy_rate, **more}

@@ -3,8 +3,8 @@
     python -m bench.kernels.resources            prints the table
     python -m bench.kernels.resources --write    writes it to bench/kernels/RESOURCES.md
 
-The launches of the host code are compiled: they are recorded, not copied, and specialised as Triton's launcher does
-(pointers and integers divisible by 16, integers equal to 1).
+The launches that the host code makes are recorded and compiled, specialised as Triton's launcher does (pointers and
+integers divisible by 16, integers equal to 1).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def launches(
     rounded: bool = True,
     **how: Any,
 ) -> list[Launch]:
-    """The launches of ``project`` and ``accumulate`` for such a panel. ``how``: cheap, cosines, plain (no shift)."""
+    """The launches of ``project`` and ``accumulate`` for a panel; ``how`` may be cheap, cosines, plain (no shift)."""
     from skillaxes_kernels.backends import triton as fused
     from skillaxes_kernels.rounding import rounded as rounded_block
     from skillaxes_kernels.types import PanelSpec
@@ -81,7 +81,7 @@ def launches(
 
 
 def compile_for(launch: Launch, architecture: int) -> Resources:
-    """The launch compiled ahead of time for one architecture."""
+    """Compile a launch ahead of time for one architecture."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -111,7 +111,7 @@ def compile_for(launch: Launch, architecture: int) -> Resources:
 
 
 def table() -> str:
-    """The whole table, in Markdown."""
+    """The table of all launches and architectures, in Markdown."""
     lines = [
         "# Resources of the fused kernels",
         "",
@@ -207,6 +207,7 @@ def _triton_version() -> str:
 
 
 def main() -> None:
+    """Print the table; with ``--write`` also write it to RESOURCES.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="write the table next to this file")
     arguments = parser.parse_args()

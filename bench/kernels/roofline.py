@@ -1,10 +1,10 @@
-"""A roofline on paper: bytes and operations of each stage over the card's rates. The prediction, not a measurement.
+"""A roofline: bytes and operations of each stage over the card's rates. It is a prediction, not a measurement.
 
     python -m bench.kernels.roofline             prints the tables
     python -m bench.kernels.roofline --write     writes them to bench/kernels/ROOFLINE.md
 
 Rates are the makers' for the SXM cards, dense: NVIDIA A100 80GB data sheet (2021), H100 data sheet (2023), H200 data
-sheet (2024). What a card sustains is less; ``python -m bench.kernels.gpu`` measures its copy first for that reason.
+sheet (2024). A card sustains less; ``python -m bench.kernels.gpu`` measures its copy first for that reason.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ DISK = 7e9  # one NVMe drive on PCIe 4, sequential
 
 @dataclass(frozen=True)
 class Job:
-    """A store and the block that is carried through it."""
+    """A store, and the directions that its rows are multiplied by."""
 
     rows: int
     columns: int
@@ -47,10 +47,12 @@ class Job:
 
     @property
     def store(self) -> float:
+        """Bytes of the store."""
         return self.rows * self.columns * self.itemsize
 
     @property
     def padded(self) -> int:
+        """Directions with the kernel's padding."""
         return next(n for n in (16, 32, 64, 128) if n >= self.directions)
 
     @property
@@ -61,7 +63,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Stage:
-    """Seconds that a stage's bytes and operations take, each at the full rate; the longer of the two is the time."""
+    """Seconds of a stage's bytes and of its operations, each at the full rate; the longer of the two is the time."""
 
     name: str
     moving: float
@@ -69,15 +71,17 @@ class Stage:
 
     @property
     def seconds(self) -> float:
+        """The time of the stage."""
         return max(self.moving, self.computing)
 
     @property
     def bound(self) -> str:
+        """``bytes`` or ``operations``, the longer of the two."""
         return "bytes" if self.moving >= self.computing else "operations"
 
 
 def stages(job: Job, card: Card) -> tuple[Stage, ...]:
-    """One read, stage by stage. The second product finds its panel in L2 where the panel is half of it."""
+    """The stages of one read. The second product finds its panel in L2 where the panel is half of it."""
     half = job.itemsize == 2
     rate = card.half if half else card.single
     panel_rows = max(1, int(card.l2_bytes / 2 / (job.columns * job.itemsize)))
@@ -94,7 +98,7 @@ def stages(job: Job, card: Card) -> tuple[Stage, ...]:
 
 
 def tables() -> str:
-    """Markdown for the jobs and cards above."""
+    """The tables of some jobs on all cards, in Markdown."""
     parts = [
         "# Roofline on paper",
         "",
@@ -132,7 +136,9 @@ def tables() -> str:
 
 
 def job_seconds(job: Job, card: Card, source: str) -> float | None:
-    """All reads of a job whose store comes from ``source`` ("hbm", "host", "disk"), copies hidden behind compute."""
+    """Seconds of all reads of a job whose store comes from ``source`` ("hbm", "host", "disk"); None where it does not
+    fit. Copies are hidden behind the products.
+    """
     disk, host, project, _, accumulate = stages(job, card)
     compute = project.seconds + accumulate.seconds
     if source == "hbm":
@@ -152,6 +158,7 @@ def _seconds(value: float) -> str:
 
 
 def main() -> None:
+    """Print the tables; with ``--write`` also write them to ROOFLINE.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="write the tables next to this file")
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What a user would pick instead, each a program that goes from files to the top-k rows of both sides.
+"""The peers: programs that a user would pick instead, each from files to the top-k rows of both sides.
 
 A peer is run as ``python -m bench.peers.NAME SOURCE OUT --components K --top T``. It writes an answer
 (:class:`bench.judge.Answer`) and the times at which its imports and its stages were done. A peer whose library is
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Peer:
-    """A peer and how to run it.
+    """A peer and its program.
 
     Attributes
     ----------
     name : module in this folder
     source : the file it starts from: ``store``, ``npy`` or ``pickle``
     what : one line for the table
-    repeats : how often it is measured unless told otherwise; slow peers once
+    repeats : number of measurements unless the options say otherwise; 1 for slow peers
     needs : module that has to be installed
     """
 

@@ -1,6 +1,4 @@
-"""faiss: a trained PCAMatrix for the directions, then an exact inner product search over the unit rows, once for each
-direction and once for its opposite.
-"""
+"""faiss: a trained PCAMatrix for the directions, then an exact inner product search over unit rows for both signs."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""The notebook, literally: the whole matrix from a pickle, PCA by scikit-learn, one cosine similarity a direction,
-``argsort``, ten rows from each end.
+"""The notebook, literally: pickle, PCA by scikit-learn, one cosine similarity a direction, ``argsort``, both ends.
 
-``F.cosine_similarity`` needs the matrix as a torch tensor, and so it is a torch tensor that scikit-learn gets. It takes
-a torch tensor for float64 and copies it; the directions are float64 from there on. That belongs to what is measured.
+``F.cosine_similarity`` needs the matrix as a torch tensor, so scikit-learn gets a torch tensor too. It copies the
+tensor to float64, and the directions are float64 from there on. That is part of the measured program.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every peer's program shares: its arguments, its clock, its answer."""
+"""The common part of the peers' programs: arguments, clock, answer."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ ANSWER = "answer.npz"
 
 
 class Clock:
-    """Marks of ``time.monotonic()``, which the launcher's clock can be compared with."""
+    """Marks of ``time.monotonic()``; the launcher's clock is the same."""
 
     def __init__(self) -> None:
         self.marks: list[tuple[str, float]] = []
 
     def mark(self, name: str) -> None:
-        """The stage called ``name`` is done now."""
+        """Note that the stage called ``name`` is done now."""
         self.marks.append((name, time.monotonic()))
 
 
 def run(imports: tuple[str, ...], job: Callable[[argparse.Namespace, Clock], Answer]) -> None:
-    """Import, do the job, write clock and answer. Ends the process with exit code 77 where an import is missing."""
+    """Import, do the job, write clock and answer; ends the process with exit code 77 where an import is missing."""
     parser = argparse.ArgumentParser()
     parser.add_argument("source", type=Path)
     parser.add_argument("out", type=Path)
@@ -48,7 +48,7 @@ def run(imports: tuple[str, ...], job: Callable[[argparse.Namespace, Clock], Ans
             importlib.import_module(module)
         except ModuleNotFoundError as missing:
             if (missing.name or "").partition(".")[0] in ("bench", "skillaxes", "skillaxes_kernels"):
-                raise  # ours is never merely not installed
+                raise  # ours are always installed
             print(f"{missing}: pip install 'skillaxes[bench]'", file=sys.stderr)
             sys.exit(EXIT_NOT_INSTALLED)
     with suppress(ModuleNotFoundError):

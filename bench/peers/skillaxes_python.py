@@ -1,4 +1,4 @@
-"""Ours from Python: everything it needs imported first, so that the clock after imports shows the work alone."""
+"""Ours from Python. All it needs is imported first, so that the clock after imports shows the work alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bench.peers.program import Clock, extra, run
 
 _IMPORTS = (
     *("numpy", "torch", "zarr", "zarrs", "pyarrow.parquet", "safetensors.torch"),
-    *("skillaxes", "skillaxes.run.driver", "skillaxes_kernels.api", "bench.judge", "skillaxes.memory"),
+    *("skillaxes", "skillaxes.api", "skillaxes_kernels.api", "bench.judge", "skillaxes.memory"),
     *("numpy.random", "crc32c", "safetensors.numpy"),
 )
 
@@ -27,7 +27,7 @@ def _job(options: argparse.Namespace, clock: Clock):  # type: ignore[no-untyped-
         memory=None if memory in (None, "auto") else parse_size(memory),
     )
     clock.mark("discover")
-    return Answer.from_lists(found.directions.components, found.topk)
+    return Answer.from_discovery(found)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
-"""What someone who knows torch writes when the matrix fits into memory: one float32 matrix, centred in place, a
-randomised decomposition with enough iterations to be as exact as scikit-learn's, one product for all directions.
+"""torch in memory: one float32 matrix, centred in place, a randomised decomposition, one product for all directions.
+
+The decomposition makes enough iterations to be as exact as scikit-learn's. This is a good program for a matrix that
+fits into memory.
 """
 
 from __future__ import annotations

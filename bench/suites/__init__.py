@@ -1,1 +1,1 @@
-"""The questions: ``peers``, ``limits``, ``scaling``, ``solvers``."""
+"""The suites: ``peers``, ``limits``, ``scaling``, ``solvers``; each has a ``run`` that appends lines to the results."""

@@ -1,4 +1,4 @@
-"""``limits``: what the machine can do, measured in the same run as the job, and the job as a multiple of it."""
+"""``limits``: the job as a multiple of the floor that this machine's rates give, both measured in the same run."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import launch
-from bench.floor import Speeds, stage_floors, totals
+from bench.machine import QUANTILES, Rate, Speeds, stage_floors, totals
 from bench.panels import warm
-from bench.rates import Rate
 from bench.results import quantiles
 from bench.suites.workspace import Options, Ran, Workspace, summary_of
 from bench.synthetic import Recipe
@@ -28,7 +27,7 @@ def run(
     exact: bool = True,
     suite: str = "limits",
 ) -> list[dict[str, Any]]:
-    """Run the job, measure the machine before, between and after, and put one beside the other.
+    """Run the job and measure the machine before, between and after; one line a rate and one for the job.
 
     Parameters
     ----------
@@ -63,7 +62,7 @@ def run(
             "bytes_read": max(middle.measured.bytes_read, middle.manifest["bytes_read"]),
             **summary_of(middle.manifest),
         }
-        for quantile in ("median", "best"):
+        for quantile in QUANTILES:
             speeds = Speeds.of(rates, quantile)
             floors = stage_floors(middle.manifest, speeds)
             values[f"floor_{quantile}"] = {
@@ -94,7 +93,7 @@ def _checked(ran: Ran) -> Ran:
 
 
 def _rates(work: Workspace, store: Path, recipe: Recipe, width: int, panels: Sequence[int]) -> list[Rate]:
-    work.options.say("what the machine can do ...")
+    work.options.say("rates of this machine ...")
     warm(store)
     out = work.folder / "rates.json"
     work.work(

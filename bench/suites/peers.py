@@ -1,4 +1,4 @@
-"""``peers``: the same job, done by what a user would pick instead, and by us. Files to top-k rows of both sides."""
+"""``peers``: one job, from files to the top-k rows of both sides, done by other programs and by ours."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _measure(work: Workspace, peer: Peer, source: Path, reference: Reference, me
         reads.append(max(measured.bytes_read, mapped))
         cpus.append(measured.cpu_seconds)
         if measured.status != launch.DONE:
-            # What happened up to the end is still worth keeping: how far it came, and with how much memory.
+            # How far it came, and with how much memory, is worth keeping.
             message = measured.message.strip().splitlines()[-1:] or [""]
             return {
                 "status": measured.status,
@@ -156,7 +156,7 @@ def _launch(work: Workspace, peer: Peer, source: Path, out: Path, memory: str | 
 
 
 def _ratios(book: Book, case: dict[str, Any], lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Ours against each peer that finished: how many times faster, and the share of its memory."""
+    """Our time and memory against those of each peer that finished."""
     done = {line["measurement"]: line["values"] for line in lines if line["values"]["status"] == launch.DONE}
     if OURS not in done:
         return []

@@ -1,5 +1,6 @@
-"""``scaling``: the same job on more rows and on more columns, within one memory budget. Cost should grow with the data
-and with nothing else.
+"""``scaling``: one job on more rows and on more columns, within one memory budget.
+
+The cost should grow with the data and with nothing else.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def run(
     ----------
     recipe : the matrix at factor 1
     memory : ``--memory`` of every run
-    axes : what is multiplied: ``rows``, ``columns``
+    axes : the extents that are multiplied: ``rows``, ``columns``
     """
     unknown = sorted(set(axes) - set(AXES))
     if unknown:
@@ -81,7 +82,7 @@ def _values(runs: Sequence[Ran], nbytes: int) -> dict[str, Any]:
 
 
 def _ratios(measured: dict[int, dict[str, Any]], factors: Sequence[int]) -> dict[str, Any]:
-    """Everything relative to the smallest factor; ``engine`` leaves the start of the process out."""
+    """Times and memory relative to the first factor; ``engine`` leaves the start of the process out."""
     base = measured[factors[0]]
     return {
         str(factor): {

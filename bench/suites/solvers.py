@@ -1,4 +1,4 @@
-"""``solvers``: error against reads for every solver, on kind and unkind spectra: the figures behind the defaults."""
+"""``solvers``: error against reads for every solver, on easy and hard spectra: the figures behind the defaults."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from bench.judge import Answer, judge
 from bench.results import Book
 from bench.suites.workspace import Options, Workspace, remove, summary_of
 from bench.synthetic import Recipe
+from skillaxes.pca import solvers
 
-SOLVERS = ("krylov", "incremental", "covariance")
+SOLVERS = tuple(solvers.SOLVERS)
 SPECTRA = ("power", "flat", "planted", "real")
 READS = (2, 3, 4, 5)
+_ITERATIVE = ("krylov",)  # solvers that read the store as often as --max-reads allows
 _LEAST_TOLERANCE = "1e-12"  # so that --max-reads alone says when to stop
 
 
 def real_activations() -> Path | None:
-    """The real activations that tests and benchmarks share, where they are; else None."""
+    """The file of real activations that tests and benchmarks share; None where it is missing."""
     shared = os.environ.get("SKILLAXES_SHARED_DATA")
     folder = Path(shared) if shared else provenance.ROOT.parent / "shared" / "data"
     file = folder / "smollm2-reasoning" / "activations.npy"
@@ -34,13 +36,13 @@ def run(
     options: Options,
     recipe: Recipe,
     spectra: Sequence[str] = SPECTRA,
-    solvers: Sequence[str] = SOLVERS,
+    names: Sequence[str] = SOLVERS,
     reads: Sequence[int] = READS,
 ) -> list[dict[str, Any]]:
     """Measure errors; one line for every spectrum, solver and number of reads.
 
-    A solver that reads the store once whatever is asked is measured once. Where there is no shared data, ``real`` is
-    the small real store of this repository.
+    A solver whose number of reads is fixed is measured once. Where there is no shared data, ``real`` is the small real
+    store of this repository.
     """
     lines = []
     with Workspace(options) as work:
@@ -62,17 +64,17 @@ def run(
                 asked = replace(recipe, spectrum=spectrum)
                 store = work.store(asked)
                 case |= asked.as_dict()
-            lines += _of_one_matrix(work, book, case, store, solvers, reads)
+            lines += _of_one_matrix(work, book, case, store, names, reads)
     return lines
 
 
 def _of_one_matrix(
-    work: Workspace, book: Book, case: dict[str, Any], store: Path, solvers: Sequence[str], reads: Sequence[int]
+    work: Workspace, book: Book, case: dict[str, Any], store: Path, names: Sequence[str], reads: Sequence[int]
 ) -> list[dict[str, Any]]:
     options, reference = work.options, work.exact(store)
     found: list[tuple[dict[str, Any], dict[str, Any], Path | None]] = []
-    for solver in solvers:
-        for count in reads if solver == "krylov" else reads[:1]:
+    for solver in names:
+        for count in reads if solver in _ITERATIVE else reads[:1]:
             stop = ("--max-reads", str(count), "--tolerance", _LEAST_TOLERANCE)
             ran = work.discover(store, "--solver", solver, *stop)
             values: dict[str, Any] = {
@@ -102,7 +104,7 @@ def _of_one_matrix(
 
 
 def _captured(work: Workspace, store: Path, answers: Sequence[Path]) -> list[float]:
-    """Variance in each found span over that in the exact one, from the store itself."""
+    """Variance in the span of each answer over that in the exact one, computed from the store."""
     if not answers:
         return []
     out = work.folder / "captured.json"

@@ -1,4 +1,4 @@
-"""What every suite stands on: a temp folder for the stores, our command as a measured process, a place for results."""
+"""The workspace of a suite: a temp folder for the stores, our command as a measured process, a place for results."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,26 +19,27 @@ from bench.panels import warm
 from bench.reference import Reference, path_of
 from bench.results import DEFAULT, Book
 from bench.synthetic import Recipe
+from skillaxes.run_folder.manifest import read_manifest
 
 _SPARE = 512 << 20  # left to the machine when a peer may take all the rest
 
 
 @dataclass(frozen=True)
 class Options:
-    """What all suites share.
+    """The options of all suites.
 
     Attributes
     ----------
-    command : what was typed, for the results
+    command : the command line, for the results
     results : file that lines are appended to
     threads : threads of every measured process; 0 for all cores
     temp : folder for the temp folder; None for the system's
-    keep : leave stores behind, and take those that are there already
-    repeat : how often the measured processes run; None for each one's own figure
+    keep : leave stores behind, and use those that are there already
+    repeat : runs of each measured process; None for its own number
     components, top : of the job
     memory_limit : resident bytes at which a process is ended and called out of memory; None for what is available
     time_limit : seconds after which one is ended
-    say : where remarks go
+    quiet : no lines of progress
     quick : for tests: tiny arrays where a suite makes its own
     """
 
@@ -56,29 +57,29 @@ class Options:
     quick: bool = False
 
     def say(self, text: str) -> None:
-        """One line of progress on standard error."""
+        """Write one line of progress to standard error, unless quiet."""
         if not self.quiet:
             print(text, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
 class Ran:
-    """Our command, run once.
+    """One run of our command.
 
     Attributes
     ----------
-    measured : from outside
-    manifest : from inside; empty unless it finished
+    measured : the process, measured from outside
+    manifest : of the run folder; empty unless the job finished
     folder : the run folder
     """
 
     measured: launch.Measured
-    manifest: dict[str, Any]
+    manifest: Mapping[str, Any]
     folder: Path
 
 
 class Workspace:
-    """Stores and run folders of one suite. A context manager: the folder goes at the end."""
+    """Stores and run folders of one suite; a context manager that removes the folder at the end."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -91,8 +92,8 @@ class Workspace:
             self.folder = self.options.temp.resolve()
         else:
             self.folder = Path(tempfile.mkdtemp(prefix="skillaxes-bench-", dir=self.options.temp)).resolve()
-        # As after a first run, and as pip leaves what it installs: else ours alone would be compiled in each process
-        # where PYTHONDONTWRITEBYTECODE is set, or in the first one.
+        # As pip does with packages that it installs: else our modules alone would be compiled in each process where
+        # PYTHONDONTWRITEBYTECODE is set, or in the first one.
         for package in ("engine", "kernels", "bench"):
             compileall.compile_dir(provenance.ROOT / package, quiet=2)
         return self
@@ -106,7 +107,7 @@ class Workspace:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def book(self, suite: str) -> Book:
-        """A book for a suite's results, in which folders of this machine have other names."""
+        """The book for a suite's results; it hides the names of this machine's folders."""
         hidden = {str(self.folder): "$TEMP", str(provenance.ROOT): ".", sys.executable: "python"}
         return Book(self.options.results, suite, self.options.command, self.threads, hidden)
 
@@ -117,7 +118,7 @@ class Workspace:
         return available if self.options.memory_limit is None else min(available, self.options.memory_limit)
 
     def work(self, *words: str) -> None:
-        """A piece of our own heavy work.
+        """Run a piece of our own heavy work, see :mod:`bench.work`.
 
         Raises
         ------
@@ -131,13 +132,13 @@ class Workspace:
             raise RuntimeError(f"bench.work {words[0]}: {done.status}: {done.message.strip()[-800:]}")
 
     def store(self, recipe: Recipe) -> Path:
-        """The store of a recipe, made unless it is there."""
+        """The path of a recipe's store, made unless it is there."""
         path = self.folder / f"{recipe.name}.zarr"
         if not path.exists():
             self.options.say(
                 f"making {recipe.rows:,} x {recipe.columns:,} {recipe.dtype}, {recipe.nbytes / 1e9:.2f} GB"
             )
-            # Workers of one thread each make the same bytes whatever the number of cores.
+            # Workers of one thread each: the bytes do not depend on the number of cores.
             done = launch.measure(
                 [sys.executable, "-m", "bench.work", "store", str(path), "--recipe", json.dumps(recipe.as_dict()),
                  "--threads", str(self.threads)],
@@ -156,7 +157,7 @@ class Workspace:
         return path
 
     def exact(self, store: Path) -> Reference:
-        """The exact answer of a store."""
+        """The exact answer of a store, computed unless it is there."""
         kept = path_of(store, self.options.components, self.options.top)
         if not kept.exists():
             self.options.say(f"exact directions of {store.name}")
@@ -164,7 +165,7 @@ class Workspace:
         return Reference.load(kept)
 
     def discover(self, store: Path, *words: str, memory: str | None = None) -> Ran:
-        """Our command on a store, in a process of its own, with the page cache warm."""
+        """Run ``skillaxes discover`` on a store, in a process of its own, with the page cache warm."""
         warm(store)
         self._made += 1
         folder = self.folder / f"run-{self._made}"
@@ -183,18 +184,15 @@ class Workspace:
             memory_limit=self.memory_limit,
             time_limit=self.options.time_limit,
         )
-        manifest: dict[str, Any] = {}
-        if measured.status == launch.DONE:
-            manifest = json.loads((folder / "manifest.json").read_text())
-        return Ran(measured, manifest, folder)
+        return Ran(measured, read_manifest(folder) if measured.status == launch.DONE else {}, folder)
 
     def judged(self, reference: Reference, ran: Ran) -> dict[str, Any]:
-        """A run folder held against the exact answer."""
+        """The errors of a run's answer against the exact one, see :func:`bench.judge.judge`."""
         return judge(reference, Answer.from_run_folder(ran.folder))
 
 
 def remove(paths: Sequence[Path]) -> None:
-    """Remove files and folders; those that are gone already don't matter."""
+    """Remove files and folders, where they are there."""
     for path in paths:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -202,8 +200,8 @@ def remove(paths: Sequence[Path]) -> None:
             path.unlink(missing_ok=True)
 
 
-def summary_of(manifest: dict[str, Any]) -> dict[str, Any]:
-    """What a manifest says about cost."""
+def summary_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Time, memory, bytes and reads of a job from its manifest, for a results line."""
     return {
         "engine_seconds": manifest.get("seconds"),
         "engine_peak_memory_bytes": manifest.get("peak_memory_bytes"),

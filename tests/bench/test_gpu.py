@@ -13,6 +13,7 @@ import torch
 from bench.gpu import __main__ as gpu
 from bench.gpu import jobs, reads
 from bench.gpu.jobs import residual
+from bench.judge import Answer
 
 
 def tiny(results: Path, *more: str) -> tuple[int, list[dict]]:
@@ -46,7 +47,8 @@ def test_other_rows_than_zarr_reads_get_no_time(tmp_path: Path, monkeypatch: pyt
 
 
 def test_directions_that_are_none_get_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = jobs.Answer(np.eye(jobs.K, 64, dtype=np.float32), np.zeros((jobs.K, 2 * jobs.TOP), np.int64))
+    rows = np.zeros((jobs.K, jobs.TOP), np.int64)
+    wrong = Answer(np.eye(jobs.K, 64, dtype=np.float32), rows, rows)
     monkeypatch.setattr(jobs, "_lowrank", lambda source, device: wrong)
     code, lines = tiny(tmp_path / "gpu.jsonl", "--only", "jobs")
     assert code == 1

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from bench.judge import Answer, judge
 from bench.reference import Reference
@@ -65,3 +68,19 @@ def test_answers_survive_a_file(tmp_path: Path) -> None:
     Answer(exact.directions, exact.positive, exact.negative).save(tmp_path / "a.npz")
     loaded = Answer.load(tmp_path / "a.npz")
     np.testing.assert_array_equal(loaded.positive, exact.positive)
+
+
+def test_the_answer_of_a_run_folder_in_its_old_format_too(run_folder: Path) -> None:
+    found = Answer.from_run_folder(run_folder)
+    table = pq.read_table(run_folder / "topk.parquet")
+    for side in ("positive", "negative"):
+        listed = table.filter((pc.field("side") == side) & (pc.field("direction") == 2)).sort_by("position")
+        assert getattr(found, side)[2].tolist() == listed["row"].to_pylist()
+    manifest = json.loads((run_folder / "manifest.json").read_text())
+    (run_folder / "manifest.json").write_text(json.dumps({**manifest, "format_version": 1}))
+    names = ["settled" if name == "certified" else name for name in table.column_names]
+    pq.write_table(table.rename_columns(names), run_folder / "topk.parquet")
+    old = Answer.from_run_folder(run_folder)
+    np.testing.assert_array_equal(old.directions, found.directions)
+    np.testing.assert_array_equal(old.positive, found.positive)
+    np.testing.assert_array_equal(old.negative, found.negative)

@@ -1,12 +1,11 @@
-"""Law: the floor is the arithmetic of measured rates and of the work that the manifest states, and of nothing else."""
+"""The law: the floor is the arithmetic of measured rates and of the work that the manifest states, nothing else."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from bench.floor import Speeds, stage_floors, totals
-from bench.rates import Rate
+from bench.machine import Rate, Speeds, stage_floors, totals
 
 
 def rates() -> list[Rate]:
@@ -24,10 +23,15 @@ def rates() -> list[Rate]:
     ]
 
 
+def products(dtype: str, rows: int = 10, columns: int = 3) -> list[dict[str, Any]]:
+    """Both products of a read, as the stage of a Krylov read states them."""
+    shape = {"rows": rows, "columns": columns}
+    return [{"kind": kind, "dtype": dtype, **shape} for kind in ("project", "accumulate")]
+
+
 def manifest(*stages: dict[str, Any]) -> dict[str, Any]:
     return {
         "store": {"n_rows": 10, "n_features": 6, "dtype": "float16"},
-        "solver": {"block_size": 3},
         "stages": list(stages),
         "seconds": 200.0,
     }
@@ -47,38 +51,38 @@ def test_samples_before_and_after_a_job_belong_together() -> None:
 
 
 def test_a_read_is_charged_with_bytes_conversion_and_both_products() -> None:
-    (stage,) = stage_floors(
-        manifest({"name": "read 1", "seconds": 190.0, "reads": 1.0, "bytes": 120}), Speeds.of(rates())
-    )
+    read = {"name": "read 1", "seconds": 190.0, "reads": 1.0, "bytes": 120, "basis": [3]}
+    (stage,) = stage_floors(manifest({**read, "products": products("float32")}), Speeds.of(rates()))
     work = 2 * 10 * 6 * 3
     assert stage.parts == {"read": 60, "convert": 15, "project": work / 8, "accumulate": work / 8}
-    assert not stage.stated
     assert stage.as_dict()["multiple"] == pytest.approx(190 / (60 + 15 + work / 4))
 
 
 def test_rows_from_a_cache_cost_no_read() -> None:
-    (stage,) = stage_floors(manifest({"name": "read 2", "seconds": 1.0, "reads": 1.0, "bytes": 0}), Speeds.of(rates()))
+    read = {"name": "read 2", "seconds": 1.0, "reads": 1.0, "bytes": 0, "products": products("float32")}
+    (stage,) = stage_floors(manifest(read), Speeds.of(rates()))
     assert set(stage.parts) == {"convert", "project", "accumulate"}
 
 
 def test_stated_products_are_taken_as_they_are() -> None:
-    products = [
-        {"kind": "project", "dtype": "bfloat16", "rows": 10, "columns": 3},
-        {"kind": "accumulate", "dtype": "bfloat16", "rows": 10, "columns": 3},
-    ]
-    stage = {"name": "read 1", "seconds": 1.0, "reads": 1.0, "bytes": 0, "products": products}
-    job = manifest(stage)
+    job = manifest({"name": "read 1", "seconds": 1.0, "reads": 1.0, "bytes": 0, "products": products("bfloat16")})
     (floor,) = stage_floors(job, Speeds.of(rates()))
     assert floor.parts == {"convert": 15, "project": 22.5, "accumulate": 22.5}
-    assert floor.stated
     job["store"]["dtype"] = "bfloat16"  # what the product takes: nothing is converted
     (floor,) = stage_floors(job, Speeds.of(rates()))
     assert floor.parts == {"project": 22.5, "accumulate": 22.5}
 
 
+def test_a_stage_is_charged_by_what_it_states_and_not_by_its_name() -> None:
+    """Also the read of a solver that multiplies in its own way: its products are nobody's guess."""
+    other = {"name": "covariance", "seconds": 1.0, "reads": 1.0, "bytes": 4, "products": products("float32", columns=1)}
+    named = {"name": "read 1", "seconds": 1.0, "reads": 1.0, "bytes": 4}
+    floors = stage_floors(manifest(other, named), Speeds.of(rates()))
+    assert [set(floor.parts) for floor in floors] == [{"read", "convert", "project", "accumulate"}, {"read"}]
+
+
 def test_a_product_without_a_rate_is_an_error() -> None:
-    products = [{"kind": "project", "dtype": "float8", "rows": 1, "columns": 1}]
-    stage = {"name": "read 1", "seconds": 1.0, "reads": 1.0, "bytes": 0, "products": products}
+    stage = {"name": "read 1", "seconds": 1.0, "reads": 1.0, "bytes": 0, "products": products("float8", 1, 1)}
     with pytest.raises(ValueError, match="float8"):
         stage_floors(manifest(stage), Speeds.of(rates()))
 

@@ -1,13 +1,20 @@
-"""What this machine can do, measured: reading files, converting, the products at a job's own shapes, memory.
+"""This machine's rates, and the least time that a job's work takes at these rates.
 
-Runs in a process of its own (``python -m bench.work rates``), with the threads that the job gets. Every figure is
-a list of samples; whoever uses them picks the quantile.
+The rates are those of reading files, of conversions, of both products of a read at the job's own shapes, and of memory.
+They are measured in a process of their own (``python -m bench.work rates``), with the threads that the job gets. Each
+is a list of samples; :class:`Speeds` picks the quantile.
+
+On a CPU the floor of a stage is a sum: copying the store's bytes out of the page cache, converting them and multiplying
+all need the cores; only waiting for a disk would overlap. A stage is charged with the bytes it read and with the
+products that the manifest states for it (``products``: a list of ``{"kind", "dtype", "rows", "columns"}``), and with
+nothing else, so the floor is rather too low than too high.
 """
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -25,17 +32,19 @@ ACCUMULATE = "accumulate"
 _LEAST_SAMPLES = 5
 _LEAST_SECONDS = 0.5
 _PIECE = 1 << 23
-_HOPELESS = 20  # a product this much slower than float32 is not measured further: float16 on CPUs without it
+# Of the samples of a rate: the time that the machine sustains, and its fastest.
+QUANTILES: dict[str, Callable[[Sequence[float]], float]] = {"median": statistics.median, "best": min}
+_HOPELESS = 20  # a product that much slower than in float32 is measured once: float16 on CPUs without it
 
 
 @dataclass(frozen=True)
 class Rate:
-    """One thing measured.
+    """The samples of one measurement.
 
     Attributes
     ----------
     kind : ``read``, ``convert``, ``project``, ``accumulate``, ``memory``
-    form : how it was done: dtype, panel rows, form of the product
+    form : dtype, panel rows and form of the product
     unit : ``bytes``, ``elements`` or ``flops``
     work : units that one sample does
     seconds : of each sample
@@ -48,7 +57,7 @@ class Rate:
     seconds: tuple[float, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """The fields as JSON holds them."""
         return {**self.__dict__, "seconds": list(self.seconds)}
 
     @classmethod
@@ -183,7 +192,13 @@ def _products(rows: int, columns: int, width: int, kind: torch.dtype) -> dict[tu
 def all_rates(
     store: Path, dtype: str, columns: int, width: int, panels: Sequence[int], threads: int, *, quick: bool = False
 ) -> list[Rate]:
-    """Everything. ``quick`` is for tests: small arrays."""
+    """All rates of the store's files and of panels of ``columns`` columns times blocks of ``width`` columns.
+
+    Parameters
+    ----------
+    panels : rows of the panels that are tried
+    quick : small arrays, for tests
+    """
     import torch
 
     torch.set_num_threads(threads)
@@ -195,3 +210,131 @@ def all_rates(
         rates += conversion_rates(dtype, columns, panels, seconds)
     rates += product_rates(columns, width, panels, ["float32", "bfloat16", *half], seconds)
     return rates
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Units a second of each kind of work: the best of the forms and panel sizes that were tried.
+
+    Attributes
+    ----------
+    read, memory : bytes a second
+    convert : elements a second; None where the store is float32 and nothing is converted
+    products : floating point operations a second by (kind, dtype)
+    """
+
+    read: float
+    memory: float
+    convert: float | None
+    products: dict[tuple[str, str], float]
+
+    @classmethod
+    def of(cls, rates: Sequence[Rate], quantile: str = "median") -> Speeds:
+        """The speeds of measured rates; ``quantile`` is one of :data:`QUANTILES`."""
+        pick = QUANTILES[quantile]
+        # The same form may have been measured before and after the job: its samples belong together.
+        pooled: dict[tuple[str, str], list[float]] = {}
+        work: dict[tuple[str, str], float] = {}
+        for rate in rates:
+            pooled.setdefault((rate.kind, rate.form), []).extend(rate.seconds)
+            work[rate.kind, rate.form] = rate.work
+        speed = {key: work[key] / pick(seconds) for key, seconds in pooled.items()}
+
+        def best(kind: str, start: str = "") -> float | None:
+            return max(
+                (value for (k, form), value in speed.items() if k == kind and form.startswith(start)), default=None
+            )
+
+        dtypes = {form.split(",")[0] for kind, form in speed if kind == PROJECT}
+        products = {(kind, dtype): best(kind, dtype + ",") or 0.0 for kind in (PROJECT, ACCUMULATE) for dtype in dtypes}
+        return cls(best("read") or 0.0, best("memory", "sum") or 0.0, best("convert"), products)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The speeds in GB/s, G elements/s and GFLOP/s, for a results line."""
+        return {
+            "read GB/s": self.read / 1e9,
+            "memory GB/s": self.memory / 1e9,
+            "convert Gelements/s": None if self.convert is None else self.convert / 1e9,
+            **{f"{kind} {dtype} GFLOP/s": value / 1e9 for (kind, dtype), value in sorted(self.products.items())},
+        }
+
+
+@dataclass(frozen=True)
+class StageFloor:
+    """A stage of a job beside its floor.
+
+    Attributes
+    ----------
+    name : of the stage
+    seconds : of the stage, measured
+    parts : seconds of the floor by kind of work
+    """
+
+    name: str
+    seconds: float
+    parts: dict[str, float]
+
+    @property
+    def floor(self) -> float:
+        """Seconds of all parts."""
+        return sum(self.parts.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """The stage as a results line holds it; ``multiple`` is None where the floor is 0."""
+        return {
+            "name": self.name,
+            "seconds": self.seconds,
+            "floor": self.floor,
+            "multiple": self.seconds / self.floor if self.floor > 0 else None,
+            "parts": self.parts,
+        }
+
+
+def stage_floors(manifest: Mapping[str, Any], speeds: Speeds) -> list[StageFloor]:
+    """The floor of every stage of a finished job; 0 where a stage reads nothing and states no product.
+
+    Raises
+    ------
+    ValueError : no rate was measured for a product
+    """
+    store = manifest["store"]
+    columns = store["n_features"]
+    floors = []
+    for stage in manifest["stages"]:
+        products = stage.get("products", ())
+        parts: dict[str, float] = {}
+        if stage["bytes"]:
+            parts["read"] = stage["bytes"] / speeds.read
+        # Rows that come out of a cache tier are converted all the same, so rows count, not bytes.
+        converted = max((product["rows"] for product in products if product["dtype"] != store["dtype"]), default=0)
+        if converted and speeds.convert is not None:
+            parts["convert"] = converted * columns / speeds.convert
+        for product in products:
+            work = 2.0 * product["rows"] * columns * product["columns"]
+            key = product["kind"]
+            speed = speeds.products.get((key, product["dtype"]))
+            if not speed:
+                raise ValueError(
+                    f"stage {stage['name']!r} ran {key} in {product['dtype']}: no rate was measured for it"
+                )
+            parts[key] = parts.get(key, 0.0) + work / speed
+        floors.append(StageFloor(stage["name"], stage["seconds"], parts))
+    return floors
+
+
+def totals(manifest: Mapping[str, Any], wall_seconds: float, floors: Sequence[StageFloor]) -> dict[str, Any]:
+    """The floor of the whole job, and the times of the engine and of the whole process as multiples of it."""
+    floor = sum(stage.floor for stage in floors)
+    parts: dict[str, float] = {}
+    for stage in floors:
+        for kind, seconds in stage.parts.items():
+            parts[kind] = parts.get(kind, 0.0) + seconds
+    return {
+        "floor": floor,
+        "parts": parts,
+        "engine_seconds": manifest["seconds"],
+        "engine_multiple": manifest["seconds"] / floor,
+        "wall_seconds": wall_seconds,
+        "wall_multiple": wall_seconds / floor,
+        "without_floor_seconds": sum(stage.seconds for stage in floors if stage.floor == 0),
+    }
