@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -194,10 +193,10 @@ def spent(job: Job, stream: PanelStream, stages: list[dict[str, Any]], repeated:
 
 
 def _traffic(job: Job, stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What each Krylov read was to hand over by its shape, and what it has handed over; of each process."""
-    found, widths = list[dict[str, Any]](), list[int]()
+    """What each Krylov read was to hand over by its basis, and what it has handed over; of each process."""
+    found = list[dict[str, Any]]()
     for stage in stages:
-        if stage["status"] == "done" and re.fullmatch(r"read \d+", stage["name"]):
+        if stage["status"] == "done" and "basis" in stage:
             number = len(found) + 1
             shape = Shape(
                 n_rows=job.store.n_rows,
@@ -207,8 +206,7 @@ def _traffic(job: Job, stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 block_size=job.plan.block_size,
                 n_layers=len(job.layers),
             )
-            widths.append(stage["products"][0]["columns"] if "products" in stage else shape.block_size)
-            predicted = read_bytes(shape, number, widths, solving=job.plan.solver != GIVEN)
+            predicted = read_bytes(shape, number, stage["basis"], solving=job.plan.solver != GIVEN)
             found.append({"name": stage["name"], "predicted": predicted, "measured": stage.get("handed_over")})
     return found
 

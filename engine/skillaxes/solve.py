@@ -68,7 +68,7 @@ def solve(job: Stages) -> Solved:
     while not state.done:
         number = int(stream.reads) + 1
         state = log.run(f"read {number}", stream, partial(job.read, state, f"read {number}"))
-        log.note(products=krylov.products_of_read(state, stream.n_rows))
+        log.note(products=krylov.products_of_read(state, stream.n_rows), basis=list(state.widths))
         worst = float(krylov.relative_residuals(state).max())
         job.progress.note(f"read {number}: largest residual {worst:.1e} (tolerance {config.tolerance:.0e})")
         job.after_read(state, start, scale, last=state.done)

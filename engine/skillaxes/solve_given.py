@@ -43,6 +43,7 @@ def solve_given(job: Stages, components: Tensor, *, mean: Tensor | None, scale: 
         name = f"read {state.reads + 1}"
         begun = state if state.reads == 0 else replace(state, next_block=start.block[:, :0])
         state = log.run(name, stream, partial(job.read_once, begun, name))
+        log.note(basis=list(state.widths))
         job.after_read(state, start, None, last=state.reads >= job.plan.reads)
     return log.run("directions", stream, lambda: _finish(job, state, unit, mean, scale))
 

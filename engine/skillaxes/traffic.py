@@ -122,8 +122,8 @@ def read_bytes(shape: Shape, number: int, widths: Sequence[int], *, solving: boo
     Parameters
     ----------
     number : of the read, from 1
-    widths : columns of each block of the basis, that of this read included; as many as ``number`` unless the iteration
-        has begun anew
+    widths : columns of each block of the basis as the read had it, its own the last: what the job decided, since a
+        block may be narrower and the basis may have begun anew
     solving : whether the read ends in a Rayleigh-Ritz problem; given directions have none
     """
     d, width = shape.n_columns, widths[-1]
@@ -138,8 +138,9 @@ def read_bytes(shape: Shape, number: int, widths: Sequence[int], *, solving: boo
 def every_read(shape: Shape) -> list[dict[str, int]]:
     """Bytes that each process hands over in each read that is expected, in order.
 
-    What ``incremental`` hands over depends on the rows: its largest is given. So does whether a block is narrower, see
-    :func:`skillaxes.pca.krylov_state.block_size`: none is here.
+    What ``incremental`` hands over depends on the rows: its largest is given. So does whether a block is narrower or
+    the basis begins anew, see :func:`skillaxes.pca.krylov.end_read`: neither is so here, and a read that decides
+    otherwise hands over less.
     """
     d, moments = shape.n_columns, 8 * 2 + 8 * shape.n_layers
     provisional = {"sum": 8 * d + 8 * 2, "broadcast": 8 * d}  # the sample's mean and its rows

@@ -93,7 +93,7 @@ def begin_read(state: KrylovState) -> KrylovState:
         partial=_sums(problem, width, torch.float32),
         total=_sums(problem, width, torch.float64),
         pending=0,
-        width=width,
+        widths=(*(block.shape[1] for block in state.blocks), width),
         bits=state.world.share(bits_of_products(state)),
     )
 
@@ -229,7 +229,7 @@ def products_of_read(state: KrylovState, n_rows: int) -> list[dict[str, Any]]:
     """
     project = str(state.problem.panel_dtype if state.outbox.deferred else torch.float32).removeprefix("torch.")
     accumulate = "bfloat16" if state.bits == 8 and not state.outbox.deferred else project
-    rows_columns = {"rows": n_rows, "columns": state.width}
+    rows_columns = {"rows": n_rows, "columns": state.widths[-1]}
     return [
         {"kind": "project", "dtype": "float32" if project == "float64" else project, **rows_columns},
         {"kind": "accumulate", "dtype": "float32" if accumulate == "float64" else accumulate, **rows_columns},

@@ -65,12 +65,12 @@ class KrylovState:
     ritz: RitzPairs | None = None
     residual_norms: Tensor | None = None
     done: bool = False
-    # of the read under way; width: columns of its block; bits: of the operands of Z
+    # of the read under way; widths: columns of each block of its basis, its own the last; bits: of the operands of Z
     directions: Tensor | None = None
     partial: Tensor | None = None
     total: Tensor | None = None
     pending: int = 0
-    width: int = 0
+    widths: tuple[int, ...] = ()
     bits: int = 24
     worst: tuple[float, ...] = ()
     scale: Tensor | None = None
