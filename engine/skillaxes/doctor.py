@@ -159,9 +159,12 @@ def _straight(missing: str | None) -> Iterator[Finding]:
 def _compiled_products() -> Finding:
     import torch
 
-    from skillaxes_kernels import which
+    from skillaxes_kernels import BackendError, which
 
-    choice = which("cpu", torch.float16, n_features=4096, n_directions=16)
+    try:
+        choice = which("cpu", torch.float16, n_features=4096, n_directions=16)
+    except BackendError as error:
+        return Finding(ROAD, "compiled", False, str(error))
     fast = choice.name in ("amx", "avx512")
     said = "; ".join(choice.reasons[1:])
     value = f"{choice.name} multiplies panels on the CPU" if fast else "plain torch multiplies panels on the CPU"

@@ -108,7 +108,8 @@ def make_plan(
 
     Raises
     ------
-    UsageError : the budget cannot hold the least that the job needs; more processes than chunks
+    UsageError : the budget cannot hold the least that the job needs; more processes than chunks; products for the CPU
+        that were named and are not there
     """
     rows = own_rows(store, world.rank, world.size)
     choice = rule.choose_solver(store.n_rows, n_columns, config.components, config.solver)
@@ -196,9 +197,12 @@ def smaller(plan: Plan, row_bytes: int) -> Plan | None:
 
 def _products(device: str, dtype: str, n_columns: int, width: int) -> Choice:
     from skillaxes.stream.plain_files import TORCH_DTYPES
-    from skillaxes_kernels import which
+    from skillaxes_kernels import BackendError, which
 
-    return which(device, TORCH_DTYPES[dtype], n_columns, width)
+    try:
+        return which(device, TORCH_DTYPES[dtype], n_columns, width)
+    except BackendError as error:
+        raise UsageError(str(error)) from None
 
 
 def panel_rows_for(row_bytes: int, *, roomy: bool = True) -> int:

@@ -37,9 +37,12 @@ def which(
 ) -> Choice:
     """What would run for panels of ``n_features`` columns of ``dtype`` on ``device``, and why.
 
+    On a CPU the environment variable SKILLAXES_CPU_BACKEND (amx, avx512 or cpu) has ``auto`` choose as on a processor
+    on which that is the fastest.
+
     Raises
     ------
-    BackendError : ``backend`` is unknown, or was named and declines
+    BackendError : ``backend`` is unknown, or was named and declines; the variable names what is not there
     """
     device = torch.device(device)
     if backend not in BACKENDS:
@@ -60,6 +63,9 @@ def _warn_once(message: str) -> None:
 
 def _automatic(device: torch.device, dtype: torch.dtype, n_features: int, n_directions: int) -> Choice:
     if device.type == "cpu":
+        unserved = native_library.named_in_vain()
+        if unserved is not None:
+            raise BackendError(unserved)
         reasons = ["the panels are on the CPU"]
         for name in ("amx", "avx512"):
             declined = native_library.declines(name, dtype)

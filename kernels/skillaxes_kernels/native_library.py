@@ -16,6 +16,7 @@ import torch
 LIBRARY = Path(__file__).with_name("_native.so")
 LEVELS = {"avx512": 1, "amx": 2}  # as entry.c numbers them: each includes what is below it
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # as panel.h does
+CPU_BACKEND = "SKILLAXES_CPU_BACKEND"  # amx, avx512 or cpu: choose as on a processor on which this is the fastest
 ALONE = 1 << 18  # entries of a panel that one thread is done with before a second one has woken up
 
 
@@ -64,10 +65,30 @@ def library() -> Any:
 
 
 @cache
-def level() -> int:
+def offered() -> int:
     """The most of :data:`LEVELS` that this processor and its system offer; 0 for none, or without the library."""
     loaded = library()
     return 0 if isinstance(loaded, str) else loaded.skx_level()
+
+
+def level() -> int:
+    """The most of them that may run: what is offered, or less where $SKILLAXES_CPU_BACKEND says so."""
+    named = os.environ.get(CPU_BACKEND)
+    return min(offered(), LEVELS.get(named, 0)) if named else offered()
+
+
+def named_in_vain() -> str | None:
+    """Why what $SKILLAXES_CPU_BACKEND names cannot be served; None where it can, or names nothing."""
+    named = os.environ.get(CPU_BACKEND)
+    if not named or named == "cpu":
+        return None
+    if named not in LEVELS:
+        return f"{CPU_BACKEND}={named} is unknown; use one of {', '.join(sorted(LEVELS))}, cpu"
+    if offered() >= LEVELS[named]:
+        return None
+    loaded = library()
+    reason = loaded if isinstance(loaded, str) else _missing(named)
+    return f"{CPU_BACKEND}={named}: {reason}; name another, or none"
 
 
 def declines(backend: str, dtype: torch.dtype) -> str | None:
@@ -77,10 +98,16 @@ def declines(backend: str, dtype: torch.dtype) -> str | None:
         return loaded
     if dtype not in DTYPES:
         return f"it takes float16, bfloat16 and float32 panels, not {dtype}"
+    if offered() < LEVELS[backend]:
+        return _missing(backend)
     if level() < LEVELS[backend]:
-        missing = "AVX-512 (F, BW, DQ, VL)" if backend == "avx512" or level() == 0 else "AMX tiles for bfloat16"
-        return f"this CPU or its operating system does not offer {missing}"
+        return f"{CPU_BACKEND}={os.environ[CPU_BACKEND]} rules it out"
     return None
+
+
+def _missing(backend: str) -> str:
+    missing = "AVX-512 (F, BW, DQ, VL)" if backend == "avx512" or offered() == 0 else "AMX tiles for bfloat16"
+    return f"this CPU or its operating system does not offer {missing}"
 
 
 def run(name: str, work: int, *arguments: Any) -> None:

@@ -220,9 +220,34 @@ def test_the_fastest_that_serves_is_taken() -> None:
     assert declined.name == "cpu" and "not torch.float64" in declined.reasons[-1]
 
 
+def test_the_environment_names_the_fastest_that_may_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a processor with nothing faster; what is not there is an error, and the caller's own choice stays."""
+    for name in (*COMPILED, "cpu"):
+        monkeypatch.setenv(native_library.CPU_BACKEND, name)
+        missing = native_library.offered() < native_library.LEVELS.get(name, 0)
+        if missing:
+            with pytest.raises(BackendError, match=f"SKILLAXES_CPU_BACKEND={name}: .*; name another, or none"):
+                which("cpu", torch.float16, 100, 10)
+            continue
+        choice = which("cpu", torch.float16, 100, 10)
+        assert choice.name == name == project(torch.ones((2, 3)), torch.ones((3, 1))).backend
+        faster = [one for one in COMPILED if native_library.LEVELS[one] > native_library.LEVELS.get(name, 0)]
+        for one, reason in zip(faster, choice.reasons[1:], strict=True):
+            offered = native_library.offered() >= native_library.LEVELS[one]
+            said = f"SKILLAXES_CPU_BACKEND={name} rules it out" if offered else "this CPU"
+            assert reason.startswith(f"{one} declines: {said}")
+            with pytest.raises(BackendError, match=f"'{one}' declines"):
+                which("cpu", torch.float16, 100, 10, one)
+        assert which("cpu", torch.float64, 100, 10).name == "cpu"
+        assert which("cpu", torch.float16, 100, 10, "cpu").name == "cpu"
+    monkeypatch.setenv(native_library.CPU_BACKEND, "sse")
+    with pytest.raises(BackendError, match="SKILLAXES_CPU_BACKEND=sse is unknown; use one of amx, avx512, cpu"):
+        which("cpu", torch.float16, 100, 10)
+
+
 def test_without_the_library_plain_torch_serves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     native_library.library.cache_clear()
-    native_library.level.cache_clear()
+    native_library.offered.cache_clear()
     try:
         with monkeypatch.context() as patch:
             patch.setattr(native_library, "LIBRARY", tmp_path / "_native.so")
@@ -236,7 +261,7 @@ def test_without_the_library_plain_torch_serves(monkeypatch: pytest.MonkeyPatch,
                 which("cpu", torch.float16, 100, 10, "avx512")
     finally:
         native_library.library.cache_clear()
-        native_library.level.cache_clear()
+        native_library.offered.cache_clear()
 
 
 def test_a_forked_process_has_threads_of_its_own() -> None:
