@@ -1,7 +1,8 @@
 """The law: whatever matrix and options, a job ends with right answers or with a refusal in one line, never otherwise.
 
 Small random jobs: few rows or columns, zeros, NaN, constant columns, duplicates, outliers, short rows, every dtype,
-solver, chunking and way of ranking. Judged by float64; what is unsure must have been called unsure.
+solver, chunking and way of ranking, on one thread and on two, with every implementation of the products. Judged by
+float64; what is unsure must have been called unsure.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.matrices import Exact, angles, bounds, listed, power_law, rounded, said, write_store, wrong_lists
+from support.threads import on_threads
 
 import skillaxes
 from skillaxes.errors import SkillaxesError
@@ -60,8 +62,14 @@ def job(rng: np.random.Generator) -> tuple[np.ndarray, str, dict[str, Any], dict
 
 
 @pytest.mark.filterwarnings("error:.*invalid value.*:RuntimeWarning")
-@pytest.mark.parametrize("seed", range(6))
-def test_any_job(tmp_path: Path, seed: int) -> None:
+@pytest.mark.usefixtures("cpu_backend")
+@pytest.mark.parametrize(("seed", "threads"), [(0, 1), (1, 2), (2, 1), (3, 2), (4, 1), (5, 1)])
+def test_any_job(tmp_path: Path, seed: int, threads: int) -> None:
+    with on_threads(threads):
+        any_job(tmp_path, seed)
+
+
+def any_job(tmp_path: Path, seed: int) -> None:
     rng = np.random.default_rng([seed, 2604])
     answered = 0
     for number in range(JOBS):

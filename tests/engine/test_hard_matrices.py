@@ -1,7 +1,7 @@
 """The law: a degenerate, unevenly sampled or badly scaled matrix gets right answers, or a word of what is wrong.
 
 What the warm start has not seen is found all the same; what cannot be told apart is not called settled; what means
-nothing is said to mean nothing.
+nothing is said to mean nothing. So with every implementation of the products.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from skillaxes.errors import InputError
 from skillaxes.stream.panels import sample_segments
 
 SOLVERS = ["krylov", "covariance"]
+
+pytestmark = pytest.mark.usefixtures("cpu_backend")
 
 
 def unsampled(n_rows: int, n_sample: int = 1536) -> list[tuple[int, int]]:

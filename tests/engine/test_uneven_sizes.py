@@ -13,6 +13,8 @@ from skillaxes.errors import InputError, SkillaxesError, StoreError
 
 SOLVERS = ["krylov", "covariance"]
 
+pytestmark = pytest.mark.usefixtures("cpu_backend")
+
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("length", [1e-2, 1e-4, 1e-20])
