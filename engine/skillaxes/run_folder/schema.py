@@ -265,7 +265,7 @@ class DirectionStats:
 
     def as_json(self) -> dict[str, Any]:
         """The numbers as a manifest holds them."""
-        return asdict(self)
+        return {**asdict(self), "subspace": list(self.subspace)}
 
 
 SHOWN_STATS: dict[str, Stat] = {
