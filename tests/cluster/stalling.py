@@ -65,7 +65,7 @@ def plant() -> None:
     elif PHASE == "directions":
         before(stages.krylov, "finalize")
     elif PHASE == "ranking":
-        before(rows.KeptRows, "blocks")
+        before(rows.RowScores, "blocks")
     elif PHASE == "writing":
         before(driver, "write")
 

@@ -208,7 +208,7 @@ def out_of_memory_means_smaller_panels(place: Place, folder: Path) -> None:
     assert [shortage["panel_rows"] for shortage in shortages] == [large, large // 2]
     assert tight.manifest["plan"]["panel_rows"] == tight.manifest["gpu"]["panel_rows"] == large // 4
     assert tight.manifest["gpu"]["kept_rows"] <= N // 4
-    said = [one["text"] for one in tight.manifest["announcements"] if one["kind"] == "gpu_memory"]
+    said = [one["text"] for one in tight.manifest["diagnostics"] if one["kind"] == "gpu_memory"]
     assert len(said) == 1 and f"begun anew with panels of {large // 4:,} rows" in said[0] and said[0] in notes.notes
     assert [stage["status"] for stage in tight.manifest["stages"]].count("given up") >= 2
     assert tight.manifest["reads"] > plain.manifest["reads"] + 1, "what was read in vain counts"

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 
 from skillaxes.run import checkpoint as checkpoint_pace
-from skillaxes.run.checkpoint import Pace
+from skillaxes.run.checkpoint import CheckpointSchedule
 
 
 class Clock:
@@ -25,7 +25,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.mark.parametrize(("panel", "writing"), [(0.3, 0.2), (0.9, 0.0), (0.1, 0.8), (0.01, 0.01)])
 def test_it_is_written_before_the_interval_is_over(clock: Clock, panel: float, writing: float) -> None:
-    pace, written = Pace(2.0), clock.now
+    pace, written = CheckpointSchedule(2.0), clock.now
     clock.now += 1.0  # what it takes to load and to begin counts
     pace.begin_read()
     longest = 0.0
@@ -42,7 +42,7 @@ def test_it_is_written_before_the_interval_is_over(clock: Clock, panel: float, w
 
 
 def test_slow_panels_and_a_slow_disk_leave_half_of_the_time_for_work(clock: Clock) -> None:
-    pace = Pace(2.0)
+    pace = CheckpointSchedule(2.0)
     pace.written(60.0)
     pace.begin_read()
     clock.now += 0.9
@@ -52,13 +52,13 @@ def test_slow_panels_and_a_slow_disk_leave_half_of_the_time_for_work(clock: Cloc
 
 
 def test_at_every_panel(clock: Clock) -> None:
-    pace = Pace(0.0)
+    pace = CheckpointSchedule(0.0)
     pace.begin_read()
     assert pace.after_panel() and pace.after_panel()
 
 
 def test_a_short_job_writes_none(clock: Clock) -> None:
-    pace = Pace(600.0)
+    pace = CheckpointSchedule(600.0)
     pace.begin_read()
     clock.now += 4.0
     pace.end_read()
@@ -67,7 +67,7 @@ def test_a_short_job_writes_none(clock: Clock) -> None:
 
 
 def test_what_cannot_be_written_within_a_read_is_written_before_it(clock: Clock) -> None:
-    pace = Pace(4.0)
+    pace = CheckpointSchedule(4.0)
     pace.begin_read()
     clock.now += 3.0
     pace.end_read()

@@ -21,9 +21,9 @@ from skillaxes.run_folder.schema import CHECKPOINT
 from skillaxes.stream import reader
 
 
-@pytest.mark.parametrize("step", ["write_state", "write_part", "write_rows", "write_mark"])
+@pytest.mark.parametrize("step", ["write_state", "write_part", "write_rows", "write_progress"])
 @pytest.mark.parametrize("always", [True, False])
-def test_a_full_disk_is_announced_and_the_job_goes_on(
+def test_a_full_disk_is_said_and_the_job_goes_on(
     tmp_path: Path,
     store: Path,
     expected: dict[str, bytes],
@@ -70,7 +70,7 @@ def test_killed(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch, so
     """No time for a last checkpoint: what was done since the one before is done again, and counted."""
     options = {"components": K, "solver": solver}
     skillaxes.discover(store, tmp_path / "undisturbed", **options)
-    original, seen = files.CheckpointFolder.write_mark, []
+    original, seen = files.CheckpointFolder.write_progress, []
     from skillaxes.run import checkpoint as checkpointing
 
     class Killed(BaseException):
@@ -89,7 +89,7 @@ def test_killed(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch, so
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(checkpointing.Checkpoint, "after_panel", after_panel)
         skillaxes.discover(store, run_dir, **options)
-    assert original is files.CheckpointFolder.write_mark
+    assert original is files.CheckpointFolder.write_progress
     manifest = json.loads((run_dir / "manifest.json").read_text())
     manifest["status"] = "running"  # as a process leaves it that had no time to say anything
     (run_dir / "manifest.json").write_text(json.dumps(manifest))
