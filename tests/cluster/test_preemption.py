@@ -19,7 +19,7 @@ import pytest
 
 from skillaxes.cluster import signals
 from skillaxes.errors import StoppedEarly
-from skillaxes.pca import krylov
+from skillaxes.pca.krylov import KrylovRead
 from skillaxes.run_folder.schema import CHECKPOINT
 
 
@@ -34,18 +34,18 @@ def outside(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def signalled(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Arrange for a signal in the middle of the next read, once."""
-    original = krylov.update
+    original = KrylovRead.update
 
     def arrange(number: int) -> None:
         left = [1]
 
-        def update(state: Any, panel: Any) -> Any:
+        def update(self: KrylovRead, panel: Any) -> None:
             if left:
                 left.pop()
                 os.kill(os.getpid(), number)
-            return original(state, panel)
+            original(self, panel)
 
-        monkeypatch.setattr(krylov, "update", update)
+        monkeypatch.setattr(KrylovRead, "update", update)
 
     return arrange
 

@@ -60,8 +60,11 @@ def stopped_after_stage(monkeypatch: pytest.MonkeyPatch, job: Any, store: Path, 
     [
         ({"solver": "krylov"}, ("warm start", "read 1", "read 2")),
         ({"solver": "krylov", "scale": "layer-rms"}, ("column statistics", "warm start", "read 2", "read 3")),
-        ({"solver": "covariance", "scale": "column-std"}, ("column statistics", "read 1 (covariance)", "read 3")),
-        ({"solver": "incremental"}, ("read 1 (incremental)", "read 2")),
+        (
+            {"solver": "covariance", "scale": "column-std"},
+            ("column statistics", "warm start", "read 2 (covariance)", "read 3"),
+        ),
+        ({"solver": "incremental"}, ("warm start", "read 1 (incremental)", "read 2")),
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
 )

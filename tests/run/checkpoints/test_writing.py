@@ -78,8 +78,8 @@ def test_killed(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch, so
 
     def after_panel(self: Any, row: int) -> None:
         seen.append(row)
-        self._pace._every = 0 if len(seen) % 3 == 1 else 1e9
-        self._pace._marked = -1e9  # a mark at every panel
+        self._schedule._every = 0 if len(seen) % 3 == 1 else 1e9
+        self._schedule._noted = -1e9  # progress is noted at every panel
         real(self, row)
         if len(seen) == panel:
             raise Killed
@@ -128,13 +128,13 @@ def test_without_a_run_folder_there_is_none(store: Path, monkeypatch: pytest.Mon
     from skillaxes.cluster import signals
     from skillaxes.errors import StoppedEarly
 
-    original = krylov.update
+    original = krylov.KrylovRead.update
 
-    def update(state: Any, panel: Any) -> Any:
+    def update(self: krylov.KrylovRead, panel: Any) -> None:
         signals.request_stop("a test")
-        return original(state, panel)
+        original(self, panel)
 
-    monkeypatch.setattr(krylov, "update", update)
+    monkeypatch.setattr(krylov.KrylovRead, "update", update)
     with pytest.raises(StoppedEarly, match="nothing to go on from"):
         skillaxes.discover(store, components=K, solver="krylov", checkpoint_every=0)
     signals._Flag.reason = None
