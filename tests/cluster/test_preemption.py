@@ -19,6 +19,7 @@ import pytest
 
 from skillaxes.cluster import signals
 from skillaxes.errors import StoppedEarly
+from skillaxes.pca import krylov
 from skillaxes.pca.krylov import KrylovRead
 from skillaxes.run_folder.schema import CHECKPOINT
 
@@ -183,11 +184,11 @@ def test_a_crashed_group_is_restarted(
     store: Path, tmp_path: Path, skillaxes: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one")
-    original = krylov.end_read
-    monkeypatch.setattr(krylov, "end_read", lambda state: 1 / 0)
+    original = krylov.solve
+    monkeypatch.setattr(krylov, "solve", lambda state: 1 / 0)
     options = ("discover", store, tmp_path / "run", "--top", 3, "--quiet", "--checkpoint-every", 0)
     assert skillaxes(*options).code == 1
-    monkeypatch.setattr(krylov, "end_read", original)
+    monkeypatch.setattr(krylov, "solve", original)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert skillaxes(*options).code == 0
     assert manifest(tmp_path / "run")["resumptions"] == 1

@@ -105,11 +105,8 @@ def test_no_scores(tmp_path: Path) -> None:
 
 def test_the_manifest_tells_the_whole_story(run_dir: Path) -> None:
     manifest = json.loads((run_dir / "manifest.json").read_text(encoding="utf-8"))
-    assert (
-        manifest["format_version"] == FORMAT_VERSION == 2
-        and manifest["command"] == "discover"
-        and manifest["status"] == "done"
-    )
+    assert manifest["format_version"] == FORMAT_VERSION == 2
+    assert manifest["command"] == "discover" and manifest["status"] == "done"
     assert set(manifest["config"]) >= {"components", "top", "solver", "tolerance", "seed", "rank_by", "layers", "scale"}
     assert manifest["store"]["shape"] == [N, D] and manifest["store"]["layer_ids"] == [5, 9]
     assert len(manifest["store"]["fingerprint"]) == 64
