@@ -49,7 +49,7 @@ def job(rng: np.random.Generator) -> tuple[np.ndarray, str, dict[str, Any], dict
         "components": int(rng.integers(1, min(n, d, 12) + 1)),
         "top": min(int(rng.integers(1, n // 2 + 1)), 20),
         "solver": str(rng.choice(["krylov", "covariance", "incremental"])),
-        "rank_by": str(rng.choice(RANKINGS)),
+        "rank_by": str(rng.choice(list(RANKINGS))),
         "max_reads": int(rng.choice([2, 8])),
     }
     if rng.random() < 0.3:
