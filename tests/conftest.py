@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "bench" / "sample"
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read as torch loads: as many tests as cores may run at once
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -31,6 +32,28 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "SKILLAXES_DEBUG", "SLURM_TMPDIR", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
     yield
+
+
+@pytest.fixture(scope="module", params=["amx", "avx512", "cpu"])
+def cpu_backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every implementation of the products that this processor can run, in this process and in those it starts."""
+    from skillaxes_kernels.backends import native
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(native.CPU_BACKEND, request.param)
+        missing = native.unserved_name()
+        if missing is not None:
+            pytest.skip(missing)
+        yield request.param
+
+
+@pytest.fixture(params=[1, 2])
+def n_threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """One thread, then two."""
+    from support.threads import on_threads
+
+    with on_threads(request.param):
+        yield request.param
 
 
 @dataclass(frozen=True)

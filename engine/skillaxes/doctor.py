@@ -159,9 +159,12 @@ def _straight(missing: str | None) -> Iterator[Finding]:
 def _compiled_products() -> Finding:
     import torch
 
-    from skillaxes_kernels import PanelSpec, select_backend
+    from skillaxes_kernels import BackendError, PanelSpec, select_backend
 
-    choice = select_backend(PanelSpec(0, 4096, torch.float16, torch.device("cpu")))
+    try:
+        choice = select_backend(PanelSpec(0, 4096, torch.float16, torch.device("cpu")))
+    except BackendError as error:
+        return Finding(ROAD, "compiled", False, str(error))
     fast = choice.name in ("amx", "avx512")
     said = "; ".join(choice.reasons[1:])
     value = f"{choice.name} multiplies panels on the CPU" if fast else "plain torch multiplies panels on the CPU"

@@ -44,9 +44,12 @@ class BackendChoice:
 def select_backend(spec: PanelSpec, backend: str = "auto") -> BackendChoice:
     """The backend for such panels, and the reasons. A named backend is taken or refused, never replaced.
 
+    On a CPU the environment variable SKILLAXES_CPU_BACKEND (amx, avx512 or cpu) has "auto" choose as on a processor on
+    which that is the fastest.
+
     Raises
     ------
-    BackendError : ``backend`` is unknown, or was named and declines
+    BackendError : ``backend`` is unknown, or was named and declines; the variable names a backend that is not there
     """
     if backend == "auto":
         return _select_automatically(spec)
@@ -229,6 +232,8 @@ def _named(name: str) -> Backend:
 
 def _select_automatically(spec: PanelSpec) -> BackendChoice:
     kind, place = ("cpu", "the CPU") if spec.device.type == "cpu" else ("gpu", spec.device.type)
+    if kind == "cpu" and (unserved := native.unserved_name()) is not None:
+        raise BackendError(unserved)
     declined: dict[str, str] = {}  # reasons by title
     for backend in BACKENDS:
         if backend.automatic_on != kind:

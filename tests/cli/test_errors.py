@@ -58,6 +58,18 @@ def test_a_gpu_that_is_not_there_is_no_silent_cpu_run(skillaxes: Command, store:
     assert not (tmp_path / "run").exists()
 
 
+def test_products_that_are_not_there(
+    skillaxes: Command, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Named by the environment: no other is taken, and the doctor says the same."""
+    monkeypatch.setattr("skillaxes_kernels.backends.native.offered", lambda: 0)
+    for name, said in (("avx512", "name another, or none"), ("sse", "unknown; use one of amx, avx512, cpu")):
+        monkeypatch.setenv("SKILLAXES_CPU_BACKEND", name)
+        refused(skillaxes("discover", store, tmp_path / "run"), f"SKILLAXES_CPU_BACKEND={name}", said)
+        assert f"SKILLAXES_CPU_BACKEND={name}" in skillaxes("doctor", "--json").out
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_store_that_is_missing(skillaxes: Command, tmp_path: Path) -> None:
     refused(skillaxes("discover", tmp_path / "no.zarr", tmp_path / "run"), "no.zarr", "skillaxes ingest")
     assert not (tmp_path / "run").exists()

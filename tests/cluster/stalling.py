@@ -41,15 +41,14 @@ def before(owner: Any, name: str) -> None:
 def plant() -> None:
     """Install the stall in the phase."""
     from skillaxes.pca import krylov
-    from skillaxes.pca import row_scores as rows
+    from skillaxes.pca.row_scores import RowScores
     from skillaxes.run import driver
-    from skillaxes.run import passes as stages
     from skillaxes.stream.panels import PanelStream
 
     if PHASE == "sample":
         before(PanelStream, "sample_views")
     elif PHASE == "read":
-        before(krylov, "update")
+        before(krylov.KrylovRead, "update")
     elif PHASE == "collective":
         import torch.distributed as dist
 
@@ -63,9 +62,9 @@ def plant() -> None:
 
         dist.all_reduce = late  # type: ignore[assignment]
     elif PHASE == "directions":
-        before(stages.krylov, "finalize")
+        before(krylov, "finalize")
     elif PHASE == "ranking":
-        before(rows.KeptRows, "blocks")
+        before(RowScores, "blocks")
     elif PHASE == "writing":
         before(driver, "write")
 

@@ -20,6 +20,7 @@ import pytest
 from skillaxes.cluster import signals
 from skillaxes.errors import StoppedEarly
 from skillaxes.pca import krylov
+from skillaxes.pca.krylov import KrylovRead
 from skillaxes.run_folder.schema import CHECKPOINT
 
 
@@ -34,18 +35,18 @@ def outside(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def signalled(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Arrange for a signal in the middle of the next read, once."""
-    original = krylov.update
+    original = KrylovRead.update
 
     def arrange(number: int) -> None:
         left = [1]
 
-        def update(state: Any, panel: Any) -> Any:
+        def update(self: KrylovRead, panel: Any) -> None:
             if left:
                 left.pop()
                 os.kill(os.getpid(), number)
-            return original(state, panel)
+            original(self, panel)
 
-        monkeypatch.setattr(krylov, "update", update)
+        monkeypatch.setattr(KrylovRead, "update", update)
 
     return arrange
 
@@ -183,11 +184,11 @@ def test_a_crashed_group_is_restarted(
     store: Path, tmp_path: Path, skillaxes: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one")
-    original = krylov.end_read
-    monkeypatch.setattr(krylov, "end_read", lambda state: 1 / 0)
+    original = krylov.solve
+    monkeypatch.setattr(krylov, "solve", lambda state: 1 / 0)
     options = ("discover", store, tmp_path / "run", "--top", 3, "--quiet", "--checkpoint-every", 0)
     assert skillaxes(*options).code == 1
-    monkeypatch.setattr(krylov, "end_read", original)
+    monkeypatch.setattr(krylov, "solve", original)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert skillaxes(*options).code == 0
     assert manifest(tmp_path / "run")["resumptions"] == 1

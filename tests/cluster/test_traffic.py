@@ -1,4 +1,4 @@
-"""Law: what a read hands over is what its shape says, to the byte; a forecast follows from it and from stated rates."""
+"""Law: what a read hands over is what its basis says, to the byte; a forecast follows from it and from stated rates."""
 
 from __future__ import annotations
 
@@ -6,14 +6,26 @@ import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from cluster.groups import run_well
+from support.matrices import power_law
 
 from skillaxes import plan
 from skillaxes.errors import UsageError
-from skillaxes.run.forecast import STATED, Rates, Shape, every_read, forecast, limits, rates_from, read_bytes
+from skillaxes.run.forecast import (
+    STATED,
+    Rates,
+    Shape,
+    every_read,
+    forecast,
+    held_against,
+    limits,
+    rates_from,
+    read_bytes,
+)
 
 LARGE = Shape(10_000_000, 122_880, 2, 273, 48, reads=3, n_layers=30, on_gpu=True)
 
@@ -25,34 +37,68 @@ def rows() -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("size", "options"),
+    ("size", "threads", "options"),
     [
-        (2, []),
-        pytest.param(4, ["--components", "3"], marks=pytest.mark.cluster),
-        pytest.param(2, ["--solver", "covariance"], marks=pytest.mark.cluster),
-        (2, ["--scale", "column-std"]),
+        (2, 1, []),
+        pytest.param(4, 1, ["--components", "3"], marks=pytest.mark.cluster),
+        pytest.param(2, 1, ["--solver", "covariance"], marks=pytest.mark.cluster),
+        (2, 2, ["--scale", "column-std"]),
     ],
 )
 def test_measured_is_predicted(
-    make_store: Callable[..., Path], rows: np.ndarray, tmp_path: Path, size: int, options: list[str]
+    make_store: Callable[..., Path],
+    rows: np.ndarray,
+    tmp_path: Path,
+    cpu_backend: str,
+    size: int,
+    threads: int,
+    options: list[str],
 ) -> None:
-    """In every read of the job, and before it begins as well as after."""
+    """In every read of the job; and before it begins too, but for reads that decide on a smaller basis."""
     store = make_store(rows, chunk_rows=50, layer_ids=[1, 2, 3], hidden=400)
-    run_well(size, "discover", store, tmp_path / "run", *options)
+    run_well(size, "discover", store, tmp_path / "run", *options, env={"OMP_NUM_THREADS": str(threads)})
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
-    reads = manifest["traffic"]
-    assert len(reads) >= 1
+    assert manifest["plan"]["products"].split(";")[0] == cpu_backend
+    assert [process["threads"] for process in manifest["processes"]] == [threads] * size
+    as_predicted(manifest)
+
+
+@pytest.mark.usefixtures("cpu_backend")
+@pytest.mark.parametrize("decided", ["a basis that begins anew", "a narrow block"])
+def test_what_the_numbers_decide(make_store: Callable[..., Path], tmp_path: Path, decided: str) -> None:
+    """Two directions far above the others blur these until the basis begins anew; without them the end is narrow."""
+    anew = decided == "a basis that begins anew"
+    made = power_law(1500, 300, exponent=0.6, leading=(100, 66)) if anew else power_law(2200, 1400, exponent=0.6)
+    store = make_store(made, chunk_rows=100, dtype="float32" if anew else "float16")
+    run_well(2, "discover", store, tmp_path / "run", "--solver", "krylov")
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    bases = [stage["basis"] for stage in manifest["stages"] if "basis" in stage]
+    assert any(len(after) <= len(before) for before, after in itertools.pairwise(bases)) is anew
+    assert any(basis[-1] < basis[0] for basis in bases) is not anew
+    as_predicted(manifest)
+
+
+def as_predicted(manifest: dict[str, Any]) -> None:
+    reads = held_against(manifest)
+    assert [read["name"] for read in reads] == [one["name"] for one in manifest["stages"] if "basis" in one] != []
     assert [read["measured"] for read in reads] == [read["predicted"] for read in reads]
-    stages = [stage["bytes_sent"] for stage in manifest["stages"] if stage["reads"] == 1]
+    stages = [stage for stage in manifest["stages"] if stage["reads"] == 1]
     foretold = manifest["plan"]["outlook"]["bytes_sent"]
-    assert stages[: len(foretold)] == foretold[: len(stages)]
+    block, number = manifest["plan"]["block_size"], 0
+    for stage, expected in zip(stages, foretold, strict=False):
+        number += "basis" in stage
+        if stage.get("basis", []) == [block] * number:
+            assert stage["bytes_sent"] == expected
+        else:
+            assert all(stage["bytes_sent"][kind] <= expected[kind] for kind in expected)
+    assert number >= 1 and stages[0]["bytes_sent"] == foretold[0]
 
 
 def test_given_directions(make_store: Callable[..., Path], rows: np.ndarray, tmp_path: Path) -> None:
     store = make_store(rows, chunk_rows=50)
     np.save(tmp_path / "given.npy", np.random.default_rng(0).normal(size=(4, 1200)))
     run_well(2, "apply", store, tmp_path / "run", "--directions", tmp_path / "given.npy")
-    (read,) = json.loads((tmp_path / "run" / "manifest.json").read_text())["traffic"]
+    (read,) = held_against(json.loads((tmp_path / "run" / "manifest.json").read_text()))
     assert read["measured"] == read["predicted"]
 
 

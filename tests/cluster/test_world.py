@@ -99,7 +99,7 @@ def test_the_same_findings(
     assert two["rows"] == one["rows"]
     assert next(part["rows"][0] for part in two["processes"]) == 0
     assert two["processes"][-1]["rows"][1] == N
-    assert [entry["kind"] for entry in two["announcements"]] == [entry["kind"] for entry in one["announcements"]]
+    assert [entry["kind"] for entry in two["diagnostics"]] == [entry["kind"] for entry in one["diagnostics"]]
 
 
 def test_rows_left_out_and_compressed_chunks(

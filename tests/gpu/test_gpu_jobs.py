@@ -20,7 +20,7 @@ from support.matrices import power_law, write_store
 
 import skillaxes
 from skillaxes import doctor
-from skillaxes.pca import krylov
+from skillaxes.pca.krylov import KrylovRead
 from skillaxes.stream import gds
 from skillaxes.stream.device import COPY, CudaStreams, device_streams
 from skillaxes.stream.panels import PanelStream
@@ -106,18 +106,18 @@ def test_no_wait_for_the_device_within_a_read(tmp_path: Path, monkeypatch: pytes
     if select_backend(PanelSpec(0, D, torch.float16, torch.device("cuda"))).name != "triton":
         pytest.skip("plain torch asks for bad rows in every panel")
     store = make_store(tmp_path, layered=True, hidden=50, layer_ids=(3, 7, 11, 15))
-    original, checked = krylov.update, [0]
+    original, checked = KrylovRead.update, [0]
 
-    def update(state: krylov.KrylovState, panel: Any) -> krylov.KrylovState:
+    def update(self: KrylovRead, panel: Any) -> None:
         first = panel.start == 0
         torch.cuda.set_sync_debug_mode("default" if first else "error")
         try:
-            return original(state, panel)
+            original(self, panel)
         finally:
             torch.cuda.set_sync_debug_mode("default")
             checked[0] += not first
 
-    monkeypatch.setattr(krylov, "update", update)
+    monkeypatch.setattr(KrylovRead, "update", update)
     Place("cuda", device_streams).discover(store, l2=1 << 17)
     assert checked[0] > 20
 

@@ -9,10 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from skillaxes_kernels.backends import native
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 # Test files are no package: shared modules are found by their folder.
 sys.path[:0] = [str(HERE), str(ROOT)]
+
+
+@pytest.fixture(autouse=True)
+def _as_this_processor_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests name their backends, and hold the automatic choice against what is there."""
+    monkeypatch.delenv(native.CPU_BACKEND, raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -171,11 +171,11 @@ def test_sums_of_columns(dtype: torch.dtype, lengths: list[int], d: int, compile
     generator = torch.Generator().manual_seed(len(lengths) + d)
     pieces = [(torch.randn((n, d + 3), generator=generator) + 50).to(dtype)[:, :d] for n in lengths]
     true = torch.cat(pieces).double().sum(dim=0)
-    found = column_sums(pieces) if compiled else torch_backend.column_sums(pieces)
+    sums = column_sums if compiled else torch_backend.column_sums
+    found = sums(pieces)
     assert found.dtype == torch.float64 and found.shape == (d,)
     assert (found - true).abs().max() <= 1e-6 * true.abs().max()
-    if compiled:
-        assert torch.equal(column_sums(torch.cat(pieces)), found), "pieces play no part"
+    assert torch.equal(sums([torch.cat(pieces)]), found), "pieces play no part"
 
 
 def test_sums_of_columns_tell_of_rows_that_are_not_finite() -> None:
@@ -223,9 +223,34 @@ def test_the_fastest_that_serves_is_taken() -> None:
     assert declined.name == "cpu" and "not torch.float64" in declined.reasons[-1]
 
 
+def test_the_environment_names_the_fastest_that_may_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a processor with nothing faster; what is not there is an error, and the caller's own choice stays."""
+    for name in (*COMPILED, "cpu"):
+        monkeypatch.setenv(native.CPU_BACKEND, name)
+        missing = native.offered() < native.LEVELS.get(name, 0)
+        if missing:
+            with pytest.raises(BackendError, match=f"SKILLAXES_CPU_BACKEND={name}: .*; name another, or none"):
+                select_backend(cpu_panels(torch.float16))
+            continue
+        choice = select_backend(cpu_panels(torch.float16))
+        assert choice.name == name == project(torch.ones((2, 3)), torch.ones((3, 1))).backend
+        faster = [one for one in COMPILED if native.LEVELS[one] > native.LEVELS.get(name, 0)]
+        for one, reason in zip(faster, choice.reasons[1:], strict=True):
+            offered = native.offered() >= native.LEVELS[one]
+            said = f"SKILLAXES_CPU_BACKEND={name} rules it out" if offered else "this CPU"
+            assert reason.startswith(f"{one} declines: {said}")
+            with pytest.raises(BackendError, match=f"'{one}' declines"):
+                select_backend(cpu_panels(torch.float16), one)
+        assert select_backend(cpu_panels(torch.float64)).name == "cpu"
+        assert select_backend(cpu_panels(torch.float16), "cpu").name == "cpu"
+    monkeypatch.setenv(native.CPU_BACKEND, "sse")
+    with pytest.raises(BackendError, match="SKILLAXES_CPU_BACKEND=sse is unknown; use one of amx, avx512, cpu"):
+        select_backend(cpu_panels(torch.float16))
+
+
 def test_without_the_library_plain_torch_serves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     native.library.cache_clear()
-    native.level.cache_clear()
+    native.offered.cache_clear()
     try:
         with monkeypatch.context() as patch:
             patch.setattr(native, "LIBRARY", tmp_path / "_native.so")
@@ -239,7 +264,7 @@ def test_without_the_library_plain_torch_serves(monkeypatch: pytest.MonkeyPatch,
                 select_backend(cpu_panels(torch.float16), "avx512")
     finally:
         native.library.cache_clear()
-        native.level.cache_clear()
+        native.offered.cache_clear()
 
 
 def test_a_forked_process_has_threads_of_its_own() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from skillaxes.config import SolverConfig
 from skillaxes.pca.base import Problem
 from skillaxes.pca.warm_start import warm_start
 
@@ -19,7 +20,9 @@ def sample() -> torch.Tensor:
 
 
 def problem(n_rows: int) -> Problem:
-    return Problem(n_rows, D, K, 16, 1e-3, 8, 0, torch.device("cpu"), 128, torch.float16)
+    options = SolverConfig(components=K)
+    cpu = torch.device("cpu")
+    return Problem(n_rows, D, torch.float16, cpu, options, panel_rows=128, block_columns=16)
 
 
 @pytest.mark.parametrize("bad", [(), (0, 4, 301, N - 1)])

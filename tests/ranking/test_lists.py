@@ -13,18 +13,20 @@ import torch
 from support.matrices import Exact, extremes, power_law
 
 from skillaxes.cluster.world import World
+from skillaxes.config import SolverConfig
 from skillaxes.pca.base import Problem
 from skillaxes.pca.projections import BLOCK_ROWS, Projections
 from skillaxes.pca.row_moments import RowMoments
-from skillaxes.pca.row_scores import KeptRows
+from skillaxes.pca.row_scores import RefinedRows, RowScores
 from skillaxes.ranking.tables import sample_rows, selection_table, topk_table
 from skillaxes.ranking.topk import Ranking, rank
-from skillaxes.run_folder.schema import RANKINGS, ROLES, SELECTION_META, SELECTION_SCHEMA, SIDES, TOPK_SCHEMA
+from skillaxes.run_folder.schema import RANKINGS, ROLES, SELECTION_COLUMNS, SELECTION_META, SIDES, TOPK_COLUMNS
+from skillaxes.run_folder.tables import arrow_schema
 
 K, RANDOM = 3, 2
 
 
-def keep(rows: np.ndarray, directions: np.ndarray, first: int = 0, mean: np.ndarray | None = None) -> KeptRows:
+def keep(rows: np.ndarray, directions: np.ndarray, first: int = 0, mean: np.ndarray | None = None) -> RowScores:
     """What a job of two reads would have kept of ``rows``, global numbers from ``first`` on; NaN rows are bad."""
     n, d = rows.shape
     bad = ~np.isfinite(rows).all(axis=1)
@@ -33,7 +35,8 @@ def keep(rows: np.ndarray, directions: np.ndarray, first: int = 0, mean: np.ndar
     shift = mean + 0.01
     delta = mean - shift
     relative = np.where(bad[:, None], 0, safe - shift)
-    problem = Problem(n, d, len(directions), 16, 1e-3, 2, 0, torch.device("cpu"), 64, torch.float32)
+    options = SolverConfig(components=len(directions))
+    problem = Problem(n, d, torch.float32, torch.device("cpu"), options, panel_rows=64, block_columns=16)
     moments = RowMoments.empty(problem, first, n)
     moments.norm[:] = np.linalg.norm(safe, axis=1)
     moments.shifted_square[:] = (relative**2).sum(axis=1)
@@ -49,7 +52,7 @@ def keep(rows: np.ndarray, directions: np.ndarray, first: int = 0, mean: np.ndar
         weight[:, at : at + len(part)] = torch.eye(len(part), dtype=torch.float64)
         tables.append(table)
         weights.append(weight)
-    return KeptRows(
+    return RowScores(
         moments=moments,
         tables=tuple(tables),
         weights=tuple(weights),
@@ -118,10 +121,10 @@ class Two(World):
     """Two processes after each other: the second one is handed what the first one had."""
 
     def __init__(self, rank: int, other: list[object]) -> None:
-        super().__init__(rank=rank, size=2)
+        super().__init__(rank=rank, world_size=2)
         self.other = other
 
-    def gather(self, value: object) -> list:
+    def all_gather_object(self, value: object) -> list:
         self.other.append(copy.deepcopy(value))
         return list(self.other) if self.rank == 1 else [value, copy.deepcopy(value)]  # type: ignore[attr-defined]
 
@@ -160,11 +163,11 @@ def test_topk_table(rows: np.ndarray, directions: np.ndarray) -> None:
         return [f"t{number}" for number in numbers]
 
     table = topk_table(kept, ranking, angles, 10, ids)
-    assert table.schema.equals(TOPK_SCHEMA)
+    assert table.schema.equals(arrow_schema(TOPK_COLUMNS))
     assert table.num_rows == K * 2 * 10 == len(asked)
     assert table["trace_id"].to_pylist() == [f"t{row}" for row in table["row"].to_pylist()]
-    settled = np.array(table["settled"].to_pylist()).reshape(K, 20).sum(axis=1)
-    assert settled[0] >= 18 and settled[2] == 0 and settled[0] >= settled[1] >= settled[2]
+    certified = np.array(table["certified"].to_pylist()).reshape(K, 20).sum(axis=1)
+    assert certified[0] >= 18 and certified[2] == 0 and certified[0] >= certified[1] >= certified[2]
 
 
 @pytest.mark.parametrize("rank_by", RANKINGS)
@@ -185,7 +188,7 @@ def test_selection_table(rows: np.ndarray, directions: np.ndarray, rank_by: str)
         trace_ids=lambda numbers: [str(number) for number in numbers],
         meta={"split_half": [1.0] * K},
     )
-    assert table.schema.remove_metadata().equals(SELECTION_SCHEMA)
+    assert table.schema.remove_metadata().equals(arrow_schema(SELECTION_COLUMNS))
     about = json.loads(table.schema.metadata[SELECTION_META])
     assert about["rank_by"] == rank_by and about["top"] == 10 and about["pool"] == 30 and about["n_rows"] == len(rows)
     frame = table.to_pydict()
@@ -243,13 +246,11 @@ def test_few_ranked_rows(directions: np.ndarray) -> None:
 
 
 def test_exact_rows_take_the_place_of_kept_ones(rows: np.ndarray, directions: np.ndarray) -> None:
-    from skillaxes.pca.row_scores import ExactRows
-
     kept = keep(rows, directions)
     some = np.array([5, BLOCK_ROWS - 2, BLOCK_ROWS + 7])
     marks = torch.arange(3, dtype=torch.float64)[:, None].expand(3, K + RANDOM)
-    exact = ExactRows(some, marks + 100, marks + 200, marks[:, 0] + 300, marks[:, 0] + 400)
-    replaced = replace(kept, exact=exact)
+    exact = RefinedRows(some, marks + 100, marks + 200, marks[:, 0] + 300, marks[:, 0] + 400)
+    replaced = replace(kept, refined=exact)
     for block, plain in zip(replaced.blocks(), kept.blocks(), strict=True):
         inside = [row for row in some if block.start <= row < block.start + len(block.norm)]
         for row in inside:

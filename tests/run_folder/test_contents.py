@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from skillaxes.run_folder.stored_scores import STORED_SCORES
 
 from skillaxes.errors import RunFolderError
+from skillaxes.ranking.scores import SCORES
 from skillaxes.run_folder.contents import read_contents
 from skillaxes.run_folder.labels import read_labels
-from skillaxes.run_folder.schema import RANKINGS, TOPK_SCHEMA
+from skillaxes.run_folder.schema import RANKINGS, TOPK_COLUMNS
 
 
 def test_histograms_count_every_row_and_agree_with_the_lists(run_folder: Path) -> None:
@@ -43,8 +43,8 @@ def test_histograms_count_every_row_and_agree_with_the_lists(run_folder: Path) -
 
 
 def test_every_ranking_can_be_read_back() -> None:
-    assert STORED_SCORES.keys() == set(RANKINGS)
-    assert {score.topk_column for score in STORED_SCORES.values()} <= set(TOPK_SCHEMA.names)
+    assert RANKINGS.keys() == SCORES.keys()
+    assert {score.topk_column for score in RANKINGS.values()} <= {column.name for column in TOPK_COLUMNS}
 
 
 def test_lists_and_labels_come_with_their_direction(run_folder: Path) -> None:
@@ -54,7 +54,7 @@ def test_lists_and_labels_come_with_their_direction(run_folder: Path) -> None:
     entries = pq.read_table(run_folder / "topk.parquet").to_pylist()
     for direction in contents.directions:
         assert direction.label is not None and direction.label["direction"] == direction.index
-        assert direction.stats["index"] == direction.index
+        assert direction.stats.index == direction.index
         for side, rows in direction.ends.items():
             listed = [entry for entry in entries if (entry["direction"], entry["side"]) == (direction.index, side)]
             assert [row.row for row in rows] == [entry["row"] for entry in sorted(listed, key=lambda e: e["position"])]

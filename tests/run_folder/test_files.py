@@ -14,8 +14,9 @@ import skillaxes
 from skillaxes.errors import RunFolderError
 from skillaxes.run_folder import manifest as manifests
 from skillaxes.run_folder.directions import Directions, read_directions, write_directions
-from skillaxes.run_folder.schema import SELECTION, SELECTION_SCHEMA, TOPK, TOPK_SCHEMA
+from skillaxes.run_folder.schema import FORMAT_VERSION, SELECTION, SELECTION_COLUMNS, TOPK, TOPK_COLUMNS
 from skillaxes.run_folder.scores import CHUNK_ROWS, ScoresWriter, read_scores
+from skillaxes.run_folder.tables import arrow_schema
 
 N, D, K = 300, 24, 4
 
@@ -65,10 +66,10 @@ def test_tables(run_dir: Path) -> None:
     import pyarrow.parquet as pq
 
     topk = pq.read_table(run_dir / TOPK)
-    assert topk.schema.equals(TOPK_SCHEMA)
+    assert topk.schema.equals(arrow_schema(TOPK_COLUMNS))
     assert topk["trace_id"].to_pylist() == [f"t{row}" for row in topk["row"].to_pylist()]
     selection = pq.read_table(run_dir / SELECTION)
-    assert selection.schema.remove_metadata().equals(SELECTION_SCHEMA)
+    assert selection.schema.remove_metadata().equals(arrow_schema(SELECTION_COLUMNS))
     assert selection["trace_id"].to_pylist() == [f"t{row}" for row in selection["row"].to_pylist()]
 
 
@@ -104,7 +105,8 @@ def test_no_scores(tmp_path: Path) -> None:
 
 def test_the_manifest_tells_the_whole_story(run_dir: Path) -> None:
     manifest = json.loads((run_dir / "manifest.json").read_text(encoding="utf-8"))
-    assert manifest["format_version"] == 1 and manifest["command"] == "discover" and manifest["status"] == "done"
+    assert manifest["format_version"] == FORMAT_VERSION == 2
+    assert manifest["command"] == "discover" and manifest["status"] == "done"
     assert set(manifest["config"]) >= {"components", "top", "solver", "tolerance", "seed", "rank_by", "layers", "scale"}
     assert manifest["store"]["shape"] == [N, D] and manifest["store"]["layer_ids"] == [5, 9]
     assert len(manifest["store"]["fingerprint"]) == 64
@@ -120,7 +122,7 @@ def test_the_manifest_tells_the_whole_story(run_dir: Path) -> None:
     for number, one in enumerate(manifest["directions"]):
         assert one["index"] == number
         assert one["bound"] in ("rigorous", "estimated") and 0 <= one["angle_bound"] <= np.pi / 2
-        assert set(one["settled"]) == {"positive", "negative"}
+        assert set(one["certified"]) == {"positive", "negative"}
 
 
 def test_no_file_is_closed_to_others(run_dir: Path) -> None:
@@ -142,10 +144,10 @@ def test_what_json_does_not_know(tmp_path: Path) -> None:
         "flag": np.bool_(True),
         7: "key",
     }
-    manifests.write_manifest(tmp_path, {"format_version": 1, **value})
+    manifests.write_manifest(tmp_path, {"format_version": FORMAT_VERSION, **value})
     read = manifests.read_manifest(tmp_path)
     assert read == {
-        "format_version": 1,
+        "format_version": FORMAT_VERSION,
         "nan": None,
         "inf": None,
         "whole": 3,

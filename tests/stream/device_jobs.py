@@ -20,7 +20,7 @@ from support.stopping import Listening, differing, stopped, written
 import skillaxes
 from skillaxes.cluster.world import World
 from skillaxes.errors import BadRowsError, DeviceMemoryError
-from skillaxes.pca import krylov
+from skillaxes.pca.krylov import KrylovRead
 from skillaxes.run_folder.schema import SIDES
 from skillaxes.stream import device as devices
 from skillaxes.stream.device import DeviceStreams
@@ -194,21 +194,21 @@ def out_of_memory_means_smaller_panels(place: Place, folder: Path) -> None:
     plain = place.discover(store)
     assert plain.manifest["gpu"]["out_of_memory"] == []
     large = plain.manifest["plan"]["panel_rows"]
-    original, notes = krylov.update, Listening()
+    original, notes = KrylovRead.update, Listening()
 
-    def update(state: Any, panel: Any) -> Any:
+    def update(self: KrylovRead, panel: Any) -> None:
         if len(panel.rows) > large // 4 and panel.start > N // 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
-        return original(state, panel)
+        original(self, panel)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(krylov, "update", update)
+        patch.setattr(KrylovRead, "update", update)
         tight = place.discover(store, folder / "run", progress=notes)
     shortages = tight.manifest["gpu"]["out_of_memory"]
     assert [shortage["panel_rows"] for shortage in shortages] == [large, large // 2]
     assert tight.manifest["plan"]["panel_rows"] == tight.manifest["gpu"]["panel_rows"] == large // 4
     assert tight.manifest["gpu"]["kept_rows"] <= N // 4
-    said = [one["text"] for one in tight.manifest["announcements"] if one["kind"] == "gpu_memory"]
+    said = [one["text"] for one in tight.manifest["diagnostics"] if one["kind"] == "gpu_memory"]
     assert len(said) == 1 and f"begun anew with panels of {large // 4:,} rows" in said[0] and said[0] in notes.notes
     assert [stage["status"] for stage in tight.manifest["stages"]].count("given up") >= 2
     assert tight.manifest["reads"] > plain.manifest["reads"] + 1, "what was read in vain counts"
@@ -223,16 +223,16 @@ def no_room_at_all_is_an_error(place: Place, folder: Path) -> None:
 
 def out_of_memory_among_several_is_an_error(place: Place, folder: Path) -> None:
     """The others are somewhere else in the read: one process alone begins nothing anew."""
-    store, calls, original = make_store(folder), [], krylov.update
+    store, calls, original = make_store(folder), [], KrylovRead.update
 
-    def update(state: Any, panel: Any) -> Any:
+    def update(self: KrylovRead, panel: Any) -> None:
         calls.append(panel.start)
         if len(calls) == 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
-        return original(state, panel)
+        original(self, panel)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(krylov, "update", update)
+        patch.setattr(KrylovRead, "update", update)
         with pytest.raises(DeviceMemoryError, match=r"20\.00 MiB\); 2 processes cannot .* --device cpu$") as caught:
             place.discover(store, folder / "run", world=World(0, 2), solver="krylov")
     assert "\n" not in str(caught.value) and len(calls) == 2
@@ -259,17 +259,17 @@ def stopped_jobs_go_on(place: Place, folder: Path) -> None:
 
 def out_of_memory_goes_on_from_the_last_read(place: Place, folder: Path) -> None:
     """What is on record is not done again; the panels of what follows are smaller."""
-    store, original = make_store(folder), krylov.update
+    store, original = make_store(folder), KrylovRead.update
     plain = place.discover(store, tolerance=1e-9, max_reads=3, solver="krylov")
     large = plain.manifest["plan"]["panel_rows"]
 
-    def update(state: Any, panel: Any) -> Any:
-        if len(panel.rows) > large // 2 and panel.start > N // 2 and state.reads == 1:
+    def update(self: KrylovRead, panel: Any) -> None:
+        if len(panel.rows) > large // 2 and panel.start > N // 2 and self._state.reads == 1:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
-        return original(state, panel)
+        original(self, panel)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(krylov, "update", update)
+        patch.setattr(KrylovRead, "update", update)
         progress = Listening()
         found = place.discover(
             store, folder / "run", tolerance=1e-9, max_reads=3, solver="krylov", checkpoint_every=0, progress=progress

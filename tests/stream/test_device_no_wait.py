@@ -18,7 +18,7 @@ from host_streams import HostStreams
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import skillaxes_kernels as kernels
-from skillaxes.pca import krylov
+from skillaxes.pca.krylov import KrylovRead
 from skillaxes.stream.device import DeferredResults
 
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "item", "equal"}
@@ -57,14 +57,14 @@ class Watch(TorchDispatchMode):
 
 
 def found_in_updates(store: Path, monkeypatch: pytest.MonkeyPatch, *, deferred: bool, **options: Any) -> list[str]:
-    watch, original = Watch(), krylov.update
+    watch, original = Watch(), KrylovRead.update
 
-    def update(state: Any, panel: Any) -> Any:
+    def update(self: KrylovRead, panel: Any) -> None:
         with watch:
-            return original(state, panel)
+            original(self, panel)
 
     with monkeypatch.context() as patch:
-        patch.setattr(krylov, "update", update)
+        patch.setattr(KrylovRead, "update", update)
         patch.setattr(kernels, "project", watch.aside(kernels.project))
         patch.setattr(kernels, "accumulate", watch.aside(kernels.accumulate))
         patch.setattr(DeferredResults, "_deliver_one", watch.aside(DeferredResults._deliver_one))

@@ -5,15 +5,16 @@ free; a shortage halves both until there is nothing to halve.
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from device_jobs import D, N, Place, make_store
 from host_streams import HostStreams
 
 from skillaxes.run import plan as memory_plan
-from skillaxes.run.plan import smaller
 from skillaxes.stream.prefetch import LEAST_PANEL_ROWS, MOST_PANEL_ROWS, panel_rows_for, plan_device
 
 MB, GB = 1 << 20, 1 << 30
@@ -58,7 +59,7 @@ def test_a_shortage_halves_until_there_is_nothing_left(tmp_path: Path) -> None:
         assert plan.gpu is not None
         sizes.append((plan.panel_rows, plan.gpu.kept_rows))
         assert plan.gpu.kept == plan.gpu.kept_rows * row_bytes or plan.gpu.kept_rows == N
-        plan = smaller(plan, row_bytes)
+        plan = plan.halved(row_bytes)
     assert sizes[0] == (640, N) and sizes[-1] == (LEAST_PANEL_ROWS, 0)
     assert all(after < before for before, after in itertools.pairwise(sizes))
 
@@ -84,15 +85,22 @@ def test_threads_that_fetch_are_bounded_by_memory_and_layout(tmp_path: Path, mon
 
 def _plan(folder: Path, *, whole: bool = True, **options: bool) -> Any:
     from skillaxes.config import make_config
-    from skillaxes.run import plan as planning
+    from skillaxes.pca.base import Problem
+    from skillaxes.pca.solvers import choose_solver, make_solver
     from skillaxes.store import open_store
 
-    store = open_store(make_store(folder, **options))
+    store, config = open_store(make_store(folder, **options)), make_config(components=6)
+    cuda = torch.device("cuda:0")
+    problem = Problem(store.n_rows, store.n_features, torch.float16, cuda, config.solver, storage_bound=True)
     if not whole:
-        demand = dict(store=store, config=make_config(), solver="krylov", n_columns=D, width=48)
-        return memory_plan.Demand(**demand, panel_rows=640, sample_rows=1000, on_gpu=True, n_rows=1000)
+        needs = make_solver("krylov").requirements(replace(problem, storage_bound=False))
+        demand = dict(store=store, config=make_config(), needs=needs, n_columns=D)
+        return memory_plan.MemoryModel(**demand, panel_rows=640, sample_rows=1000, on_gpu=True, n_rows=1000)
+    choice = choose_solver(store.n_rows, store.n_features, config.solver.components)
     place = HostStreams(free=8 * GB, l2=1 << 19)
-    return planning.make_plan(store, make_config(components=6), store.n_features, "cuda:0", "a card", streams=place)
+    return memory_plan.make_plan(
+        store, config, problem, make_solver(choice.name), device_reason="a card", streams=place
+    )
 
 
 def test_the_plan_is_in_the_manifest_and_on_the_command_line(tmp_path: Path) -> None:

@@ -99,6 +99,6 @@ class Covariance(BlockSolver):
         return 5 * problem.n_columns**2 * 8
 
     def block_traffic(self, problem: Problem, columns: int) -> tuple[int, int]:
-        """The matrix, the sums of the columns, and the moments."""
+        """The matrix, the sums of the columns, and the moments; then the mean."""
         d = problem.n_columns
-        return 8 * (d * d + d) + 8 * 2 + 8 * len(problem.layers), 0
+        return 8 * (d * d + d) + 8 * 2 + 8 * len(problem.layers), 8 * d

@@ -245,5 +245,5 @@ class Incremental(BlockSolver):
         return 4 * (BATCH_ROWS + columns) * problem.n_columns * 4
 
     def block_traffic(self, problem: Problem, columns: int) -> tuple[int, int]:
-        """The largest summary: how many directions it has depends on the rows."""
-        return 0, 4 * problem.n_columns * columns + 8 * (problem.n_columns + columns)
+        """The largest summary, for how many directions it has depends on the rows; then the mean."""
+        return 0, 4 * problem.n_columns * columns + 8 * (problem.n_columns + columns) + 8 * problem.n_columns

@@ -137,8 +137,9 @@ def read_bytes(shape: Shape, number: int, widths: Sequence[int]) -> dict[str, in
 def every_read(shape: Shape) -> list[dict[str, int]]:
     """Bytes that each process hands over in each read that is expected, in order.
 
-    What ``incremental`` hands over depends on the rows: its largest is given. So does whether a block is narrower, see
-    :func:`skillaxes.pca.krylov.block_size`: none is here.
+    What ``incremental`` hands over depends on the rows: its largest is given. So does whether a block is narrower or
+    the basis begins anew, see :func:`skillaxes.pca.krylov.solve`: neither is so here, and a read that decides otherwise
+    hands over less.
     """
     d, moments = shape.n_columns, 8 * 2 + 8 * shape.n_layers
     provisional = {"sum": 8 * d + 8 * 2, "broadcast": 8 * d}  # the sample's mean and its rows

@@ -28,7 +28,7 @@ from skillaxes.stream.panels import SEGMENT
 from skillaxes.stream.prefetch import LAG, LEAST_PANEL_ROWS, LOOK_AHEAD, DeviceMemory, plan_device
 from skillaxes.stream.prefetch import panel_rows_for as device_panel_rows
 from skillaxes.stream.reader import SLOTS, can_share, fetch_rows
-from skillaxes_kernels import PanelSpec, select_backend
+from skillaxes_kernels import BackendChoice, BackendError, PanelSpec, select_backend
 
 if TYPE_CHECKING:
     from skillaxes.store import Store
@@ -293,14 +293,15 @@ def make_plan(
 
     Raises
     ------
-    UsageError : the budget cannot hold the least that the job needs; more processes than chunks
+    UsageError : the budget cannot hold the least that the job needs; more processes than chunks; products for the CPU
+        that were named and are not there
     """
     rows = own_rows(store, world.rank, world.world_size)
     n_columns, device = problem.n_columns, str(problem.device)
     needs = solver.requirements(problem)
     row_bytes = n_columns * store.itemsize
     # Solvers that need the rows themselves have them in float32, and so has plain torch.
-    products = select_backend(PanelSpec(0, n_columns, problem.dtype, problem.device))
+    products = _products(PanelSpec(0, n_columns, problem.dtype, problem.device))
     float_rows = needs.float_rows or products.converts
     panel_row = n_columns * (4 if float_rows else store.itemsize)
     model = MemoryModel(
@@ -371,6 +372,13 @@ def make_plan(
         gds=None if streams is None else (f"not taken: {declined}" if declined else "taken"),
         outlook=forecast.outlook(shape, world.world_size, rates) if world.world_size > 1 else None,
     )
+
+
+def _products(spec: PanelSpec) -> BackendChoice:
+    try:
+        return select_backend(spec)
+    except BackendError as error:
+        raise UsageError(str(error)) from None
 
 
 def panel_rows_for(row_bytes: int, *, roomy: bool = True) -> int:

@@ -57,15 +57,21 @@ def read_manifest(run_dir: Path) -> Manifest:
 
 def _as_version_2(manifest: dict[str, Any]) -> Manifest:
     """A manifest of format version 1 with the names of version 2."""
-    found = dict(manifest)
+    found = {**manifest, "format_version": FORMAT_VERSION}
     if "announcements" in found:
         found["diagnostics"] = found.pop("announcements")
     if "directions" in found:
-        found["directions"] = [
-            {"certified" if name == "settled" else name: value for name, value in entry.items()}
-            for entry in found["directions"]
-        ]
+        found["directions"] = [_renamed(entry, "settled", "certified") for entry in found["directions"]]
+    if "stages" in found:
+        found["stages"] = [_renamed(stage, "handed_over", "bytes_sent") for stage in found["stages"]]
+    if (found.get("plan") or {}).get("outlook"):
+        outlook = _renamed(found["plan"]["outlook"], "handed_over", "bytes_sent")
+        found["plan"] = {**found["plan"], "outlook": outlook}
     return cast(Manifest, found)
+
+
+def _renamed(entry: dict[str, Any], old: str, new: str) -> dict[str, Any]:
+    return {new if name == old else name: value for name, value in entry.items()}
 
 
 def write_manifest(run_dir: Path, manifest: Manifest) -> None:
@@ -81,9 +87,7 @@ def mark_failed(run_dir: Path, message: str) -> None:
         write_manifest(run_dir, manifest)
 
 
-def claim(
-    run_dir: Path, command: str, config: dict[str, Any], fingerprint: str, overwrite: bool
-) -> Manifest | None:
+def claim(run_dir: Path, command: str, config: dict[str, Any], fingerprint: str, overwrite: bool) -> Manifest | None:
     """Hold a run folder against a job that is about to begin.
 
     Parameters

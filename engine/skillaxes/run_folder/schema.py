@@ -1,7 +1,8 @@
 """Contents of a run folder: names of files, columns of tables, numbers of a direction, the manifest. Format version 2.
 
 Rooms that only read or write run folders (labeling, report, export) depend on this module and on no solver. Version 1
-called ``certified`` ``settled`` and ``bytes_sent`` ``handed_over``; it is read as version 2.
+called ``certified`` ``settled``, ``diagnostics`` ``announcements`` and ``bytes_sent`` ``handed_over``; it is read as
+version 2.
 """
 
 from __future__ import annotations
@@ -265,7 +266,7 @@ class DirectionStats:
 
     def as_json(self) -> dict[str, Any]:
         """The numbers as a manifest holds them."""
-        return asdict(self)
+        return {**asdict(self), "subspace": list(self.subspace)}
 
 
 SHOWN_STATS: dict[str, Stat] = {
@@ -308,7 +309,6 @@ class Manifest(TypedDict, total=False):
     peak_memory_bytes: int
     repeated: dict[str, Any]  # seconds and rows that killed attempts had done after their last checkpoint
     processes: list[dict[str, Any]]
-    traffic: list[dict[str, Any]]
     gpu: dict[str, Any]
     # findings
     solver: dict[str, Any]

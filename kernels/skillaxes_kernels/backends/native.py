@@ -27,6 +27,7 @@ from skillaxes_kernels.types import MAX_SQ_NORM, PanelSpec, Prepared, Projection
 LIBRARY = Path(__file__).parents[1] / "_native.so"  # where hatch_build.py puts it
 LEVELS = {"avx512": 1, "amx": 2}  # as entry.c numbers them: each includes what is below it
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # as panel.h does
+CPU_BACKEND = "SKILLAXES_CPU_BACKEND"  # amx, avx512 or cpu: choose as on a processor on which this is the fastest
 ALONE = 1 << 18  # entries of a panel that one thread finishes before a second one has woken up
 MOST_DIRECTIONS = 1024  # of one call; more are served in groups
 _BLOCK = 32  # rows that the kernels may write beyond the panel's last, into room that is cut off again
@@ -80,10 +81,30 @@ def library() -> Any:
 
 
 @cache
-def level() -> int:
+def offered() -> int:
     """The most of :data:`LEVELS` that this processor and its system offer; 0 for none, or without the library."""
     loaded = library()
     return 0 if isinstance(loaded, str) else loaded.skx_level()
+
+
+def level() -> int:
+    """The most of :data:`LEVELS` that may run: the offered one, or less where $SKILLAXES_CPU_BACKEND says so."""
+    named = os.environ.get(CPU_BACKEND)
+    return min(offered(), LEVELS.get(named, 0)) if named else offered()
+
+
+def unserved_name() -> str | None:
+    """Why the backend that $SKILLAXES_CPU_BACKEND names cannot serve; None where it can, or none is named."""
+    named = os.environ.get(CPU_BACKEND)
+    if not named or named == "cpu":
+        return None
+    if named not in LEVELS:
+        return f"{CPU_BACKEND}={named} is unknown; use one of {', '.join(sorted(LEVELS))}, cpu"
+    if offered() >= LEVELS[named]:
+        return None
+    loaded = library()
+    reason = loaded if isinstance(loaded, str) else _missing(named)
+    return f"{CPU_BACKEND}={named}: {reason}; name another, or none"
 
 
 def declines(backend: str, dtype: torch.dtype) -> str | None:
@@ -93,10 +114,16 @@ def declines(backend: str, dtype: torch.dtype) -> str | None:
         return loaded
     if dtype not in DTYPES:
         return f"it takes float16, bfloat16 and float32 panels, not {dtype}"
+    if offered() < LEVELS[backend]:
+        return _missing(backend)
     if level() < LEVELS[backend]:
-        missing = "AVX-512 (F, BW, DQ, VL)" if backend == "avx512" or level() == 0 else "AMX tiles for bfloat16"
-        return f"this CPU or its operating system does not offer {missing}"
+        return f"{CPU_BACKEND}={os.environ[CPU_BACKEND]} rules it out"
     return None
+
+
+def _missing(backend: str) -> str:
+    missing = "AVX-512 (F, BW, DQ, VL)" if backend == "avx512" or offered() == 0 else "AMX tiles for bfloat16"
+    return f"this CPU or its operating system does not offer {missing}"
 
 
 def run(name: str, work: int, *arguments: Any) -> None:

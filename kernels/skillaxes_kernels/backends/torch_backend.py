@@ -125,13 +125,29 @@ ON_GPU = TorchBackend("torch", "gpu")
 
 
 def column_sums(pieces: Sequence[Tensor]) -> Tensor:
-    """Sums of the columns over all rows, (d,), float64; of a few rows at once in float32."""
+    """Sums of the columns over all rows, (d,), float64; of a few rows at once in float32, wherever a piece ends."""
     total = torch.zeros(pieces[0].shape[1], dtype=torch.float64, device=pieces[0].device)
     exact = torch.float64 if pieces[0].dtype == torch.float64 else torch.float32
-    for piece in pieces:
-        for rows in piece.split(_FEW):
-            total += rows.to(exact).sum(dim=0)
+    for rows in _few_at_once(pieces):
+        total += rows.to(exact).sum(dim=0)
     return total
+
+
+def _few_at_once(pieces: Sequence[Tensor]) -> Iterator[Tensor]:
+    """The rows of all ``pieces``, :data:`_FEW` at once, the last ones fewer; copied, since torch sums a single column
+    in another order where it is strided.
+    """
+    few, missing = list[Tensor](), _FEW
+    for piece in pieces:
+        left = piece
+        while len(left):
+            few.append(left[:missing])
+            left, missing = left[missing:], missing - len(few[-1])
+            if missing == 0:
+                yield torch.cat(few)
+                few, missing = [], _FEW
+    if few:
+        yield torch.cat(few)
 
 
 def group_sq_norms(projection: Projection, groups: Sequence[slice]) -> Tensor:

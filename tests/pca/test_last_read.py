@@ -1,5 +1,5 @@
 """The law: the block of the read that is foreseen as the last is narrow, and a forecast that was wrong costs reads, not
-exactness.
+exactness; with every implementation of the products.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from skillaxes.pca import krylov
 from skillaxes.run import plan
 
 K, WIDE, NARROW = 10, 48, 16
+
+pytestmark = pytest.mark.usefixtures("cpu_backend")
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +43,7 @@ def assert_right(found: skillaxes.Discovery, exact: Exact) -> None:
     assert not wrong_lists(found, exact)
 
 
+@pytest.mark.usefixtures("n_threads")
 def test_the_last_block_is_narrow(store: Path, exact: Exact) -> None:
     found = skillaxes.discover(store)
     assert widths(found) == [WIDE, WIDE, NARROW]

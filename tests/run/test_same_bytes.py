@@ -1,7 +1,8 @@
 """The law: same rows, same seed, same bytes, however the rows are chunked and whatever the memory allows.
 
-Each path (plain files or zarr's pipeline; projections in memory or on disk; chunks cached wholly, partly, not at all)
-must have been taken: the plan says so, and the scratch folder has seen the files.
+So with every implementation of the products, and on two threads. Each path (plain files or zarr's pipeline; projections
+in memory or on disk; chunks cached wholly, partly, not at all) must have been taken: the plan says so, and the scratch
+folder has seen the files.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.matrices import power_law, rounded, write_store
+from support.threads import on_threads
 
 import skillaxes
 from skillaxes import memory
@@ -51,10 +53,11 @@ def one(tmp_path_factory: pytest.TempPathFactory, rows: np.ndarray) -> Path:
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory, one: Path, solver: str) -> dict[str, bytes]:
+def expected(tmp_path_factory: pytest.TempPathFactory, one: Path, solver: str, cpu_backend: str) -> dict[str, bytes]:
     """From that store, with all the memory there is."""
     run_dir = tmp_path_factory.mktemp("expected") / "run"
     found = skillaxes.discover(one, run_dir, solver=solver)
+    assert found.manifest["plan"]["products"].split(";")[0] == cpu_backend
     assert not found.manifest["plan"]["memory"]["spilled"]
     return written(run_dir)
 
@@ -70,6 +73,15 @@ def test_again(tmp_path: Path, one: Path, expected: dict[str, bytes], solver: st
     assert not differing(tmp_path / "again", expected)
     skillaxes.discover(one, tmp_path / "seed", solver=solver, seed=1)
     assert differing(tmp_path / "seed", expected), "the seed changes nothing: is it used?"
+
+
+@pytest.mark.usefixtures("cpu_backend")
+def test_again_on_two_threads(tmp_path: Path, one: Path) -> None:
+    """Whichever of them takes a piece of the work."""
+    with on_threads(2):
+        for name in ("run", "again"):
+            skillaxes.discover(one, tmp_path / name, solver="krylov")
+    assert not differing(tmp_path / "again", written(tmp_path / "run"))
 
 
 @pytest.mark.parametrize("chunk_rows", [31, 97, 1024])

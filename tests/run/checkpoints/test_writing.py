@@ -21,9 +21,9 @@ from skillaxes.run_folder.schema import CHECKPOINT
 from skillaxes.stream import reader
 
 
-@pytest.mark.parametrize("step", ["write_state", "write_part", "write_rows", "write_mark"])
+@pytest.mark.parametrize("step", ["write_state", "write_part", "write_rows", "write_progress"])
 @pytest.mark.parametrize("always", [True, False])
-def test_a_full_disk_is_announced_and_the_job_goes_on(
+def test_a_full_disk_is_said_and_the_job_goes_on(
     tmp_path: Path,
     store: Path,
     expected: dict[str, bytes],
@@ -70,7 +70,7 @@ def test_killed(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch, so
     """No time for a last checkpoint: what was done since the one before is done again, and counted."""
     options = {"components": K, "solver": solver}
     skillaxes.discover(store, tmp_path / "undisturbed", **options)
-    original, seen = files.CheckpointFolder.write_mark, []
+    original, seen = files.CheckpointFolder.write_progress, []
     from skillaxes.run import checkpoint as checkpointing
 
     class Killed(BaseException):
@@ -78,8 +78,8 @@ def test_killed(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch, so
 
     def after_panel(self: Any, row: int) -> None:
         seen.append(row)
-        self._pace._every = 0 if len(seen) % 3 == 1 else 1e9
-        self._pace._marked = -1e9  # a mark at every panel
+        self._schedule._every = 0 if len(seen) % 3 == 1 else 1e9
+        self._schedule._noted = -1e9  # progress is noted at every panel
         real(self, row)
         if len(seen) == panel:
             raise Killed
@@ -89,7 +89,7 @@ def test_killed(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch, so
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(checkpointing.Checkpoint, "after_panel", after_panel)
         skillaxes.discover(store, run_dir, **options)
-    assert original is files.CheckpointFolder.write_mark
+    assert original is files.CheckpointFolder.write_progress
     manifest = json.loads((run_dir / "manifest.json").read_text())
     manifest["status"] = "running"  # as a process leaves it that had no time to say anything
     (run_dir / "manifest.json").write_text(json.dumps(manifest))
@@ -128,13 +128,13 @@ def test_without_a_run_folder_there_is_none(store: Path, monkeypatch: pytest.Mon
     from skillaxes.cluster import signals
     from skillaxes.errors import StoppedEarly
 
-    original = krylov.update
+    original = krylov.KrylovRead.update
 
-    def update(state: Any, panel: Any) -> Any:
+    def update(self: krylov.KrylovRead, panel: Any) -> None:
         signals.request_stop("a test")
-        return original(state, panel)
+        original(self, panel)
 
-    monkeypatch.setattr(krylov, "update", update)
+    monkeypatch.setattr(krylov.KrylovRead, "update", update)
     with pytest.raises(StoppedEarly, match="nothing to go on from"):
         skillaxes.discover(store, components=K, solver="krylov", checkpoint_every=0)
     signals._Flag.reason = None

@@ -22,7 +22,7 @@ from support.matrices import Exact, direction_errors, power_law
 from skillaxes import StreamingPCA
 from skillaxes.errors import BadRowsError, UsageError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 K = 8
 
 

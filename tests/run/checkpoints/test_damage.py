@@ -1,4 +1,4 @@
-"""The law: a checkpoint that is damaged or of another format is announced and begun anew, and never makes a job fail or
+"""The law: a checkpoint that is damaged or of another format is named and begun anew, and never makes a job fail or
 end with other bytes.
 """
 

@@ -92,7 +92,7 @@ def test_nearly_equal_eigenvalues_are_one_subspace() -> None:
     assert subspaces(values[:1], errors[:1]) == [[0]]
 
 
-def test_equal_directions_are_announced_as_one_subspace(tmp_path: Path) -> None:
+def test_equal_directions_are_said_to_be_one_subspace(tmp_path: Path) -> None:
     """A plane of equal variance: its directions are arbitrary, and the manifest says that they belong together.
 
     Not of every sample: neighbouring eigenvalues of a sample repel each other.

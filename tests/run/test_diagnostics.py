@@ -22,15 +22,15 @@ def exact() -> Exact:
 
 @pytest.fixture(scope="module", params=["krylov", "covariance"])
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, exact: Exact) -> object:
-    store = tmp_path_factory.mktemp("announced") / "store"
+    store = tmp_path_factory.mktemp("said") / "store"
     write_store(store, exact.rows, layer_ids=(4, 9), hidden=60)
     return skillaxes.discover(store, components=K, solver=request.param)
 
 
 def test_each_is_one_sentence(found: skillaxes.Discovery) -> None:
-    kinds = [one["kind"] for one in found.manifest["announcements"]]
+    kinds = [one["kind"] for one in found.manifest["diagnostics"]]
     assert kinds == ["mean_direction", "layer_scale", "norm", "stability"]
-    for one in found.manifest["announcements"]:
+    for one in found.manifest["diagnostics"]:
         assert one["text"] and "\n" not in one["text"] and "nan" not in one["text"]
 
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import pytest
 
-from skillaxes.run import checkpoint as checkpoint_pace
-from skillaxes.run.checkpoint import Pace
+from skillaxes.run import checkpoint
+from skillaxes.run.checkpoint import CheckpointSchedule
 
 
 class Clock:
@@ -15,7 +15,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
-        monkeypatch.setattr(checkpoint_pace, "monotonic", lambda: self.now)
+        monkeypatch.setattr(checkpoint, "monotonic", lambda: self.now)
 
 
 @pytest.fixture
@@ -25,53 +25,53 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.mark.parametrize(("panel", "writing"), [(0.3, 0.2), (0.9, 0.0), (0.1, 0.8), (0.01, 0.01)])
 def test_it_is_written_before_the_interval_is_over(clock: Clock, panel: float, writing: float) -> None:
-    pace, written = Pace(2.0), clock.now
+    schedule, written = CheckpointSchedule(2.0), clock.now
     clock.now += 1.0  # what it takes to load and to begin counts
-    pace.begin_read()
+    schedule.begin_read()
     longest = 0.0
     for _ in range(200):
         clock.now += panel
         longest = max(longest, clock.now - written)
-        if pace.after_panel():
+        if schedule.after_panel():
             clock.now += writing
             longest = max(longest, clock.now - written)
-            pace.written(writing)
+            schedule.written(writing)
             written = clock.now
     assert longest <= 2.0 + writing + 1e-6  # the first writing could not be known
     assert longest >= 1.0, "no more often than the interval asks for"
 
 
 def test_slow_panels_and_a_slow_disk_leave_half_of_the_time_for_work(clock: Clock) -> None:
-    pace = Pace(2.0)
-    pace.written(60.0)
-    pace.begin_read()
+    schedule = CheckpointSchedule(2.0)
+    schedule.written(60.0)
+    schedule.begin_read()
     clock.now += 0.9
-    assert not pace.after_panel()
+    assert not schedule.after_panel()
     clock.now += 0.2
-    assert pace.after_panel()
+    assert schedule.after_panel()
 
 
 def test_at_every_panel(clock: Clock) -> None:
-    pace = Pace(0.0)
-    pace.begin_read()
-    assert pace.after_panel() and pace.after_panel()
+    schedule = CheckpointSchedule(0.0)
+    schedule.begin_read()
+    assert schedule.after_panel() and schedule.after_panel()
 
 
 def test_a_short_job_writes_none(clock: Clock) -> None:
-    pace = Pace(600.0)
-    pace.begin_read()
+    schedule = CheckpointSchedule(600.0)
+    schedule.begin_read()
     clock.now += 4.0
-    pace.end_read()
-    assert not pace.after_stage(last=False, then_locked=True)
-    assert not pace.after_stage(last=True, then_locked=False)
+    schedule.end_read()
+    assert not schedule.after_stage(last=False, then_locked=True)
+    assert not schedule.after_stage(last=True, then_locked=False)
 
 
 def test_what_cannot_be_written_within_a_read_is_written_before_it(clock: Clock) -> None:
-    pace = Pace(4.0)
-    pace.begin_read()
+    schedule = CheckpointSchedule(4.0)
+    schedule.begin_read()
     clock.now += 3.0
-    pace.end_read()
-    pace.written(0.0)
-    assert pace.after_stage(last=False, then_locked=True)
-    assert not pace.after_stage(last=False, then_locked=False)
-    assert pace.after_stage(last=True, then_locked=False), "a job that was worth one has its last stage on record"
+    schedule.end_read()
+    schedule.written(0.0)
+    assert schedule.after_stage(last=False, then_locked=True)
+    assert not schedule.after_stage(last=False, then_locked=False)
+    assert schedule.after_stage(last=True, then_locked=False), "a job that was worth one has its last stage on record"

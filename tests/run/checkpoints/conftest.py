@@ -52,6 +52,6 @@ def run_dir(tmp_path: Path, store: Path) -> Path:
     """A run folder with a checkpoint in the middle of the second read."""
     stopped(discover, store, tmp_path / "run", "read 2", 4, components=K, solver="krylov", checkpoint_every=0)
     assert {path.name for path in (tmp_path / "run" / CHECKPOINT).iterdir()} == {
-        "state.pt", "part-0-of-1.pt", "mark-0-of-1", "rows-krylov.f32", "projections-1.f32", "projections-2.f32",
+        "state.pt", "part-0-of-1.pt", "progress-0-of-1", "rows-krylov.f32", "projections-1.f32", "projections-2.f32",
     }  # fmt: skip
     return tmp_path / "run"

@@ -71,7 +71,7 @@ def test_options_of_other_libraries(store: Path) -> None:
     found = skillaxes.discover(store, components=np.int64(3), top=np.int32(4), memory="1GiB", seed=np.uint8(1))
     assert found.directions.components.shape == (3, D)
     assert found.manifest["config"]["memory"] == 1 << 30
-    assert skillaxes.DiscoverConfig(components=3).components == 3
+    assert skillaxes.DiscoverConfig().replaced(components=np.int64(3)).solver.components == 3
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3])

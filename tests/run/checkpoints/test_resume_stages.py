@@ -60,8 +60,11 @@ def stopped_after_stage(monkeypatch: pytest.MonkeyPatch, job: Any, store: Path, 
     [
         ({"solver": "krylov"}, ("warm start", "read 1", "read 2")),
         ({"solver": "krylov", "scale": "layer-rms"}, ("column statistics", "warm start", "read 2", "read 3")),
-        ({"solver": "covariance", "scale": "column-std"}, ("column statistics", "read 1 (covariance)", "read 3")),
-        ({"solver": "incremental"}, ("read 1 (incremental)", "read 2")),
+        (
+            {"solver": "covariance", "scale": "column-std"},
+            ("column statistics", "warm start", "read 2 (covariance)", "read 3"),
+        ),
+        ({"solver": "incremental"}, ("warm start", "read 1 (incremental)", "read 2")),
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
 )
@@ -102,7 +105,7 @@ def test_an_iteration_that_begins_anew(
     tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch, stage: str, panels: int
 ) -> None:
     """The row files of the reads before are gone, those behind have numbers of their own."""
-    monkeypatch.setattr(krylov, "is_blurred", lambda state: state.reads == 2)
+    monkeypatch.setattr(krylov, "is_rounding_limited", lambda state: state.reads == 2)
     options = {"components": 4, "solver": "krylov", "tolerance": 1e-9, "max_reads": 4, "checkpoint_every": 0}
     skillaxes.discover(store, tmp_path / "undisturbed", **options)
     manifest = stopped(discover, store, tmp_path / "run", stage, panels, **options)

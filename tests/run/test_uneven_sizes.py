@@ -13,6 +13,8 @@ from skillaxes.errors import InputError, SkillaxesError, StoreError
 
 SOLVERS = ["krylov", "covariance"]
 
+pytestmark = pytest.mark.usefixtures("cpu_backend")
+
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("length", [1e-2, 1e-4, 1e-20])
@@ -43,7 +45,7 @@ def test_many_short_rows_cost_a_read(tmp_path: Path) -> None:
     table = found.topk.to_pydict()
     true = [scores[row, direction] for row, direction in zip(table["row"], table["direction"], strict=True)]
     np.testing.assert_allclose(table["cosine"], true, atol=2e-5)
-    assert not wrong_lists(found, exact, k=5, settled_only=True)
+    assert not wrong_lists(found, exact, k=5, certified_only=True)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -102,7 +104,7 @@ def test_values_whose_squares_leave_float32(tmp_path: Path, solver: str, dtype: 
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_what_float32_cannot_resolve_is_said(tmp_path: Path, solver: str) -> None:
-    """One column a hundred thousand times the others: the job ends, bounds hold, rough residuals are announced."""
+    """One column a hundred thousand times the others: the job ends, bounds hold, rough residuals are said."""
     rows = power_law(1200, 200, exponent=0.6, mean=50)
     rows[:, 7] *= 1e5
     exact = Exact(rounded(rows, "float32"))
