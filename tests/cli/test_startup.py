@@ -1,7 +1,8 @@
-"""Law: starting up loads nothing heavy. What costs time is imported by the command that needs it."""
+"""Law: starting up loads nothing heavy, and ending loses nothing. The command that needs a heavy library imports it."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -54,3 +55,34 @@ def test_a_wrong_option_loads_nothing_heavy_but_what_typer_loads() -> None:
 
 def test_a_heavy_import_would_be_noticed() -> None:
     assert loaded_by("import skillaxes; skillaxes.discover") != []
+
+
+# With the output of a pipe, which is buffered, and work that others have left for the end.
+AT_THE_END = """
+import atexit, gc, sys
+from skillaxes import cli
+def last():
+    print(gc.get_freeze_count() > 1000, len(gc.get_objects()) < 1000)
+atexit.register(last)
+def main():
+    print("printed")
+    return 75
+cli.main = main
+cli.entry()
+"""
+
+
+def test_nothing_is_lost_at_the_end_and_little_is_left_to_collect() -> None:
+    done = subprocess.run([sys.executable, "-c", AT_THE_END], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (75, "printed\nTrue True\n", "")
+
+
+@pytest.mark.parametrize("command", [["--version"], ["doctor", "--json"]])
+def test_a_reader_that_has_gone_is_no_error_message(command: list[str]) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with open(theirs, "w") as output:
+        done = subprocess.run(
+            [sys.executable, "-m", "skillaxes", *command], stdout=output, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, "")

@@ -57,6 +57,7 @@ def run(arguments: list[str] | None = None) -> int:
     """Run a command line and return its exit code; no exception leaves but SystemExit from the interpreter itself."""
     try:
         code = app(args=arguments, prog_name="skillaxes", standalone_mode=False)
+        print(end="", flush=True)  # here, where a failure to write still gets its line and its code
     except SkillaxesError as error:
         return _fail(error, str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
