@@ -22,7 +22,7 @@ def test_a_submodule_does_not_hide_the_name_that_it_defines(tmp_path: Path, monk
     package = tmp_path / "toy_package"
     package.mkdir()
     (package / "__init__.py").write_text(
-        "import skillaxes\n__getattr__ = skillaxes.lazy_names(__name__, {'one': 'one'})"
+        "from skillaxes import lazy_names\n__getattr__ = lazy_names(__name__, {'one': 'one'})"
     )
     (package / "one.py").write_text("def one(): return 1")
     monkeypatch.syspath_prepend(tmp_path)

@@ -145,13 +145,13 @@ def _roads() -> Iterator[Finding]:
 
 def _straight(missing: str | None) -> Iterator[Finding]:
     """The two halves of the road past host memory: CuPy's arrays take the chunks, GPUDirect brings them."""
-    from skillaxes.stream import gds as device_gds
+    from skillaxes.stream import gds
 
-    cupy = missing or device_gds.missing_package("cupy")
+    cupy = missing or gds.missing_package("cupy")
     yield Finding(
         ROAD, "CuPy read", cupy is None, cupy or "zarr decodes into CuPy arrays, wherever GPUDirect brings the chunks"
     )
-    direct = missing or device_gds.missing()
+    direct = missing or gds.missing()
     which = "taken for uncompressed chunks without checksums in local files; --no-gds forbids it"
     yield Finding(ROAD, "GPUDirect", direct is None, direct or which)
 
