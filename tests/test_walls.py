@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import itertools
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -69,7 +70,10 @@ class Copy:
             text=True,
             check=False,
         )
-        assert f"\n{name} BROKEN\n" in done.stdout, done.stdout + done.stderr
+        # Behind it the linter counts the imports that the contract ignores.
+        assert re.search(rf"^{re.escape(name)} BROKEN( \(\d+ ignored imports?\))?$", done.stdout, re.MULTILINE), (
+            done.stdout + done.stderr
+        )
         said = done.stdout.split(f"\n{name}\n{'-' * len(name)}\n", 1)[1]
         others = (f"\n{contract['name']}\n---" for contract in CONTRACTS)
         return said[: min((at for at in map(said.find, others) if at >= 0), default=len(said))]

@@ -13,6 +13,8 @@ Importing loads nothing heavy; a name is loaded when it is first used.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -23,21 +25,6 @@ if TYPE_CHECKING:
     from skillaxes.estimator import StreamingPCA
     from skillaxes.run_folder.contents import Discovery, load
     from skillaxes.store import Store, create_store, open_store, open_writer
-
-_HOME = {
-    "apply": "api",
-    "DiscoverConfig": "config",
-    "Discovery": "run_folder.contents",
-    "discover": "api",
-    "load": "run_folder.contents",
-    "plan": "api",
-    "SkillaxesError": "errors",
-    "StreamingPCA": "estimator",
-    "Store": "store",
-    "create_store": "store",
-    "open_store": "store",
-    "open_writer": "store",
-}
 
 __all__ = [
     "DiscoverConfig",
@@ -55,16 +42,45 @@ __all__ = [
 ]
 
 
+def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """A package's ``__getattr__`` that loads a name from its module at the first use.
+
+    Parameters
+    ----------
+    package : name of the package
+    homes : module, relative to the package -> the names that it defines, with spaces between them
+    """
+    home = {name: module for module, names in homes.items() for name in names.split()}
+
+    def load(name: str) -> Any:
+        if name not in home:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{package}.{home[name]}"), name)
+        setattr(sys.modules[package], name, value)  # a submodule of the same name must not hide it
+        return value
+
+    return load
+
+
+_load = lazy_names(
+    __name__,
+    {
+        "api": "apply discover plan",
+        "config": "DiscoverConfig",
+        "errors": "SkillaxesError",
+        "estimator": "StreamingPCA",
+        "run_folder.contents": "Discovery load",
+        "store": "Store create_store open_store open_writer",
+    },
+)
+
+
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         from importlib.metadata import version
 
         return version("skillaxes")
-    if name in _HOME:
-        value = getattr(import_module(f"skillaxes.{_HOME[name]}"), name)
-        globals()[name] = value  # a submodule of the same name must not hide the function
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _load(name)
 
 
 def __dir__() -> list[str]:

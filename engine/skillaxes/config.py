@@ -119,25 +119,33 @@ def _number(name: str, value: Any) -> float:
         raise UsageError(f"{name} {value}: needs a number") from None
 
 
+def parse_bytes(name: str, text: str) -> int:
+    """A text such as ``2GiB`` as bytes; ``name`` is the option's, for messages."""
+    try:
+        return parse_size(text)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from None
+
+
+def parse_layer_ids(name: str, text: str) -> tuple[int, ...]:
+    """A text such as ``15,19`` as layer ids in its order; ``name`` is the option's, for messages."""
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise UsageError(f"{name} {text}: needs layer ids with commas between them, for example 15,19") from None
+
+
 def _bytes(name: str, value: Any) -> int | None:
     """Bytes, or a text such as ``2GiB``; ``auto`` is None."""
     if value == AUTO:
         return None
-    if not isinstance(value, str):
-        return _whole(name, value)
-    try:
-        return parse_size(value)
-    except UsageError as error:
-        raise UsageError(f"{name}: {error}") from None
+    return parse_bytes(name, value) if isinstance(value, str) else _whole(name, value)
 
 
 def _layer_ids(name: str, value: Any) -> tuple[int, ...]:
     """Layer ids in ascending order, or a text such as ``15,19``."""
     if isinstance(value, str):
-        try:
-            value = [int(part) for part in value.split(",") if part.strip()]
-        except ValueError:
-            raise UsageError(f"{name} {value}: needs layer ids with commas between them, for example 15,19") from None
+        value = parse_layer_ids(name, value)
     ids = tuple(sorted({_whole(name, layer) for layer in value}))
     if not ids:
         raise UsageError(f"{name}: needs at least one layer id, for example {name} 15,19")

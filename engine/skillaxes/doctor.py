@@ -146,12 +146,12 @@ def _read_paths() -> Iterator[Finding]:
 
 def _straight(missing: str | None) -> Iterator[Finding]:
     """The two halves of the path past host memory: CuPy's arrays take the chunks, GPUDirect brings them."""
-    from skillaxes.stream import gds as device_gds
+    from skillaxes.stream import gds
 
-    cupy = missing or device_gds.missing_package("cupy")
+    cupy = missing or gds.missing_package("cupy")
     decodes = "zarr decodes into CuPy arrays, wherever GPUDirect brings the chunks"
     yield Finding(READ_PATH, "CuPy read", cupy is None, cupy or decodes)
-    direct = missing or device_gds.missing()
+    direct = missing or gds.missing()
     which = "taken for uncompressed chunks without checksums in local files; --no-gds forbids it"
     yield Finding(READ_PATH, "GPUDirect", direct is None, direct or which)
 

@@ -15,13 +15,14 @@ import pytest
 from support import chat_server as chat
 
 from skillaxes.run_folder import schema
+from skillaxes.run_folder.tables import arrow_schema
 
 
 def selection_columns(
     scores: np.ndarray, norms: np.ndarray, ids: Sequence[str] | None, kind: str, top: int, pool: int, sample: np.ndarray
 ) -> dict[str, list[Any]]:
     """The columns of selection.parquet for the directions behind ``scores``, of shape (n_rows, n_directions)."""
-    columns: dict[str, list[Any]] = {name: [] for name in schema.SELECTION_SCHEMA.names}
+    columns: dict[str, list[Any]] = {column.name: [] for column in schema.SELECTION_COLUMNS}
 
     def add(role: str, direction: int, side: str | None, rows: np.ndarray, first: int = 0) -> None:
         columns["kind"] += [kind] * len(rows)
@@ -78,7 +79,7 @@ def write_selection(
         "token_range": token_range,
         "store": {"fingerprint": None, "model": None, "revision": None, "hook": None, "pooling": None},
     }
-    with_meta = schema.SELECTION_SCHEMA.with_metadata({schema.SELECTION_META: json.dumps(meta).encode()})
+    with_meta = arrow_schema(schema.SELECTION_COLUMNS).with_metadata({schema.SELECTION_META: json.dumps(meta).encode()})
     run_dir.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(columns, schema=with_meta), run_dir / schema.SELECTION)
     return run_dir

@@ -1,4 +1,4 @@
-"""The commands, and what becomes of their failures: one line on stderr and an exit code."""
+"""The commands. A failure is one line on stderr and an exit code."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from typing import Annotated
 
 import typer
 
-from skillaxes.cli import discover as discovering
-from skillaxes.cli import label as labels
-from skillaxes.cli import results
-from skillaxes.cli import store as stores
+from skillaxes.cli import discover, label, results, store
 from skillaxes.errors import SkillaxesError
 
 INTERRUPTED = 130
@@ -45,14 +42,14 @@ def _root(
     pass
 
 
-app.command()(discovering.run)
-app.command()(discovering.discover)
-app.command()(discovering.apply)
-app.command()(labels.label)
+app.command()(discover.run)
+app.command()(discover.discover)
+app.command()(discover.apply)
+app.command()(label.label)
 app.command()(results.report)
 app.command()(results.export)
-app.command()(stores.ingest)
-app.command()(stores.inspect)
+app.command()(store.ingest)
+app.command()(store.inspect)
 app.command()(results.doctor)
 
 
@@ -60,11 +57,12 @@ def run(arguments: list[str] | None = None) -> int:
     """Run a command line and return its exit code; no exception leaves but SystemExit from the interpreter itself."""
     try:
         code = app(args=arguments, prog_name="skillaxes", standalone_mode=False)
+        print(end="", flush=True)  # here, where a failure to write still gets its line and its code
     except SkillaxesError as error:
         return _fail(error, str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
-    except BrokenPipeError:  # whoever read our output has gone, as `head` does
+    except BrokenPipeError:  # the reader of our output has closed it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:

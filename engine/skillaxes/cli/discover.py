@@ -7,35 +7,33 @@ from typing import Annotated, Any
 
 import typer
 
-from skillaxes.cli import tables as output
-from skillaxes.cli.label import Labeling, Server, Traces, label_options
-from skillaxes.cli.launch import Processes, find, joined, outlook_options, stoppable
+from skillaxes.cli import tables
+from skillaxes.cli.launch import ProcessOptions, forecast_options, joined, stoppable, this_process
 from skillaxes.cli.options import (
+    APPLY_OPTIONS,
+    DISCOVER_OPTIONS,
     AsJson,
     DryRun,
-    Machine,
     Overwrite,
     Quiet,
-    Ranking,
     Requeue,
     RunDir,
-    Solving,
     Store,
-    engine_options,
+    Traces,
+    Values,
     takes,
 )
 from skillaxes.cli.progress import make_progress
+from skillaxes.labeling.options import LabelOptions
 from skillaxes.run_folder.schema import Manifest
 
 
-@takes(Solving, Ranking, Machine, Processes)
+@takes(options=DISCOVER_OPTIONS, processes=(ProcessOptions,))
 def discover(
     store: Store,
     run_dir: RunDir,
-    solving: Solving,
-    ranking: Ranking,
-    machine: Machine,
-    processes: Processes,
+    options: Values,
+    processes: Values,
     overwrite: Overwrite = False,
     requeue: Requeue = False,
     dry_run: DryRun = False,
@@ -45,11 +43,10 @@ def discover(
     """Find the directions and the rows at both ends of each."""
     import skillaxes
 
-    options = engine_options(ranking, machine, solving)
     if dry_run:
-        _show_plan(skillaxes.plan(store, **outlook_options(processes, run_dir), **options).as_dict(), as_json)
+        _show_plan(skillaxes.plan(store, **forecast_options(processes, run_dir), **options).as_dict(), as_json)
         return
-    process = find(processes)
+    process = this_process(processes)
     progress = make_progress(quiet or process.index > 0)
     with joined(process, requeue) as world:
         skillaxes.discover(store, run_dir, overwrite=overwrite, progress=progress, world=world, **options)
@@ -57,7 +54,7 @@ def discover(
         _show_discovery(run_dir, as_json)
 
 
-@takes(Ranking, Machine, Processes)
+@takes(options=APPLY_OPTIONS, processes=(ProcessOptions,))
 def apply(
     store: Store,
     run_dir: RunDir,
@@ -65,9 +62,8 @@ def apply(
         Path,
         typer.Option(metavar="FILE", help="Directions: .safetensors, .npz, or the notebook's pickled components."),
     ],
-    ranking: Ranking,
-    machine: Machine,
-    processes: Processes,
+    options: Values,
+    processes: Values,
     overwrite: Overwrite = False,
     requeue: Requeue = False,
     as_json: AsJson = False,
@@ -76,8 +72,7 @@ def apply(
     """Rank rows against directions that come from elsewhere."""
     import skillaxes
 
-    options = engine_options(ranking, machine)
-    process = find(processes)
+    process = this_process(processes)
     progress = make_progress(quiet or process.index > 0)
     with joined(process, requeue) as world:
         skillaxes.apply(
@@ -87,17 +82,14 @@ def apply(
         _show_discovery(run_dir, as_json)
 
 
-@takes(Solving, Ranking, Machine, Processes, Labeling, Server)
+@takes(options=DISCOVER_OPTIONS, processes=(ProcessOptions,), label_options=(LabelOptions,))
 def run(
     store: Store,
     run_dir: RunDir,
     traces: Traces,
-    solving: Solving,
-    ranking: Ranking,
-    machine: Machine,
-    processes: Processes,
-    labeling: Labeling,
-    server: Server,
+    options: Values,
+    processes: Values,
+    label_options: Values,
     overwrite: Overwrite = False,
     requeue: Requeue = False,
     dry_run: DryRun = False,
@@ -111,16 +103,14 @@ def run(
     from skillaxes.report import write_report
     from skillaxes.run_folder.manifest import read_manifest
 
-    options = engine_options(ranking, machine, solving)
-    naming = {**label_options(labeling, server), "top": ranking.top, "seed": solving.seed}
     if dry_run:
-        _check_labeling(store, traces, naming)
-        _show_plan(skillaxes.plan(store, **outlook_options(processes, run_dir), **options).as_dict(), as_json)
+        _check_labeling(store, traces, label_options)
+        _show_plan(skillaxes.plan(store, **forecast_options(processes, run_dir), **options).as_dict(), as_json)
         if not as_json:
-            output.show(f"After discover, this tells what labels cost: skillaxes label {run_dir} --dry-run")
+            tables.show(f"After discover, this tells what labels cost: skillaxes label {run_dir} --dry-run")
         return 0
-    process = find(processes)
-    labeler = LABELERS.get(labeling.labeler)
+    process = this_process(processes)
+    labeler = LABELERS.get(label_options["labeler"])
     if process.size > 1 and labeler is not None and not labeler.offline:
         if process.index > 0:
             return UsageError.exit_code
@@ -131,36 +121,36 @@ def run(
     progress = make_progress(quiet or process.index > 0)
     with joined(process, requeue) as world:
         if process.index == 0:
-            _check_labeling(store, traces, naming)
+            _check_labeling(store, traces, label_options)
         skillaxes.discover(store, run_dir, overwrite=overwrite, progress=progress, world=world, **options)
     if process.index > 0:
         return 0  # labels and report are written once
     with stoppable(requeue, at_once=True):  # labels are safe one by one
-        named = label(run_dir, traces, progress=progress, overwrite=overwrite, **naming)
+        summary = label(run_dir, traces, progress=progress, overwrite=overwrite, **label_options)
         page = write_report(run_dir)
     manifest = read_manifest(run_dir)
     if as_json:
-        output.show_json({"run_dir": run_dir, "report": page, "manifest": manifest, "labels": list(named.records)})
-        return named.exit_code
-    output.show(
-        output.axes_table(manifest, named.records),
+        tables.show_json({"run_dir": run_dir, "report": page, "manifest": manifest, "labels": list(summary.records)})
+        return summary.exit_code
+    tables.show(
+        tables.label_table(manifest, summary.records),
         "",
-        output.axes_legend(named.records),
+        tables.label_legend(summary.records),
         "",
-        *_said(manifest),
+        *_diagnostics(manifest),
         f"Report: {page}",
     )
-    return named.exit_code
+    return summary.exit_code
 
 
-def _check_labeling(store: Path, traces: str, naming: dict[str, Any]) -> None:
-    """Refuse what labeling would refuse before the directions are computed."""
+def _check_labeling(store: Path, traces: str, label_options: Values) -> None:
+    """Refuse before the directions are computed whatever labeling would refuse after that."""
     from skillaxes.labeling import LABELERS
     from skillaxes.labeling.options import make_options
     from skillaxes.labeling.traces import read_traces
     from skillaxes.store import open_store
 
-    options = make_options(**naming)
+    options = make_options(**label_options)
     n_rows = open_store(store).n_rows
     LABELERS[options.labeler].check(options)
     if Path(traces).suffix in (".jsonl", ".ndjson", ".gz", ".parquet"):  # a data set is met when it is streamed
@@ -169,9 +159,9 @@ def _check_labeling(store: Path, traces: str, naming: dict[str, Any]) -> None:
 
 def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        output.show_json(plan)
+        tables.show_json(plan)
     else:
-        output.show(output.plan_table(plan))
+        tables.show(tables.plan_table(plan))
 
 
 def _show_discovery(run_dir: Path, as_json: bool) -> None:
@@ -179,19 +169,20 @@ def _show_discovery(run_dir: Path, as_json: bool) -> None:
 
     manifest = read_manifest(run_dir)
     if as_json:
-        output.show_json({"run_dir": run_dir, **manifest})
+        tables.show_json({"run_dir": run_dir, **manifest})
         return
-    output.show(
-        output.directions_table(manifest),
+    tables.show(
+        tables.directions_table(manifest),
         "",
-        output.directions_legend(),
+        tables.directions_legend(),
         "",
-        *_said(manifest),
+        *_diagnostics(manifest),
         f"Written: {run_dir}",
         f"To name the directions: skillaxes label {run_dir} --traces SPEC",
     )
 
 
-def _said(manifest: Manifest) -> list[Any]:
-    said = output.announcements(manifest)
-    return [] if said is None else [said, ""]
+def _diagnostics(manifest: Manifest) -> list[Any]:
+    """The table of diagnostics and an empty line; nothing where there are none."""
+    table = tables.diagnostics_table(manifest)
+    return [] if table is None else [table, ""]

@@ -1,4 +1,4 @@
-"""Commands of several processes, which a scheduler may stop and ``--requeue`` puts back into Slurm's queue."""
+"""Start and end of a command: joining its other processes, stopping on signals, requeueing with Slurm."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from skillaxes.cli.options import Values
+from skillaxes.config import option
 from skillaxes.errors import StoppedEarly
 
 if TYPE_CHECKING:
@@ -40,29 +42,30 @@ def stoppable(requeue: bool = False, *, at_once: bool = False) -> Iterator[None]
         raise
 
 
-@dataclass
-class Processes:
+@dataclass(frozen=True)
+class ProcessOptions:
     """Options of a job of several processes; torchrun and srun set the first two and the last by themselves."""
 
-    process_index: Annotated[
-        int | None, typer.Option(metavar="I", help="Which of several processes this is. [default: as torchrun or srun]")
-    ] = None
-    world_size: Annotated[
-        int | None,
-        typer.Option(metavar="W", help="Processes that share the job; with --dry-run, predict their time and traffic."),
-    ] = None
-    rate: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=N", help="State a rate behind that prediction: network=25e9 (bytes/s). Repeatable."),
-    ] = None
-    rendezvous: Annotated[
-        str | None,
-        typer.Option(metavar="HOST:PORT", help="Where they meet. [default: $MASTER_ADDR:$MASTER_PORT, or loopback]"),
-    ] = None
+    process_index: int | None = option(
+        None, metavar="I", help="Which of several processes this is. [default: as torchrun or srun]"
+    )
+    world_size: int | None = option(
+        None, metavar="W", help="Processes that share the job; with --dry-run, predict their time and traffic."
+    )
+    rate: tuple[str, ...] = option(
+        (), metavar="NAME=N", help="State a rate behind that prediction: network=25e9 (bytes/s). Repeatable."
+    )
+    rendezvous: str | None = option(
+        None, metavar="HOST:PORT", help="Where they meet. [default: $MASTER_ADDR:$MASTER_PORT, or loopback]"
+    )
 
 
-def outlook_options(processes: Processes, run_dir: Path) -> dict[str, Any]:
+def forecast_options(options: Values, run_dir: Path) -> dict[str, Any]:
     """Arguments of ``skillaxes.plan`` about several processes; the read rate comes from a finished job in ``run_dir``.
+
+    Parameters
+    ----------
+    options : of :class:`ProcessOptions`
 
     Raises
     ------
@@ -72,32 +75,43 @@ def outlook_options(processes: Processes, run_dir: Path) -> dict[str, Any]:
     from skillaxes.run.forecast import measured, rates_from
     from skillaxes.run_folder.manifest import read_manifest
 
-    size = processes.world_size or 1
+    asked = ProcessOptions(**options)
+    size = asked.world_size or 1
     if size < 1:
         raise UsageError(f"--world-size {size}: needs at least 1 process")
-    rates = rates_from(processes.rate or ())
+    rates = rates_from(asked.rate)
     if not rates.read:
         with suppress(RunFolderError):
             rates = replace(rates, read=measured(read_manifest(run_dir)))
     return {"world_size": size, "rates": rates}
 
 
-def find(processes: Processes) -> Process:
-    """This process, from flags and environment."""
+def this_process(options: Values) -> Process:
+    """This process, from flags and environment.
+
+    Parameters
+    ----------
+    options : of :class:`ProcessOptions`
+
+    Raises
+    ------
+    UsageError : flags or variables that contradict each other
+    """
     from skillaxes.cluster.launch import detect_launcher
 
+    asked = ProcessOptions(**options)
     return detect_launcher(
         os.environ,
-        index=processes.process_index,
-        size=processes.world_size,
-        rendezvous=processes.rendezvous,
+        index=asked.process_index,
+        size=asked.world_size,
+        rendezvous=asked.rendezvous,
         terminal=sys.stdin is not None and sys.stdin.isatty(),
     )
 
 
 @contextmanager
 def joined(process: Process, requeue: bool) -> Iterator[World]:
-    """The world of a job, which signals may stop while the block lasts."""
+    """The world of a job; signals may stop the job while the block lasts."""
     if process.size > 1:  # before torch is loaded; the heartbeat reports failures between processes, once
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from skillaxes.cluster import signals

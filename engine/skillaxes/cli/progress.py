@@ -13,7 +13,6 @@ from skillaxes.progress import SILENT, Progress, Stage, format_duration
 if TYPE_CHECKING:
     from rich.console import Console
 
-
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -29,8 +28,14 @@ def make_progress(quiet: bool, stream: TextIO | None = None) -> Progress:
     return Lines(stream)
 
 
-class Tally:
-    """How far a stage is and how fast it goes."""
+class Rate:
+    """Units of a stage that are done, their rate, and the time left, as text.
+
+    Parameters
+    ----------
+    unit_bytes : bytes of one unit; 0 for no rate in bytes
+    clock : seconds
+    """
 
     def __init__(self, name: str, total: int, unit: str, unit_bytes: int, clock: Callable[[], float]) -> None:
         self.name = name
@@ -54,18 +59,20 @@ class Tally:
         text = f"{rate:,.0f} {self.unit}/s" if rate >= 10 else f"{rate:.1f} {self.unit}/s"
         return text + (f"  {rate * self.unit_bytes / 1e9:.2f} GB/s" if self.unit_bytes else "")
 
-    def left(self) -> str:
-        """The time left, ``"0:12"``; empty before anything is done."""
+    def eta(self) -> str:
+        """The time left, ``"0:12"``; empty before anything is done and at the end."""
         if not self.done or self.total <= self.done:
             return ""
         return clock_time(self.seconds / self.done * (self.total - self.done))
 
-    def under_way(self) -> str:
+    def running_line(self) -> str:
+        """The line of a stage that goes on."""
         share = 100 * self.done // max(1, self.total)
-        parts = [f"{share}% of {self.total:,} {self.unit}", self.rates(), f"{self.left()} left" if self.left() else ""]
+        parts = [f"{share}% of {self.total:,} {self.unit}", self.rates(), f"{self.eta()} left" if self.eta() else ""]
         return f"{self.name}: " + "  ".join(part for part in parts if part)
 
-    def ended(self) -> str:
+    def done_line(self) -> str:
+        """The line of a stage that has ended."""
         parts = [f"{self.done:,} {self.unit} in {format_duration(self.seconds)}", self.rates()]
         return f"{self.name}: " + "  ".join(part for part in parts if part)
 
@@ -82,22 +89,22 @@ class Lines:
 
     @contextmanager
     def stage(self, name: str, total: int, *, unit: str = "rows", unit_bytes: int = 0) -> Iterator[Stage]:
-        tally = Tally(name, total, unit, unit_bytes, self._clock)
-        yield _LineStage(tally, self.note, self._clock)
-        self.note(tally.ended())
+        rate = Rate(name, total, unit, unit_bytes, self._clock)
+        yield _LineStage(rate, self.note, self._clock)
+        self.note(rate.done_line())
 
 
 class _LineStage:
-    def __init__(self, tally: Tally, note: Callable[[str], None], clock: Callable[[], float]) -> None:
-        self._tally = tally
+    def __init__(self, rate: Rate, note: Callable[[str], None], clock: Callable[[], float]) -> None:
+        self._rate = rate
         self._note = note
         self._clock = clock
         self._next = clock() + SECONDS_BETWEEN_LINES
 
     def advance(self, rows: int) -> None:
-        self._tally.done += rows
-        if self._clock() >= self._next and self._tally.done < self._tally.total:
-            self._note(self._tally.under_way())
+        self._rate.done += rows
+        if self._clock() >= self._next and self._rate.done < self._rate.total:
+            self._note(self._rate.running_line())
             self._next = self._clock() + SECONDS_BETWEEN_LINES
 
 
@@ -116,29 +123,29 @@ class Bars:
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Bar
 
-        tally = Tally(name, total, unit, unit_bytes, self._clock)
+        rate = Rate(name, total, unit, unit_bytes, self._clock)
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("{task.fields[rates]}  {task.fields[left]}", markup=False),
+            TextColumn("{task.fields[rates]}  {task.fields[eta]}", markup=False),
         )
         # `transient`: the bar goes, the line below stays.
         with Bar(*columns, console=self._console, transient=True, expand=True, refresh_per_second=4) as bar:
-            task = bar.add_task(name, total=total, rates="", left="")
-            yield _BarStage(tally, bar, task)
-        self._console.print(tally.ended(), markup=False, style="dim")
+            task = bar.add_task(name, total=total, rates="", eta="")
+            yield _BarStage(rate, bar, task)
+        self._console.print(rate.done_line(), markup=False, style="dim")
 
 
 class _BarStage:
-    def __init__(self, tally: Tally, bar: Any, task: Any) -> None:
-        self._tally = tally
+    def __init__(self, rate: Rate, bar: Any, task: Any) -> None:
+        self._rate = rate
         self._bar = bar
         self._task = task
 
     def advance(self, rows: int) -> None:
-        self._tally.done += rows
-        self._bar.update(self._task, completed=self._tally.done, rates=self._tally.rates(), left=self._tally.left())
+        self._rate.done += rows
+        self._bar.update(self._task, completed=self._rate.done, rates=self._rate.rates(), eta=self._rate.eta())
 
 
 def clock_time(seconds: float) -> str:

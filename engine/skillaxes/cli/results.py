@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from skillaxes.cli import tables as output
+from skillaxes.cli import tables
 from skillaxes.cli.options import AsJson, ExistingRunDir, Overwrite
 
 
@@ -18,9 +18,9 @@ def report(run_dir: ExistingRunDir, as_json: AsJson = False) -> None:
 
     page = write_report(run_dir)
     if as_json:
-        output.show_json({"report": page})
+        tables.show_json({"report": page})
     else:
-        output.show(f"Report: {page}")
+        tables.show(f"Report: {page}")
 
 
 def export(
@@ -40,9 +40,9 @@ def export(
 
     written = write_export(run_dir, file, flat=flat, overwrite=overwrite)
     if as_json:
-        output.show_json({"file": written})
+        tables.show_json({"file": written})
     else:
-        output.show(f"Exported: {written}")
+        tables.show(f"Exported: {written}")
 
 
 def doctor(
@@ -56,7 +56,7 @@ def doctor(
 
     findings = examine(scratch)
     if as_json:
-        output.show_json({"findings": [asdict(finding) for finding in findings]})
+        tables.show_json({"findings": [asdict(finding) for finding in findings]})
         return
     signs = {True: "yes", False: "no", None: ""}
     rows = [[finding.group, finding.name, signs[finding.ok], finding.value] for finding in findings]
@@ -64,4 +64,4 @@ def doctor(
     for row in rows:
         row[0] = "" if row[0] in groups else row[0]
         groups.add(row[0])
-    output.show(output.plain_table(["", "what", "usable", "found"], rows))
+    tables.show(tables.plain_table(["", "what", "usable", "found"], rows))

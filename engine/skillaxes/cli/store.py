@@ -7,9 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from skillaxes.cli import tables as output
-from skillaxes.cli.options import AsJson, Overwrite, Quiet, Store, layer_ids, size
+from skillaxes import memory
+from skillaxes.cli import tables
+from skillaxes.cli.options import AsJson, Overwrite, Quiet, Store
 from skillaxes.cli.progress import make_progress
+from skillaxes.config import parse_bytes, parse_layer_ids
 from skillaxes.ingest.readers import READERS
 from skillaxes.ingest.trace_ids import ID_READERS
 
@@ -57,15 +59,14 @@ def ingest(
     quiet: Quiet = False,
 ) -> None:
     """Turn a file of activations into a store, and verify it."""
-    from skillaxes.ingest import ingest as take_in
-    from skillaxes.memory import show
+    from skillaxes.ingest import ingestion
 
-    made = take_in(
+    made = ingestion.ingest(
         source,
         store,
         key=key,
         dtype=dtype,
-        layer_ids=layer_ids(layers, "--layer-ids"),
+        layer_ids=None if layers is None else parse_layer_ids("--layer-ids", layers),
         hidden=hidden,
         model=model,
         revision=revision,
@@ -75,21 +76,21 @@ def ingest(
         trace_ids=trace_ids,
         id_field=id_field,
         chunk_rows=chunk_rows,
-        shard_size=None if shard_size is None else size(shard_size, "--shard-size"),
+        shard_size=None if shard_size is None else parse_bytes("--shard-size", shard_size),
         overwrite=overwrite,
         progress=make_progress(quiet),
     )
     if as_json:
-        output.show_json(made.as_dict())
+        tables.show_json(made.as_dict())
         return
     shape = " x ".join(f"{extent:,}" for extent in made.shape)
-    output.show(
-        f"{made.store}: {shape} {made.dtype}, {show(made.nbytes)} in {made.n_chunks:,} chunks of "
+    tables.show(
+        f"{made.store}: {shape} {made.dtype}, {memory.show(made.nbytes)} in {made.n_chunks:,} chunks of "
         f"{made.chunk_rows:,} rows, verified"
     )
     if made.bad_rows:
         first = ", ".join(f"{row:,}" for row in made.first_bad_rows[:8])
-        output.show(f"{made.bad_rows:,} rows hold NaN or infinity ({first}): discover needs --bad-rows skip")
+        tables.show(f"{made.bad_rows:,} rows hold NaN or infinity ({first}): discover needs --bad-rows skip")
 
 
 def inspect(
@@ -101,13 +102,13 @@ def inspect(
     quiet: Quiet = False,
 ) -> None:
     """Describe a store."""
-    from skillaxes.store.describe import inspect as look_at
+    from skillaxes.store import describe
 
-    found = look_at(store, scan=scan, progress=make_progress(quiet))
+    found = describe.inspect(store, scan=scan, progress=make_progress(quiet))
     if as_json:
-        output.show_json(found)
+        tables.show_json(found)
     else:
-        output.show(output.pairs_table(list(_lines(found))))
+        tables.show(tables.pairs_table(list(_lines(found))))
 
 
 def _lines(found: dict[str, Any], indent: str = "") -> list[tuple[str, str]]:
@@ -117,23 +118,21 @@ def _lines(found: dict[str, Any], indent: str = "") -> list[tuple[str, str]]:
         if isinstance(value, dict):
             lines += [(label, ""), *_lines(value, indent + "  ")]
         else:
-            lines.append((label, _of_kind(name, value)))
+            lines.append((label, _cell(name, value)))
     return lines
 
 
-def _of_kind(name: str, value: Any) -> str:
-    from skillaxes.memory import show
-
+def _cell(name: str, value: Any) -> str:
     if name == "bytes":
-        return show(value)
+        return memory.show(value)
     if name == "token_range" and isinstance(value, list):
         return f"{value[0]} to the end" if value[1] is None else f"{value[0]} to {value[1] - 1}"
     if name == "shape" and isinstance(value, list):
-        return " x ".join(map(_shown, value))
-    return _shown(value)
+        return " x ".join(map(_text, value))
+    return _text(value)
 
 
-def _shown(value: Any) -> str:
+def _text(value: Any) -> str:
     if value is None:
         return "unknown"
     if isinstance(value, bool):
@@ -143,7 +142,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, list | tuple):
-        return ", ".join(_shown(part) for part in value) or "none"
+        return ", ".join(_text(part) for part in value) or "none"
     return str(value)
 
 

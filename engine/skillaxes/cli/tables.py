@@ -1,4 +1,4 @@
-"""What commands print on stdout: tables for people, one JSON object for programs."""
+"""Output of the commands on stdout: tables for people, one JSON object for programs."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from skillaxes import memory
+from skillaxes.run_folder.labels import LABELLED, WORDS
+from skillaxes.run_folder.schema import SHOWN_STATS, SIDES, DirectionStats, Manifest, direction_stats
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-
-WIDEST = 120
+WIDEST = 120  # columns of a terminal that are used
+_TITLES = {name: stat.title for name, stat in SHOWN_STATS.items() if stat.title}  # of numbers that have a column
 
 
 def show(*parts: RenderableType) -> None:
     """Print tables and lines for people, 80 columns wide where there is no terminal.
 
-    Strings are never broken, since they hold paths; other things are fitted to the width.
+    Strings are never broken, since they hold paths; tables are fitted to the width.
     """
     from rich.console import Console
 
@@ -76,94 +80,94 @@ def pairs_table(entries: Sequence[tuple[str, str]]) -> RenderableType:
     return table
 
 
-def directions_table(manifest: Mapping[str, Any]) -> RenderableType:
-    """The directions of a run that has no labels yet."""
-    rows = []
-    for entry in manifest["directions"]:
-        settled = entry.get("settled") or {}
-        rows.append(
-            [
-                str(entry["index"]),
-                _percent(entry["explained_variance_ratio"]),
-                _optional(entry.get("residual"), ".0e"),
-                _optional(entry.get("split_half"), ".2f"),
-                _optional(entry.get("norm_correlation"), "+.2f"),
-                _optional(entry.get("shared_top"), "g"),
-                " / ".join(str(settled.get(side, "–")) for side in ("positive", "negative")),
-            ]
-        )
-    heads = ["#", "variance", "residual", "halves", "norm", "shared", "settled +/-"]
+def directions_table(manifest: Manifest) -> RenderableType:
+    """The directions of a run that has no labels yet: a column for each number that has a title."""
+    heads = ["#", *_TITLES.values()]
+    rows = [[str(one.index), *(_cell(one, name) for name in _TITLES)] for one in direction_stats(manifest)]
     return plain_table(heads, rows, right=heads)
 
 
 def directions_legend() -> RenderableType:
-    """What the columns of :func:`directions_table` mean."""
-    return _text(
-        "halves: |cos| between the directions of two random halves of the rows. norm: correlation of the raw cosines "
-        "with the row norm. shared: rows that the raw and the centred list have in common, of each end. settled: rows "
-        "of each end that no error of the directions can change."
-    )
+    """The meaning of the columns of :func:`directions_table`."""
+    return _text(" ".join(_help(name) for name in _TITLES if SHOWN_STATS[name].help))
 
 
-def axes_table(manifest: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """The named axes."""
+def _cell(direction: DirectionStats, name: str) -> str:
+    return SHOWN_STATS[name].cell(getattr(direction, name))
+
+
+def _help(name: str) -> str:
+    return f"{_TITLES[name]}: {SHOWN_STATS[name].help}."
+
+
+def label_table(manifest: Manifest, records: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """The directions with their labels.
+
+    Parameters
+    ----------
+    records : of ``labels.jsonl``
+    """
     labels = {record["direction"]: record for record in records}
     rows = []
-    for entry in manifest["directions"]:
-        record = labels.get(entry["index"], {})
-        pairs = (record.get("scores") or {}).get("pairs") or {}
+    for one in direction_stats(manifest):
+        record = labels.get(one.index, {})
+        accuracy = ((record.get("scores") or {}).get("pairs") or {}).get("accuracy")
         rows.append(
             [
-                str(entry["index"]),
-                _percent(entry["explained_variance_ratio"]),
-                *(_pole(record, side) for side in ("positive", "negative")),
-                _optional(entry.get("split_half"), ".2f"),
-                _optional(pairs.get("accuracy"), ".2f"),
+                str(one.index),
+                _cell(one, "explained_variance_ratio"),
+                *(keywords(record, side) for side in SIDES),
+                _cell(one, "split_half"),
+                "–" if accuracy is None else f"{accuracy:.2f}",
                 "yes" if (record.get("verdict") or {}).get("survives") else "no",
             ]
         )
-    heads = ["#", "var.", "positive end", "negative end", "halves", "score", "holds"]
-    return plain_table(heads, rows, right=["#", "var.", "halves", "score"])
+    halves = _TITLES["split_half"]
+    heads = ["#", "var.", *(f"{side} end" for side in SIDES), halves, "score", "holds"]
+    return plain_table(heads, rows, right=["#", "var.", halves, "score"])
 
 
-def axes_legend(records: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """What the columns of :func:`axes_table` mean."""
-    words = any(record.get("kind") == "words" for record in records)
-    what = "The words are separating words, not names. " if words else ""
+def label_legend(records: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """The meaning of the columns of :func:`label_table`."""
+    words = any(record.get("kind") == WORDS for record in records)
+    remark = "The words are separating words, not names. " if words else ""
     return _text(
-        f"{what}halves: |cos| between the directions of two random halves of the rows. score: blind pairs of held-out "
-        "traces told apart by the label, chance 0.50. holds: better than chance, text length, random directions and "
-        "random orders, and reproducible."
+        f"{remark}{_help('split_half')} score: blind pairs of held-out traces told apart by the label, chance 0.50. "
+        "holds: better than chance, text length, random directions and random orders, and reproducible."
     )
 
 
-def announcements(manifest: Mapping[str, Any]) -> RenderableType | None:
-    """What must be said, one sentence each; None where there is nothing."""
-    said = manifest.get("announcements") or []
-    if not said:
-        return None
-    return pairs_table([(entry["kind"].replace("_", " "), entry["text"]) for entry in said])
+def keywords(record: Mapping[str, Any], side: str) -> str:
+    """The words of a label for one side; the failure or the status in brackets where there are none."""
+    if record.get("status") == LABELLED:
+        return ", ".join(record["keywords"].get(side) or ["–"])
+    failure = record.get("failure") or {}
+    return f"({failure.get('kind') or record.get('status') or 'no label'})"
+
+
+def diagnostics_table(manifest: Manifest) -> RenderableType | None:
+    """The diagnostics of a run, one sentence each; None where there are none."""
+    found = manifest.get("diagnostics") or []
+    return pairs_table([(one["kind"].replace("_", " "), one["text"]) for one in found]) if found else None
 
 
 def plan_table(plan: Mapping[str, Any]) -> RenderableType:
-    """What a job would do."""
-    from skillaxes.memory import show as size
-
+    """The plan of a job."""
     held = plan["memory"]
     reads = plan["reads"]
     parts = [(name, held[name]) for name in ("interpreter", "buffers", "panel", "basis", "sample", "rows", "cache")]
     if not held["spilled"]:
         parts.append(("projections", held["projections"]))
-    spilled = f"; {size(held['projections'])} of projections go to --scratch" if held["spilled"] else ""
+    spilled = f"; {memory.show(held['projections'])} of projections go to --scratch" if held["spilled"] else ""
     return pairs_table(
         [
             ("matrix", f"{plan['n_rows']:,} rows x {plan['n_columns']:,} columns, {plan['read_path']}"),
             ("solver", f"{plan['solver']}: {'; '.join(plan['reasons'])}"),
             ("device", f"{plan['device']} ({plan['device_reason']})"),
             ("products", plan["products"]),
-            ("reads", f"{reads:g} expected, {size(plan['bytes_to_read'])} from the store"),
-            ("memory", f"{size(held['total'])} of {size(held['budget'])}{spilled}"),
-            *((f"  {name}", size(value)) for name, value in parts),
+            ("reads", f"{reads:g} expected, {memory.show(plan['bytes_to_read'])} from the store"),
+            ("memory", f"{memory.show(held['total'])} of {memory.show(held['budget'])}{spilled}"),
+            *((f"  {name}", memory.show(value)) for name, value in parts),
             *_gpu_lines(plan),
             *_outlook_lines(plan),
         ]
@@ -171,49 +175,51 @@ def plan_table(plan: Mapping[str, Any]) -> RenderableType:
 
 
 def _gpu_lines(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
-    from skillaxes.memory import show as size
-
     gpu = plan["gpu"]
     if gpu is None:
         return []
     return [
-        ("GPU memory", f"{size(gpu['free'])} free of {size(gpu['total'])}"),
-        ("  working", size(gpu["working"] + gpu["ring"])),
-        ("  rows kept", f"{size(gpu['kept'])}: {gpu['kept_rows']:,} of {plan['n_rows']:,} rows are copied once"),
+        ("GPU memory", f"{memory.show(gpu['free'])} free of {memory.show(gpu['total'])}"),
+        ("  working", memory.show(gpu["working"] + gpu["ring"])),
+        ("  rows kept", f"{memory.show(gpu['kept'])}: {gpu['kept_rows']:,} of {plan['n_rows']:,} rows are copied once"),
         ("GPUDirect", plan["gds"]),
     ]
 
 
 def _outlook_lines(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
-    from skillaxes.memory import show as size
-
-    seen = plan["outlook"]
-    if seen is None:
+    forecast = plan["outlook"]
+    if forecast is None:
         return []
     first, last = plan["rows"]
-    said = {
+    reasons = {
         "storage": "the file system gives no more",
         "traffic": "numbers travel for longer than a process takes for its rows",
         "stragglers": "chunks are too few to share evenly",
     }
-    met = [(at, f"from {at:,}: {said[name]}") for name, at in seen["limits"].items() if at is not None]
-    rates, measured = seen["rates"], seen["rates"]["read"]
+    limits = [(at, f"from {at:,}: {reasons[name]}") for name, at in forecast["limits"].items() if at is not None]
+    rates, measured = forecast["rates"], forecast["rates"]["read"]
     speed = measured or rates["storage"]
-    from_what = f"{speed / 1e9:.3g} GB/s {'a process, measured' if measured else 'a disk'}"
+    source = f"{speed / 1e9:.3g} GB/s {'a process, measured' if measured else 'a disk'}"
     return [
         ("processes", f"{plan['processes']}; rows {first:,} to {last - 1:,} are the first one's"),
         (
             "  time",
-            f"{seen['total']:.3g} s for the reads, {seen['alone']:.3g} s alone ({from_what}, "
+            f"{forecast['total']:.3g} s for the reads, {forecast['alone']:.3g} s alone ({source}, "
             f"{rates['network'] / 1e9:g} GB/s network; --rate states others)",
         ),
-        ("  traffic", f"{size(seen['traffic_bytes'])} a read from each process, {seen['traffic']:.2g} s of it"),
-        ("  limits", "; ".join(text for _, text in sorted(met)) or "none up to as many processes as there are chunks"),
+        (
+            "  traffic",
+            f"{memory.show(forecast['traffic_bytes'])} a read from each process, {forecast['traffic']:.2g} s of it",
+        ),
+        (
+            "  limits",
+            "; ".join(text for _, text in sorted(limits)) or "none up to as many processes as there are chunks",
+        ),
     ]
 
 
 def estimate_table(estimate: Mapping[str, Any]) -> RenderableType:
-    """What labeling would send and cost."""
+    """Requests, tokens and cost of labeling, estimated."""
     cost, limit = estimate["cost"], estimate["max_cost"]
     price = "unknown: the model is not in the price table" if cost is None else f"about {cost:.2f} dollars"
     entries = [
@@ -229,18 +235,3 @@ def estimate_table(estimate: Mapping[str, Any]) -> RenderableType:
         *(("note", note) for note in estimate["notes"]),
     ]
     return pairs_table(entries)
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f}%"
-
-
-def _optional(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)
-
-
-def _pole(record: Mapping[str, Any], side: str) -> str:
-    if record.get("status") == "labelled":
-        return ", ".join(record["keywords"].get(side) or ["–"])
-    failure = record.get("failure") or {}
-    return f"({failure.get('kind') or record.get('status') or 'no label'})"

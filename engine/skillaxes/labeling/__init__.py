@@ -7,8 +7,9 @@ requests and the cost of that beforehand. A labeler is a class with two methods
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from skillaxes import lazy_names
 from skillaxes.labeling.labelers import LABELERS
 from skillaxes.labeling.options import LabelOptions
 
@@ -18,17 +19,4 @@ if TYPE_CHECKING:
 
 __all__ = ["LABELERS", "Estimate", "LabelOptions", "LabelSummary", "estimate", "label"]
 
-_HOMES = {
-    "Estimate": "skillaxes.labeling.estimation",
-    "estimate": "skillaxes.labeling.estimation",
-    "LabelSummary": "skillaxes.labeling.job",
-    "label": "skillaxes.labeling.job",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__ = lazy_names(__name__, {"estimation": "Estimate estimate", "job": "LabelSummary label"})

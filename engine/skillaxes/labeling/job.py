@@ -17,22 +17,14 @@ from skillaxes.labeling.labelers import LABELERS
 from skillaxes.labeling.labelers.base import Labeler
 from skillaxes.labeling.labels import Label, LabelFailure, Usage
 from skillaxes.labeling.options import LabelOptions, make_options
-from skillaxes.labeling.records import (
-    FAILED,
-    LABELLED,
-    UNINTERPRETABLE,
-    examples_part,
-    label_part,
-    read_records,
-    score_part,
-    write_records,
-)
+from skillaxes.labeling.records import examples_part, label_part, score_part, write_records
 from skillaxes.labeling.scoring.baselines import NullScores, null_scores
 from skillaxes.labeling.scoring.confounds import confounds
 from skillaxes.labeling.scoring.evaluate import Scores, agreement, ask_label, score, usage_key
 from skillaxes.labeling.scoring.verdict import Verdict, judge_score
 from skillaxes.progress import SILENT, Progress, Stage
 from skillaxes.run_folder import schema
+from skillaxes.run_folder.labels import FAILED, LABELLED, UNINTERPRETABLE, read_labels
 
 _NO_NULLS = NullScores((), 0, 0)
 _SECONDS_BETWEEN_WRITES = 5.0
@@ -126,7 +118,7 @@ def label(
 
 
 def _check_configuration(run_dir: Path, configuration: str) -> None:
-    others = [record for record in read_records(run_dir) if record["configuration"] != configuration]
+    others = [record for record in read_labels(run_dir) if record["configuration"] != configuration]
     if others:
         raise RunFolderError(
             f"{run_dir} holds labels by {others[0].get('labeler')} made with other options or rows; "

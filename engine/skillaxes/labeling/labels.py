@@ -6,10 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-# Kinds of labels.
-WORDS = "words"  # terms that separate the groups
-NAME = "name"  # a name for the difference
-
 # The groups a judge can answer with; the values are keys of labels.jsonl.
 POSITIVE, NEGATIVE, NEITHER = "first", "second", "neither"
 GROUPS = (POSITIVE, NEGATIVE, NEITHER)

@@ -39,18 +39,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from skillaxes.errors import RunFolderError
 from skillaxes.files import atomic_write
 from skillaxes.labeling.examples import DirectionExamples, SideExamples
-from skillaxes.labeling.labels import WORDS, Label, LabelFailure
+from skillaxes.labeling.labels import Label, LabelFailure
 from skillaxes.labeling.scoring.baselines import NullScores
 from skillaxes.labeling.scoring.evaluate import Scores
 from skillaxes.labeling.scoring.scores import DetectionScore, PairScore
 from skillaxes.labeling.scoring.verdict import Verdict
 from skillaxes.run_folder import schema
+from skillaxes.run_folder.labels import FAILED, LABELLED, UNINTERPRETABLE, WORDS
 
 EXCERPT = 600  # characters of a shown text that the record keeps, for readers without the texts
-LABELLED, UNINTERPRETABLE, FAILED = "labelled", "uninterpretable", "failed"
 
 
 def label_part(label: Label | LabelFailure, kind: str) -> dict[str, Any]:
@@ -153,26 +152,3 @@ def write_records(run_dir: Path, records: Sequence[dict[str, Any]]) -> Path:
         for record in records:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
     return path
-
-
-def read_records(run_dir: Path) -> list[dict[str, Any]]:
-    """The records of a run folder; an empty list when it has no labels.
-
-    Raises
-    ------
-    RunFolderError : a line that is no record
-    """
-    path = Path(run_dir) / schema.LABELS
-    if not path.is_file():
-        return []
-    records = []
-    # Split at line feeds only: a text may hold other line separators.
-    for number, line in enumerate(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"), 1):
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise RunFolderError(f"{path}: line {number} is not JSON; type --overwrite to label again") from error
-        if not isinstance(record, dict) or "configuration" not in record:
-            raise RunFolderError(f"{path}: line {number} is no label; type --overwrite to label again")
-        records.append(record)
-    return records

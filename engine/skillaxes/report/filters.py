@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from skillaxes.memory import show as size
+from skillaxes import memory
 from skillaxes.progress import format_duration
 from skillaxes.run_folder.schema import percent
 
@@ -35,4 +35,4 @@ def shade(share: float) -> str:
     return f"{min(1.0, max(0.0, share)):.3f}"
 
 
-FILTERS = {"count": count, "duration": format_duration, "percent": percent, "shade": shade, "size": size}
+FILTERS = {"count": count, "duration": format_duration, "percent": percent, "shade": shade, "size": memory.show}

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from skillaxes.memory import show as size
+from skillaxes import memory
 from skillaxes.progress import format_duration
 from skillaxes.report.charts import Chart, histogram, scree
 from skillaxes.report.figures import COLUMNS, Figure, figure, figures
@@ -264,7 +264,7 @@ def _machine(manifest: Mapping[str, Any]) -> str:
     if manifest.get("seconds"):
         parts.append(format_duration(manifest["seconds"]))
     if manifest.get("peak_memory_bytes"):
-        parts.append(f"{size(manifest['peak_memory_bytes'])} at most")
+        parts.append(f"{memory.show(manifest['peak_memory_bytes'])} at most")
     return ", ".join(part for part in parts if part)
 
 

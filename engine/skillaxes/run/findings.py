@@ -22,8 +22,8 @@ from skillaxes.ranking.tables import gather_rows, listed_rows, selection_table, 
 from skillaxes.ranking.topk import Ranking, rank
 from skillaxes.run.diagnostics import diagnostics, layer_energy, shared_top
 from skillaxes.run.job import Job
-from skillaxes.run_folder import manifest as manifests
 from skillaxes.run_folder.directions import Directions, write_directions
+from skillaxes.run_folder.manifest import machine, versions, write_manifest
 from skillaxes.run_folder.schema import FORMAT_VERSION, SCORES, SELECTION, SIDES, TOPK, DirectionStats, Manifest
 from skillaxes.run_folder.scores import ScoresWriter
 from skillaxes.stream.panels import PanelStream
@@ -159,7 +159,7 @@ def write(folder: Path, directions: Directions, topk: pa.Table, selection: pa.Ta
         with atomic_write(folder / name) as aside:
             repeated = [field.name for field in table.schema if field.type == "string"]
             pq.write_table(table, aside, compression="zstd", use_dictionary=repeated)
-    manifests.write_manifest(folder, manifest)
+    write_manifest(folder, manifest)
 
 
 def effort(job: Job, stream: PanelStream, stages: list[dict[str, Any]], repeated: int) -> dict[str, Any]:
@@ -288,7 +288,7 @@ def manifest_header(job: Job) -> Manifest:
             "pooling": known.pooling,
             "token_range": known.token_range,
         },
-        "versions": manifests.versions(),
-        "machine": manifests.machine(str(job.device.device), torch.get_num_threads(), memory.granted()),
+        "versions": versions(),
+        "machine": machine(str(job.device.device), torch.get_num_threads(), memory.granted()),
         "plan": job.plan.as_dict(),
     }

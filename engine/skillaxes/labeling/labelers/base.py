@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from skillaxes.labeling.labels import NAME, Label, Usage
+from skillaxes.labeling.labels import Label, Usage
+from skillaxes.run_folder.labels import NAME
 
 if TYPE_CHECKING:
     from typing import Self
@@ -69,7 +70,7 @@ class Labeler(ABC):
     ----------
     name : as typed after ``--labeler``
     summary : a few words for the help of ``--labeler``
-    kind : ``labels.WORDS`` or ``labels.NAME``
+    kind : ``WORDS`` or ``NAME`` of :mod:`skillaxes.run_folder.labels`
     offline : whether it sends nothing anywhere
     default_baselines : random directions and random orders to score where ``--baselines`` is not given
     result_options : options of the server that change its labels; other labelers ignore them

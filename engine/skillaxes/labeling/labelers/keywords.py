@@ -13,8 +13,9 @@ from math import log, sqrt
 from typing import TYPE_CHECKING
 
 from skillaxes.labeling.labelers.base import Labeler
-from skillaxes.labeling.labels import NEGATIVE, NEITHER, POSITIVE, WORDS, Label, LabelFailure
+from skillaxes.labeling.labels import NEGATIVE, NEITHER, POSITIVE, Label, LabelFailure
 from skillaxes.labeling.terms import count, is_keyword
+from skillaxes.run_folder.labels import WORDS
 
 if TYPE_CHECKING:
     from skillaxes.labeling.examples import Examples

@@ -11,10 +11,11 @@ from urllib.parse import urlsplit, urlunsplit
 
 from skillaxes.errors import UsageError
 from skillaxes.labeling.labelers.base import Labeler
-from skillaxes.labeling.labels import NAME, Label, LabelFailure, Usage
+from skillaxes.labeling.labels import Label, LabelFailure, Usage
 from skillaxes.labeling.llm.client import Client, ServerError
 from skillaxes.labeling.llm.cost import UNKNOWN_CONTEXT, SpendingLimit, find_price
 from skillaxes.labeling.llm.tokens import DoesNotFit, PromptBudget, counter_for
+from skillaxes.run_folder.labels import NAME
 
 if TYPE_CHECKING:
     from pathlib import Path

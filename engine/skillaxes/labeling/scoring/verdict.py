@@ -9,8 +9,7 @@ from typing import Any
 from skillaxes.labeling.scoring.baselines import NullScores, beats
 from skillaxes.labeling.scoring.evaluate import Scores
 from skillaxes.labeling.scoring.scores import FEWEST_PAIRS
-
-STABLE = 0.9  # |cos| between the directions of two halves of the rows
+from skillaxes.run_folder.schema import REPRODUCIBLE
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def judge_score(
             against.append(f"no better than {name}")
     if scores.disjoint is not None and not scores.disjoint.significant:
         against.append("does not hold on texts of other kinds")
-    if split_half is not None and split_half < STABLE:
+    if split_half is not None and split_half < REPRODUCIBLE:
         against.append(f"sample-dependent (split half {split_half:.2f})")
     if not against:
         return Verdict(True, f"beats {_listed(beaten)}")
