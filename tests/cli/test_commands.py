@@ -39,7 +39,7 @@ def test_each_step_by_itself(skillaxes: Command, store: Path, traces: Path, tmp_
     run_dir = tmp_path / "run"
     ran = skillaxes("discover", store, run_dir, "-k", 3, "--top", 4)
     assert ran.code == 0 and "read 1" in ran.err
-    heads = "# variance residual halves norm shared settled +/-"
+    heads = "# variance residual halves norm shared certified +/-"
     assert ran.out.splitlines()[0].split() == heads.split()
     assert all(len(line) <= 80 for line in ran.out.splitlines()[:6])
     ran = skillaxes("label", run_dir, "--traces", traces, "--dry-run", "-q")

@@ -95,7 +95,7 @@ def judge(found: skillaxes.Discovery, rows: np.ndarray, options: dict[str, Any],
     turned = (components[meant] * exact.components[meant]).sum(axis=1) < 0
     unsure = {i for i, turn in zip(meant, turned, strict=True) if turn}
     if rows.shape[1] > 1:  # with one column all cosines are 1 or -1, and which rows tie is up to rounding
-        wrong = wrong_lists(found, exact, rank_by=options["rank_by"], k=k, top=options["top"], settled_only=True)
+        wrong = wrong_lists(found, exact, rank_by=options["rank_by"], k=k, top=options["top"], certified_only=True)
         assert not [end for end in wrong if end[0] in meant and end[0] not in unsure], f"{about}: {wrong}"
     table = found.topk.to_pydict()
     listed_rows = rows[table["row"]]

@@ -76,7 +76,7 @@ def test_arbitrary_directions_without_a_mean(store: Path, tmp_path: Path, exact:
     ):
         true = exact.scores(unit, name)
         np.testing.assert_allclose(table[column], [true[pair] for pair in pairs], atol=2e-5 * np.abs(true).max())
-    assert all(table["settled"]) or rank_by, "given directions don't turn"
+    assert all(table["certified"]) or rank_by, "given directions don't turn"
     assert np.isnan(applied.directions.split_half).all()
 
 

@@ -1,6 +1,6 @@
 """The law: a degenerate, unevenly sampled or badly scaled matrix gets right answers, or a word of what is wrong.
 
-What the warm start has not seen is found all the same; what cannot be told apart is not called settled; what means
+What the warm start has not seen is found all the same; what cannot be told apart is not called certified; what means
 nothing is said to mean nothing.
 """
 
@@ -96,18 +96,18 @@ def test_nearly_equal_eigenvalues(tmp_path: Path, solver: str, gap: float) -> No
     alone = [0, 1, 4, 5, 6, 7]
     assert direction_errors(components[alone], exact.components[alone]).max() <= 1e-6
     assert (bounds(found) >= angles(components, exact.components[:10])).all()
-    assert not wrong_lists(found, exact, settled_only=True)
+    assert not wrong_lists(found, exact, certified_only=True)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_flat_spectrum(tmp_path: Path, solver: str) -> None:
-    """Noise has no leading directions: nothing is called settled that is not, and missing convergence is said."""
+    """Noise has no leading directions: nothing is called certified that is not, and missing convergence is said."""
     rows = np.random.default_rng(0).standard_normal((1200, 200))
     exact = Exact(rounded(rows, "float32"))
     found = skillaxes.discover(write_store(tmp_path / "store", rows), solver=solver, max_reads=3)
     true = angles(found.directions.components, exact.components[:10])
     assert (bounds(found) >= true).all()
-    assert not wrong_lists(found, exact, settled_only=True)
+    assert not wrong_lists(found, exact, certified_only=True)
     solved = found.manifest["solver"]
     assert solved["converged"] == (solver == "covariance")
     remark = said(found, "not_converged")
@@ -115,8 +115,8 @@ def test_a_flat_spectrum(tmp_path: Path, solver: str) -> None:
     if remark is not None:
         assert "--max-reads" in remark["text"]
         assert solved["max_residual"] > 1e-3
-        settled = sum(sum(one["settled"].values()) for one in found.manifest["directions"])
-        assert settled < 200, "every member is called settled, although the directions are not"
+        certified = sum(sum(one["certified"].values()) for one in found.manifest["directions"])
+        assert certified < 200, "every member is called certified, although the directions are not"
     stability = said(found, "stability")
     assert stability is not None and stability["values"]["sample_dependent"], "noise is not reproducible"
 
@@ -163,7 +163,7 @@ def test_few_columns(tmp_path: Path, solver: str, d: int) -> None:
     exact = Exact(rounded(power_law(600, d, exponent=0.3, mean=5), "float32"))
     found = skillaxes.discover(write_store(tmp_path / "store", exact.rows), components=d, solver=solver)
     assert direction_errors(found.directions.components, exact.components).max() <= 1e-6
-    assert not wrong_lists(found, exact, k=d, settled_only=True)
+    assert not wrong_lists(found, exact, k=d, certified_only=True)
     assert np.abs(found.topk["cosine"].to_numpy()).max() <= 1
 
 
@@ -185,7 +185,7 @@ def test_constant_columns(tmp_path: Path, solver: str, constant: float) -> None:
     found = skillaxes.discover(write_store(tmp_path / "store", rows), solver=solver)
     assert direction_errors(found.directions.components, exact.components[:10]).max() <= 1e-6
     assert np.abs(found.directions.components[:, ::2]).max() <= 1e-5
-    assert not wrong_lists(found, exact, settled_only=True)
+    assert not wrong_lists(found, exact, certified_only=True)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

@@ -43,7 +43,7 @@ def test_many_short_rows_cost_a_read(tmp_path: Path) -> None:
     table = found.topk.to_pydict()
     true = [scores[row, direction] for row, direction in zip(table["row"], table["direction"], strict=True)]
     np.testing.assert_allclose(table["cosine"], true, atol=2e-5)
-    assert not wrong_lists(found, exact, k=5, settled_only=True)
+    assert not wrong_lists(found, exact, k=5, certified_only=True)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

@@ -97,7 +97,7 @@ SPECTRA = {
 @pytest.mark.parametrize("name", SPECTRA)
 @pytest.mark.parametrize("solver", ["krylov", "covariance", "incremental"])
 def test_through_the_solver(tmp_path: Path, name: str, solver: str) -> None:
-    """Two reads, many reads, a loose tolerance: the bound holds, and what is settled is in float64's list.
+    """Two reads, many reads, a loose tolerance: the bound holds, and what is certified is in float64's list.
 
     An end is compared only where the direction's sign is beyond doubt.
     """
@@ -111,7 +111,7 @@ def test_through_the_solver(tmp_path: Path, name: str, solver: str) -> None:
         true = angles(found.directions.components, exact.components[:10])
         assert (bounds(found) >= 0.99 * true).all(), f"{bounds(found)} does not hold {true}"
         turned = (found.directions.components * exact.components[:10]).sum(axis=1) < 0
-        wrong = wrong_lists(found, exact, settled_only=True)
+        wrong = wrong_lists(found, exact, certified_only=True)
         assert not [end for end in wrong if not turned[end[0]]]
 
 

@@ -163,8 +163,8 @@ def test_topk_table(rows: np.ndarray, directions: np.ndarray) -> None:
     assert table.schema.equals(TOPK_SCHEMA)
     assert table.num_rows == K * 2 * 10 == len(asked)
     assert table["trace_id"].to_pylist() == [f"t{row}" for row in table["row"].to_pylist()]
-    settled = np.array(table["settled"].to_pylist()).reshape(K, 20).sum(axis=1)
-    assert settled[0] >= 18 and settled[2] == 0 and settled[0] >= settled[1] >= settled[2]
+    certified = np.array(table["certified"].to_pylist()).reshape(K, 20).sum(axis=1)
+    assert certified[0] >= 18 and certified[2] == 0 and certified[0] >= certified[1] >= certified[2]
 
 
 @pytest.mark.parametrize("rank_by", RANKINGS)

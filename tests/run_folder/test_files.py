@@ -120,7 +120,7 @@ def test_the_manifest_tells_the_whole_story(run_dir: Path) -> None:
     for number, one in enumerate(manifest["directions"]):
         assert one["index"] == number
         assert one["bound"] in ("rigorous", "estimated") and 0 <= one["angle_bound"] <= np.pi / 2
-        assert set(one["settled"]) == {"positive", "negative"}
+        assert set(one["certified"]) == {"positive", "negative"}
 
 
 def test_no_file_is_closed_to_others(run_dir: Path) -> None:

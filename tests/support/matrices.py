@@ -164,18 +164,18 @@ def listed(topk: Any, direction: int, side: str) -> list[int]:
 
 
 def wrong_lists(
-    found: Any, exact: Exact, *, rank_by: str = "raw-cosine", k: int = 10, top: int = 10, settled_only: bool = False
+    found: Any, exact: Exact, *, rank_by: str = "raw-cosine", k: int = 10, top: int = 10, certified_only: bool = False
 ) -> list[tuple[int, str]]:
     """The ends of directions whose set of rows is not the one that float64 gives.
 
-    settled_only : only a row that is called settled and is not among float64's makes an end wrong
+    certified_only : only a row that is called certified and is not among float64's makes an end wrong
     """
     scores = exact.scores(exact.components[:k], rank_by)
     table = found.topk.to_pydict()
-    settled = {
+    certified = {
         (direction, side, row)
         for direction, side, row, sure in zip(
-            table["direction"], table["side"], table["row"], table["settled"], strict=True
+            table["direction"], table["side"], table["row"], table["certified"], strict=True
         )
         if sure
     }
@@ -184,9 +184,9 @@ def wrong_lists(
         for side in ("positive", "negative"):
             mine = set(listed(found.topk, direction, side))
             true = set(extremes(scores[:, direction], top, side))
-            lost = mine - true if settled_only else mine ^ true
-            if settled_only:
-                lost = {row for row in lost if (direction, side, row) in settled}
+            lost = mine - true if certified_only else mine ^ true
+            if certified_only:
+                lost = {row for row in lost if (direction, side, row) in certified}
             if lost:
                 wrong.append((direction, side))
     return wrong

@@ -80,7 +80,7 @@ def directions_table(manifest: Mapping[str, Any]) -> RenderableType:
     """The directions of a run that has no labels yet."""
     rows = []
     for entry in manifest["directions"]:
-        settled = entry.get("settled") or {}
+        certified = entry.get("certified") or {}
         rows.append(
             [
                 str(entry["index"]),
@@ -89,10 +89,10 @@ def directions_table(manifest: Mapping[str, Any]) -> RenderableType:
                 _optional(entry.get("split_half"), ".2f"),
                 _optional(entry.get("norm_correlation"), "+.2f"),
                 _optional(entry.get("shared_top"), "g"),
-                " / ".join(str(settled.get(side, "–")) for side in ("positive", "negative")),
+                " / ".join(str(certified.get(side, "–")) for side in ("positive", "negative")),
             ]
         )
-    heads = ["#", "variance", "residual", "halves", "norm", "shared", "settled +/-"]
+    heads = ["#", "variance", "residual", "halves", "norm", "shared", "certified +/-"]
     return plain_table(heads, rows, right=heads)
 
 
@@ -100,8 +100,8 @@ def directions_legend() -> RenderableType:
     """What the columns of :func:`directions_table` mean."""
     return _text(
         "halves: |cos| between the directions of two random halves of the rows. norm: correlation of the raw cosines "
-        "with the row norm. shared: rows that the raw and the centred list have in common, of each end. settled: rows "
-        "of each end that no error of the directions can change."
+        "with the row norm. shared: rows that the raw and the centred list have in common, of each end. certified: "
+        "rows of each end that no error of the directions can change."
     )
 
 

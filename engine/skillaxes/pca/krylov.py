@@ -58,7 +58,7 @@ PLANNED_READS = 3  # reads whose blocks and projections are planned for
 MOMENT_ROWS = "rows-krylov"  # the file of the row moments in a checkpoint
 EPSILON = torch.finfo(torch.float32).eps
 ZERO = 1e-13  # of the largest eigenvalue: what rows of lower rank leave in float32
-BLURRED = 4.0  # times the estimated rounding, up to which a residual may be nothing but rounding
+ROUNDING_MARGIN = 4.0  # times the estimated rounding, up to which a residual may be nothing but rounding
 
 
 def block_columns(n_components: int, n_columns: int, *, storage_bound: bool = False) -> int:
@@ -79,13 +79,13 @@ def last_block_columns(n_components: int, block_columns: int) -> int:
     return min(rounded_up(n_components + OVERSAMPLING_LAST + MEAN_COLUMNS), block_columns)
 
 
-def precision(values: Tensor) -> Tensor:
+def residual_floor(values: Tensor) -> Tensor:
     """The residual that float32 products leave in the best of cases, for eigenvalues ``values`` (r,), absolute.
 
     A projection on direction i carries the rounding of rows whose length is that of direction 0.
     """
     largest = values[0].clamp(min=0)
-    return BLURRED * EPSILON * (largest * values.clamp(min=0)).sqrt() + ZERO * largest
+    return ROUNDING_MARGIN * EPSILON * (largest * values.clamp(min=0)).sqrt() + ZERO * largest
 
 
 def residual_rounding(products: Sequence[Tensor], ritz: RitzPairs, n_components: int) -> Tensor:
@@ -416,7 +416,7 @@ def within_tolerance(state: KrylovState) -> Tensor:
     assert state.ritz is not None and state.residual_norms is not None
     k = state.problem.n_components
     values, norms = state.ritz.values, state.residual_norms
-    return norms <= torch.maximum(state.problem.options.tolerance * values[:k], precision(values)[:k])
+    return norms <= torch.maximum(state.problem.options.tolerance * values[:k], residual_floor(values)[:k])
 
 
 def is_rounding_limited(state: KrylovState) -> bool:
@@ -424,7 +424,7 @@ def is_rounding_limited(state: KrylovState) -> bool:
     assert state.ritz is not None and state.residual_norms is not None
     norms = state.residual_norms
     late = ~within_tolerance(state)
-    limit = BLURRED * residual_rounding(state.basis.products, state.ritz, len(norms))
+    limit = ROUNDING_MARGIN * residual_rounding(state.basis.products, state.ritz, len(norms))
     return len(state.basis.blocks) > 1 and bool((norms <= limit)[late].any())
 
 

@@ -1,4 +1,4 @@
-"""The law: a settled member stays in the list wherever the direction turns within its angle bound."""
+"""The law: a certified member stays in the list wherever the direction turns within its angle bound."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skillaxes.ranking.topk import scores_as_cosines, settled_members
+from skillaxes.ranking.topk import certified_members, scores_as_cosines
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -33,7 +33,7 @@ def turned(direction: np.ndarray, angle: float, rng: np.random.Generator, toward
     spread=st.floats(0.01, 3),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_settled_members_never_leave(n: int, d: int, top: int, log_angle: float, spread: float, seed: int) -> None:
+def test_certified_members_never_leave(n: int, d: int, top: int, log_angle: float, spread: float, seed: int) -> None:
     """Cosines of raw rows, also of rows crowded about the direction itself; both sides; the worst turns among them."""
     rng = np.random.default_rng(seed)
     top = min(top, n // 2)
@@ -44,22 +44,22 @@ def test_settled_members_never_leave(n: int, d: int, top: int, log_angle: float,
     for sign in (1, -1):
         order = np.lexsort((np.arange(n), -sign * scores))
         members, outsider = order[:top], float((sign * scores)[order[top]])
-        sure = settled_members(torch.from_numpy((sign * scores)[members]), outsider, angle).numpy()
+        sure = certified_members(torch.from_numpy((sign * scores)[members]), outsider, angle).numpy()
         for attempt in range(40):
             towards = None if attempt < 10 else rows[rng.choice(n)]
             seen = rows @ turned(direction, angle * rng.choice([1, 1, rng.random()]), rng, towards)
             still = np.lexsort((np.arange(n), -sign * seen))[:top]
-            assert set(members[sure]) <= set(still), f"a settled row left at an angle of {angle:.1e}"
+            assert set(members[sure]) <= set(still), f"a certified row left at an angle of {angle:.1e}"
 
 
 def test_it_says_something() -> None:
-    """With gaps far above the bound all members are settled, and none with ties at the edge."""
+    """With gaps far above the bound all members are certified, and none with ties at the edge."""
     scores = torch.tensor([0.9, 0.8, 0.7], dtype=torch.float64)
-    assert settled_members(scores, 0.6, 1e-3).all()
-    assert settled_members(scores, 0.6999, 1e-3).tolist() == [True, True, False]
-    assert not settled_members(scores, 0.7, 0.0)[2], "a tie is decided by rounding"
-    assert settled_members(scores, -math.inf, math.pi / 2).all(), "nobody is outside"
-    assert not settled_members(scores, 0.6, math.pi / 2).any()
+    assert certified_members(scores, 0.6, 1e-3).all()
+    assert certified_members(scores, 0.6999, 1e-3).tolist() == [True, True, False]
+    assert not certified_members(scores, 0.7, 0.0)[2], "a tie is decided by rounding"
+    assert certified_members(scores, -math.inf, math.pi / 2).all(), "nobody is outside"
+    assert not certified_members(scores, 0.6, math.pi / 2).any()
 
 
 def test_tight() -> None:
@@ -68,12 +68,12 @@ def test_tight() -> None:
         gap = 1e-3
         limit = gap / (2 * math.sqrt(1 - cosine**2))
         scores = torch.tensor([cosine + gap], dtype=torch.float64)
-        assert settled_members(scores, cosine, limit / 1.1)[0]
-        assert not settled_members(scores, cosine, limit * 1.1)[0]
+        assert certified_members(scores, cosine, limit / 1.1)[0]
+        assert not certified_members(scores, cosine, limit * 1.1)[0]
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_projections_are_settled_by_the_longest_row(seed: int) -> None:
+def test_projections_are_certified_by_the_longest_row(seed: int) -> None:
     """Projections have no common scale: the error is bounded by the longest row, member or not."""
     rng = np.random.default_rng(seed)
     rows = rng.standard_normal((50, 6)) * rng.uniform(0.1, 10, (50, 1))
@@ -83,7 +83,7 @@ def test_projections_are_settled_by_the_longest_row(seed: int) -> None:
     largest = float(np.linalg.norm(rows, axis=1).max())
     order = np.argsort(-scores, kind="stable")
     scaled = scores_as_cosines(torch.from_numpy(scores[order[:11]]), "projection", largest)
-    sure = settled_members(scaled[:10], float(scaled[10]), angle).numpy()
+    sure = certified_members(scaled[:10], float(scaled[10]), angle).numpy()
     for attempt in range(200):
         towards = rows[rng.choice(50)] if attempt % 2 else None
         still = np.argsort(-(rows @ turned(direction, angle, rng, towards)), kind="stable")[:10]
