@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from skillaxes.pca.base import Problem, Scope, compact
-from skillaxes.pca.krylov import BlockSolver
+from skillaxes.pca.block_solver import BlockSolver
 from skillaxes.pca.row_moments import Centering, MomentRows, RowMoments
 from skillaxes.pca.warm_start import WarmStart, as_shift
 from skillaxes.stream.panel import Panel

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from skillaxes.cluster.world import World
 from skillaxes.pca.base import Problem, Scope, compact
-from skillaxes.pca.krylov import BlockSolver
+from skillaxes.pca.block_solver import BlockSolver
 from skillaxes.pca.row_moments import Centering, MomentRows, RowMoments
 from skillaxes.pca.warm_start import WarmStart, as_shift, completed
 from skillaxes.stream.panel import Panel
@@ -27,6 +27,7 @@ OVERSAMPLING = 4  # directions kept for each one wanted: what is cut off at ever
 _MINIMUM_EXTRA = 22
 _STEEP = 1e-3  # of the largest square: below it a Gram matrix in float32 is too rough for what is wanted
 _NEGLIGIBLE = 1e-13  # of the largest squared singular value
+_SAVED = ("mean", "directions", "squares", "pending")
 
 
 @dataclass(frozen=True)
@@ -153,29 +154,6 @@ def merged(state: IncrementalState, world: World) -> IncrementalState:
     return total
 
 
-def _weighted(state: IncrementalState) -> Tensor:
-    """Directions as rows, as long as their singular values, of shape (q, d)."""
-    return state.directions.T * state.squares.sqrt().float()[:, None]
-
-
-def _shortened(state: IncrementalState, stacked: Tensor) -> IncrementalState:
-    """``state`` with the leading directions of ``stacked`` (n, d), float32."""
-    squares, weights = torch.linalg.eigh((stacked @ stacked.T).double())
-    wanted = min(state.n_components, len(squares))
-    if float(squares[-wanted]) < _STEEP * float(squares[-1]):
-        squares, weights = torch.linalg.eigh(stacked.double() @ stacked.double().T)
-    squares, weights = squares.flip(0), weights.flip(1)
-    keep = min(state.capacity, int((squares > _NEGLIGIBLE * squares[0].clamp(min=1e-300)).sum()))
-    directions = stacked.T @ (weights[:, :keep] / squares[:keep].sqrt()).float()
-    orthonormal, triangle = torch.linalg.qr(directions)
-    return replace(
-        state,
-        directions=orthonormal * torch.where(triangle.diagonal() < 0, -1.0, 1.0),
-        squares=squares[:keep].clone(),
-        discarded=state.discarded + float(squares[keep:].clamp(min=0).sum()),
-    )
-
-
 class IncrementalRead:
     """The read that takes the rows of a store batch by batch.
 
@@ -224,9 +202,6 @@ class IncrementalRead:
         return {}
 
 
-_SAVED = ("mean", "directions", "squares", "pending")
-
-
 class Incremental(BlockSolver):
     """Ross et al. 2008 over the rows of a store."""
 
@@ -247,3 +222,26 @@ class Incremental(BlockSolver):
     def block_traffic(self, problem: Problem, columns: int) -> tuple[int, int]:
         """The largest summary: how many directions it has depends on the rows."""
         return 0, 4 * problem.n_columns * columns + 8 * (problem.n_columns + columns)
+
+
+def _weighted(state: IncrementalState) -> Tensor:
+    """Directions as rows, as long as their singular values, of shape (q, d)."""
+    return state.directions.T * state.squares.sqrt().float()[:, None]
+
+
+def _shortened(state: IncrementalState, stacked: Tensor) -> IncrementalState:
+    """``state`` with the leading directions of ``stacked`` (n, d), float32."""
+    squares, weights = torch.linalg.eigh((stacked @ stacked.T).double())
+    wanted = min(state.n_components, len(squares))
+    if float(squares[-wanted]) < _STEEP * float(squares[-1]):
+        squares, weights = torch.linalg.eigh(stacked.double() @ stacked.double().T)
+    squares, weights = squares.flip(0), weights.flip(1)
+    keep = min(state.capacity, int((squares > _NEGLIGIBLE * squares[0].clamp(min=1e-300)).sum()))
+    directions = stacked.T @ (weights[:, :keep] / squares[:keep].sqrt()).float()
+    orthonormal, triangle = torch.linalg.qr(directions)
+    return replace(
+        state,
+        directions=orthonormal * torch.where(triangle.diagonal() < 0, -1.0, 1.0),
+        squares=squares[:keep].clone(),
+        discarded=state.discarded + float(squares[keep:].clamp(min=0).sum()),
+    )

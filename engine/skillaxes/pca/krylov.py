@@ -11,11 +11,10 @@ Three values: :class:`Basis` holds the complete reads, :class:`KrylovRead` the s
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +26,6 @@ from skillaxes.pca.base import (
     RANDOM_DIRECTIONS,
     PCAResult,
     Problem,
-    Reduction,
     Requirements,
     Scope,
     Solution,
@@ -59,56 +57,6 @@ MOMENT_ROWS = "rows-krylov"  # the file of the row moments in a checkpoint
 EPSILON = torch.finfo(torch.float32).eps
 ZERO = 1e-13  # of the largest eigenvalue: what rows of lower rank leave in float32
 ROUNDING_MARGIN = 4.0  # times the estimated rounding, up to which a residual may be nothing but rounding
-
-
-def block_columns(n_components: int, n_columns: int, *, storage_bound: bool = False) -> int:
-    """Columns of one block of the basis, l: k, oversampling and the mean columns, rounded up to a multiple of 16.
-
-    Parameters
-    ----------
-    storage_bound : rows arrive slower than they are multiplied, as on a GPU: more columns, fewer reads
-    """
-    oversampling = OVERSAMPLING_STORAGE_BOUND if storage_bound else OVERSAMPLING
-    return rounded_up(min(n_components + oversampling, n_columns) + MEAN_COLUMNS)
-
-
-def last_block_columns(n_components: int, block_columns: int) -> int:
-    """Columns of the block of the last read, at most ``block_columns``: k, a few more and the mean columns, rounded
-    up.
-    """
-    return min(rounded_up(n_components + OVERSAMPLING_LAST + MEAN_COLUMNS), block_columns)
-
-
-def residual_floor(values: Tensor) -> Tensor:
-    """The residual that float32 products leave in the best of cases, for eigenvalues ``values`` (r,), absolute.
-
-    A projection on direction i carries the rounding of rows whose length is that of direction 0.
-    """
-    largest = values[0].clamp(min=0)
-    return ROUNDING_MARGIN * EPSILON * (largest * values.clamp(min=0)).sqrt() + ZERO * largest
-
-
-def residual_rounding(products: Sequence[Tensor], ritz: RitzPairs, n_components: int) -> Tensor:
-    """About the rounding in the residuals of the leading Ritz pairs, of shape (k,), absolute.
-
-    Each product C omega is exact to float32's precision of its own length; its weight in a Ritz vector decides how much
-    of that is seen.
-    """
-    lengths = torch.cat([torch.linalg.vector_norm(product, dim=0) for product in products]).double()
-    return EPSILON * torch.linalg.vector_norm(lengths[:, None] * ritz.weights[:, :n_components], dim=0)
-
-
-def is_last(max_residuals: Sequence[float], tolerance: float) -> bool:
-    """Whether the next read will be the last: it need gain only half of what the read before gained.
-
-    Parameters
-    ----------
-    max_residuals : the largest relative residual after each read so far
-    """
-    if len(max_residuals) < 2:
-        return False
-    gain = max_residuals[-1] / max(max_residuals[-2], 1e-300)
-    return 2 * gain * max_residuals[-1] < tolerance
 
 
 @dataclass(frozen=True)
@@ -251,11 +199,6 @@ class KrylovState:
         return tables
 
 
-def _table_name(reads_before: int) -> str:
-    """The file of a read's projections: numbered by read, those before a restart included."""
-    return f"projections-{reads_before + 1}"
-
-
 class KrylovRead:
     """One read: S = (X - m) Omega is kept, Z = (X - m)ᵀ S is summed, in float32 and every few panels in float64.
 
@@ -372,212 +315,6 @@ class KrylovRead:
         return tables
 
 
-def _keep(table: Projections, start: int, rows: Tensor) -> None:
-    table.write(start, rows.numpy())
-
-
-def init(problem: Problem, start: WarmStart, scope: Scope, iteration: Iteration) -> KrylovState:
-    """The state before the first read."""
-    return KrylovState(
-        problem=problem,
-        scope=scope,
-        iteration=iteration,
-        moments=RowMoments.empty(problem, scope.projections.first_row, scope.projections.n_rows),
-        shift=start.shift.to(problem.device),
-        next_block=start.block,
-        basis=Basis.empty(problem, scope),
-    )
-
-
-def accumulate_bits(state: KrylovState) -> int:
-    """How many bits of the operands of Z have to count in the coming read.
-
-    The first Z must be exact: the mean comes with it, its block has large weights in every Ritz vector, and a rough
-    one would hide which rows are certified. Later blocks are orthogonal to what was found: their products are short and
-    their weights small. The Z of the last read serves the residuals alone.
-    """
-    if state.iteration.least_reads == 1 or not state.basis.products:
-        return 24
-    tolerance = state.problem.options.tolerance
-    last = state.reads + 1 >= state.iteration.most_reads or is_last(state.max_residuals, tolerance)
-    return 8 if last else 16
-
-
-def block_width(state: KrylovState) -> int:
-    """Columns of the block of the coming read: fewer where it will be the last, since no later one builds on it."""
-    problem = state.problem
-    if is_last(state.max_residuals, problem.options.tolerance):
-        return last_block_columns(problem.n_components, problem.block_columns)
-    return problem.block_columns
-
-
-def within_tolerance(state: KrylovState) -> Tensor:
-    """Which wanted directions are within the tolerance, or as near as float32 products get, of shape (k,), bool."""
-    assert state.ritz is not None and state.residual_norms is not None
-    k = state.problem.n_components
-    values, norms = state.ritz.values, state.residual_norms
-    return norms <= torch.maximum(state.problem.options.tolerance * values[:k], residual_floor(values)[:k])
-
-
-def is_rounding_limited(state: KrylovState) -> bool:
-    """Whether a late direction's residual may be nothing but the rounding of the first products."""
-    assert state.ritz is not None and state.residual_norms is not None
-    norms = state.residual_norms
-    late = ~within_tolerance(state)
-    limit = ROUNDING_MARGIN * residual_rounding(state.basis.products, state.ritz, len(norms))
-    return len(state.basis.blocks) > 1 and bool((norms <= limit)[late].any())
-
-
-def converged(state: KrylovState) -> bool:
-    """Whether every wanted direction is within the tolerance, or as near as float32 products get."""
-    return bool(within_tolerance(state).all())
-
-
-def relative_residuals(state: KrylovState) -> Tensor:
-    """||C v - lambda v|| / lambda of the wanted directions, of shape (k,), after at least one complete read.
-
-    Where lambda is zero to working precision, so is the residual: its ratio is given as 0.
-    """
-    assert state.ritz is not None and state.residual_norms is not None
-    k = state.problem.n_components
-    values, norms = state.ritz.values[:k], state.residual_norms
-    nothing = values <= ZERO * state.ritz.values[0]
-    return torch.where(nothing, 0.0, norms / values.clamp(min=1e-300))
-
-
-def with_read(state: KrylovState, read: KrylovRead) -> KrylovState:
-    """The state with the sums of a complete read: the moments after the first one, and the product C Omega of this."""
-    read.finish_sums()
-    total, moments = read.total, state.moments
-    holds_mean_correction = moments.delta is not None
-    state.scope.world.all_reduce_(total)
-    if moments.delta is None:
-        needed = 2 if not state.iteration.solves else max(2, state.problem.n_components)
-        moments = moments.complete(total[:, -MEAN_COLUMNS].clone(), state.scope.world, needed)
-    assert moments.delta is not None
-    total[:, -MEAN_COLUMNS:] = 0
-    means = gram(moments.delta[:, None], read.block)[0]  # of the kept projections
-    total.addr_(moments.delta, means, alpha=-moments.n_samples).div_(moments.degrees)
-    basis = replace(
-        state.basis,
-        blocks=(*state.basis.blocks, read.block),
-        products=(*state.basis.products, total),
-        tables=(*state.basis.tables, read.table),
-        holds_mean_correction=(*state.basis.holds_mean_correction, holds_mean_correction),
-    )
-    return replace(state, moments=moments, basis=basis, reads=state.reads + 1)
-
-
-def solve(state: KrylovState) -> KrylovState:
-    """Solve the Rayleigh-Ritz problem on all blocks, measure the residuals, choose the next block or stop."""
-    problem, world, basis = state.problem, state.scope.world, state.basis
-    new = basis.blocks[-1]
-    cross = overlaps(basis.blocks, new)  # (p l, l)
-    before = cross.shape[0] - cross.shape[1]
-    above = torch.cat([basis.gram, cross[:before]], dim=1)
-    basis_gram = torch.cat([above, torch.cat([cross[:before].T, cross[before:]], dim=1)])
-    grams = basis.grouped_grams.extend(basis.tables, basis.widths, world)
-    whitening = whiten(basis_gram)
-    ritz = rayleigh_ritz(grams.covariance(state.moments.n_samples).to(whitening.device), whitening)
-    k = problem.n_components
-    norms = residual_norms(basis.blocks, basis.products, ritz.values[:k], ritz.weights[:, :k])
-    basis = replace(basis, gram=basis_gram, grouped_grams=grams)
-    state = replace(state, basis=basis, ritz=ritz, residual_norms=norms)
-    # Shared: the width of the next block follows from it, and where processors differ, so do their last digits.
-    largest = world.broadcast_object(float(relative_residuals(state).max()))
-    state = replace(state, max_residuals=(*state.max_residuals, largest))
-    limits = state.iteration
-    done = state.reads >= limits.least_reads and (converged(state) or state.reads >= limits.most_reads)
-    if world.broadcast_object(done):
-        return replace(state, done=True)
-    block = orthonormalize(_leading_on(state), basis.blocks, pseudo_inverse(basis_gram))
-    block = block[:, : block_width(state) - MEAN_COLUMNS]
-    if world.broadcast_object(block.shape[1] == 0 or is_rounding_limited(state)):
-        return _restarted(state)
-    return replace(state, next_block=block)
-
-
-def _leading_on(state: KrylovState) -> Tensor:
-    """What the next block is made of, of shape (d, b), float64, the span of the basis aside: the products of the last
-    block; for a narrow block, or after one, the residuals of the leading Ritz pairs.
-
-    Both span the same where all pairs are taken. What a Ritz vector lacks lies along its own residual first.
-    """
-    assert state.ritz is not None
-    width = block_width(state)
-    if all(block.shape[1] == width for block in state.basis.blocks):
-        return state.basis.products[-1]
-    return combine(state.basis.products, state.ritz.weights[:, : width - MEAN_COLUMNS])
-
-
-def _restarted(state: KrylovState) -> KrylovState:
-    """Begin anew with the Ritz vectors themselves as the basis.
-
-    Where the leading eigenvalues are very large against the wanted ones, the rounding of the first products hides the
-    residuals of the others; a basis of Ritz vectors keeps the two apart.
-    """
-    assert state.ritz is not None
-    width = state.problem.block_columns - MEAN_COLUMNS
-    vectors = combine(state.basis.blocks, state.ritz.weights[:, :width])
-    for table in state.basis.tables:
-        table.close()
-    return replace(
-        state,
-        next_block=vectors / torch.linalg.vector_norm(vectors, dim=0),
-        basis=Basis.empty(state.problem, state.scope),
-        max_residuals=(),
-    )
-
-
-def finalize(state: KrylovState) -> tuple[PCAResult, Tensor]:
-    """The directions, and how the kept projections combine to them.
-
-    Returns
-    -------
-    result : the directions and their bounds
-    weights : Tensor of shape (n_basis, r), float64, on the CPU: K @ weights is orthonormal and begins with the
-        components
-    """
-    ritz, moments, basis, k = state.ritz, state.moments, state.basis, state.problem.n_components
-    assert ritz is not None and state.residual_norms is not None and moments.delta is not None
-    weights = ritz.weights
-    components = combine(basis.blocks, weights[:, :k])
-    lengths = torch.linalg.vector_norm(components, dim=0)
-    factor = signs((components / lengths).T.float()).double() / lengths
-    components = (components * factor).T
-    weights = torch.cat([weights[:, :k] * factor, weights[:, k:]], dim=1)
-    # of the other pairs, roughly: they only bound how the first ones can turn among them
-    others = residual_norms(basis.blocks, basis.products, ritz.values[k:], ritz.weights[:, k:].float())
-    norms = torch.cat([state.residual_norms, others])
-    bounds = angle_bounds(ritz.values, norms, k, moments.total_variance, state.problem.block_columns, moments.n_samples)
-    result = PCAResult(
-        components=components.cpu(),
-        mean=(state.shift + moments.delta).cpu(),
-        explained_variance=ritz.values[:k].clamp(min=0).cpu(),
-        total_variance=moments.total_variance,
-        residuals=relative_residuals(state).cpu(),
-        angle_bounds=bounds.radians.cpu(),
-        bound_rigorous=bounds.rigorous,
-        n_samples=moments.n_samples,
-        reads=state.reads,
-        converged=converged(state),
-        layer_variance=moments.layer_variance.cpu(),
-    )
-    return result, weights.cpu()
-
-
-def scored_rows(state: KrylovState, weights: Tensor) -> RowScores:
-    """Every row against the directions K @ ``weights`` (n_basis, r), float64, each of unit length."""
-    basis = state.basis
-    return row_scores(basis.blocks, basis.tables, basis.holds_mean_correction, state.moments, state.shift, weights)
-
-
-def left_out(state: KrylovState) -> np.ndarray:
-    """Rows of all processes that were left out, int64."""
-    moments = state.moments
-    return np.concatenate(state.scope.world.all_gather_object(moments.first_row + np.flatnonzero(moments.bad)))
-
-
 class Krylov(Solver[KrylovState]):
     """Block Krylov iteration from a warm start, until every residual is below the tolerance."""
 
@@ -655,107 +392,256 @@ class Krylov(Solver[KrylovState]):
         return f"largest residual {largest:.1e} (tolerance {state.problem.options.tolerance:.0e})"
 
 
-class BlockRead(Reduction, Protocol):
-    """A read that ends with a block of directions."""
-
-    def finish(self) -> WarmStart:
-        """The directions, and the mean of the rows as the provisional one of the next read."""
-
-
-@dataclass(frozen=True)
-class BeforeBlock:
-    """A :class:`BlockSolver` before its first read; ``shift`` (d,), float64, is the provisional mean."""
-
-    problem: Problem
-    scope: Scope
-    shift: Tensor
-
-    def state_dict(self) -> dict[str, Any]:
-        """The provisional mean alone."""
-        return {"before": compact(self.shift)}
-
-    def row_tables(self) -> Mapping[str, MomentRows]:
-        """None."""
-        return {}
+def init(problem: Problem, start: WarmStart, scope: Scope, iteration: Iteration) -> KrylovState:
+    """The state before the first read."""
+    return KrylovState(
+        problem=problem,
+        scope=scope,
+        iteration=iteration,
+        moments=RowMoments.empty(problem, scope.projections.first_row, scope.projections.n_rows),
+        shift=start.shift.to(problem.device),
+        next_block=start.block,
+        basis=Basis.empty(problem, scope),
+    )
 
 
-class BlockSolver(Solver[Any]):
-    """A solver whose first read finds a block of directions.
+def with_read(state: KrylovState, read: KrylovRead) -> KrylovState:
+    """The state with the sums of a complete read: the moments after the first one, and the product C Omega of this."""
+    read.finish_sums()
+    total, moments = read.total, state.moments
+    holds_mean_correction = moments.delta is not None
+    state.scope.world.all_reduce_(total)
+    if moments.delta is None:
+        needed = 2 if not state.iteration.solves else max(2, state.problem.n_components)
+        moments = moments.complete(total[:, -MEAN_COLUMNS].clone(), state.scope.world, needed)
+    assert moments.delta is not None
+    total[:, -MEAN_COLUMNS:] = 0
+    means = gram(moments.delta[:, None], read.block)[0]  # of the kept projections
+    total.addr_(moments.delta, means, alpha=-moments.n_samples).div_(moments.degrees)
+    basis = replace(
+        state.basis,
+        blocks=(*state.basis.blocks, read.block),
+        products=(*state.basis.products, total),
+        tables=(*state.basis.tables, read.table),
+        holds_mean_correction=(*state.basis.holds_mean_correction, holds_mean_correction),
+    )
+    return replace(state, moments=moments, basis=basis, reads=state.reads + 1)
 
-    One read of the block Krylov iteration follows: it turns them to their best within the block, measures the residuals
-    and leaves the scores of every row.
+
+def solve(state: KrylovState) -> KrylovState:
+    """Solve the Rayleigh-Ritz problem on all blocks, measure the residuals, choose the next block or stop."""
+    problem, world, basis = state.problem, state.scope.world, state.basis
+    new = basis.blocks[-1]
+    cross = overlaps(basis.blocks, new)  # (p l, l)
+    before = cross.shape[0] - cross.shape[1]
+    above = torch.cat([basis.gram, cross[:before]], dim=1)
+    basis_gram = torch.cat([above, torch.cat([cross[:before].T, cross[before:]], dim=1)])
+    grams = basis.grouped_grams.extend(basis.tables, basis.widths, world)
+    whitening = whiten(basis_gram)
+    ritz = rayleigh_ritz(grams.covariance(state.moments.n_samples).to(whitening.device), whitening)
+    k = problem.n_components
+    norms = residual_norms(basis.blocks, basis.products, ritz.values[:k], ritz.weights[:, :k])
+    basis = replace(basis, gram=basis_gram, grouped_grams=grams)
+    state = replace(state, basis=basis, ritz=ritz, residual_norms=norms)
+    # Shared: the width of the next block follows from it, and where processors differ, so do their last digits.
+    largest = world.broadcast_object(float(relative_residuals(state).max()))
+    state = replace(state, max_residuals=(*state.max_residuals, largest))
+    limits = state.iteration
+    done = state.reads >= limits.least_reads and (converged(state) or state.reads >= limits.most_reads)
+    if world.broadcast_object(done):
+        return replace(state, done=True)
+    block = orthonormalize(_leading_on(state), basis.blocks, pseudo_inverse(basis_gram))
+    block = block[:, : block_width(state) - MEAN_COLUMNS]
+    if world.broadcast_object(block.shape[1] == 0 or is_rounding_limited(state)):
+        return _restarted(state)
+    return replace(state, next_block=block)
+
+
+def finalize(state: KrylovState) -> tuple[PCAResult, Tensor]:
+    """The directions, and how the kept projections combine to them.
+
+    Returns
+    -------
+    result : the directions and their bounds
+    weights : Tensor of shape (n_basis, r), float64, on the CPU: K @ weights is orthonormal and begins with the
+        components
     """
-
-    @abstractmethod
-    def block_read(self, problem: Problem, shift: Tensor, scope: Scope) -> BlockRead:
-        """The first read; ``shift`` (d,), float64, is the provisional mean."""
-
-    @abstractmethod
-    def block_directions(self, problem: Problem) -> int:
-        """Directions that the first read finds."""
-
-    @abstractmethod
-    def block_traffic(self, problem: Problem, columns: int) -> tuple[int, int]:
-        """Bytes that each process hands to sums and to broadcasts in the first read; ``columns`` are those of a
-        block.
-        """
-
-    @abstractmethod
-    def block_bytes(self, problem: Problem, columns: int) -> int:
-        """Bytes that the first read holds; ``columns`` are those of a block."""
-
-    def requirements(self, problem: Problem) -> Requirements:
-        """The rows in float32, two reads."""
-        d = problem.n_columns
-        columns = rounded_up(min(self.block_directions(problem), d) + MEAN_COLUMNS)
-        return Requirements(
-            block_columns=columns,
-            reads=2,
-            kept_blocks=1,
-            basis_bytes=basis_bytes(d, columns, 1) + self.block_bytes(problem, columns),
-            float_rows=True,
-            block_traffic=self.block_traffic(problem, columns),
-        )
-
-    def init(self, problem: Problem, start: WarmStart, scope: Scope) -> BeforeBlock:
-        """The state before the first read."""
-        return BeforeBlock(problem, scope, start.shift)
-
-    def load(self, saved: dict[str, Any], problem: Problem, scope: Scope) -> BeforeBlock | KrylovState:
-        """The state whose ``state_dict`` was saved, with empty row tables."""
-        if "before" in saved:
-            return BeforeBlock(problem, scope, saved["before"])
-        return KrylovState.load(saved, problem, scope, _ONE_READ)
-
-    def next_read(self, state: BeforeBlock | KrylovState) -> Reduction | None:
-        """The read that finds the block, then the one that ranks."""
-        if isinstance(state, BeforeBlock):
-            return self.block_read(state.problem, state.shift, state.scope)
-        return _KRYLOV.next_read(state)
-
-    def finish_read(self, state: BeforeBlock | KrylovState, read: Any) -> KrylovState:
-        """The state after a complete read."""
-        if not isinstance(state, BeforeBlock):
-            return _KRYLOV.finish_read(state, read)
-        start = read.finish()
-        state.scope.world.broadcast_(start.shift)
-        return init(state.problem, start, state.scope, _ONE_READ)
-
-    def solution(self, state: KrylovState) -> Solution:
-        """Directions, stability and the scores of every row."""
-        return _KRYLOV.solution(state)
-
-    def record(self, state: KrylovState, read: Any) -> dict[str, Any]:
-        """As of any read of the block Krylov iteration."""
-        return _KRYLOV.record(state, read)
-
-    def remark(self, state: KrylovState) -> str:
-        """The largest residual, once it is known."""
-        return _KRYLOV.remark(state)
+    ritz, moments, basis, k = state.ritz, state.moments, state.basis, state.problem.n_components
+    assert ritz is not None and state.residual_norms is not None and moments.delta is not None
+    weights = ritz.weights
+    components = combine(basis.blocks, weights[:, :k])
+    lengths = torch.linalg.vector_norm(components, dim=0)
+    factor = signs((components / lengths).T.float()).double() / lengths
+    components = (components * factor).T
+    weights = torch.cat([weights[:, :k] * factor, weights[:, k:]], dim=1)
+    # of the other pairs, roughly: they only bound how the first ones can turn among them
+    others = residual_norms(basis.blocks, basis.products, ritz.values[k:], ritz.weights[:, k:].float())
+    norms = torch.cat([state.residual_norms, others])
+    bounds = angle_bounds(ritz.values, norms, k, moments.total_variance, state.problem.block_columns, moments.n_samples)
+    result = PCAResult(
+        components=components.cpu(),
+        mean=(state.shift + moments.delta).cpu(),
+        explained_variance=ritz.values[:k].clamp(min=0).cpu(),
+        total_variance=moments.total_variance,
+        residuals=relative_residuals(state).cpu(),
+        angle_bounds=bounds.radians.cpu(),
+        bound_rigorous=bounds.rigorous,
+        n_samples=moments.n_samples,
+        reads=state.reads,
+        converged=converged(state),
+        layer_variance=moments.layer_variance.cpu(),
+    )
+    return result, weights.cpu()
 
 
-_ONE_READ = Iteration(least_reads=1, most_reads=1)
-_KRYLOV = Krylov()
+def scored_rows(state: KrylovState, weights: Tensor) -> RowScores:
+    """Every row against the directions K @ ``weights`` (n_basis, r), float64, each of unit length."""
+    basis = state.basis
+    return row_scores(basis.blocks, basis.tables, basis.holds_mean_correction, state.moments, state.shift, weights)
+
+
+def left_out(state: KrylovState) -> np.ndarray:
+    """Rows of all processes that were left out, int64."""
+    moments = state.moments
+    return np.concatenate(state.scope.world.all_gather_object(moments.first_row + np.flatnonzero(moments.bad)))
+
+
+def block_columns(n_components: int, n_columns: int, *, storage_bound: bool = False) -> int:
+    """Columns of one block of the basis, l: k, oversampling and the mean columns, rounded up to a multiple of 16.
+
+    Parameters
+    ----------
+    storage_bound : rows arrive slower than they are multiplied, as on a GPU: more columns, fewer reads
+    """
+    oversampling = OVERSAMPLING_STORAGE_BOUND if storage_bound else OVERSAMPLING
+    return rounded_up(min(n_components + oversampling, n_columns) + MEAN_COLUMNS)
+
+
+def last_block_columns(n_components: int, block_columns: int) -> int:
+    """Columns of the block of the last read, at most ``block_columns``: k, a few more and the mean columns, rounded
+    up.
+    """
+    return min(rounded_up(n_components + OVERSAMPLING_LAST + MEAN_COLUMNS), block_columns)
+
+
+def block_width(state: KrylovState) -> int:
+    """Columns of the block of the coming read: fewer where it will be the last, since no later one builds on it."""
+    problem = state.problem
+    if is_last(state.max_residuals, problem.options.tolerance):
+        return last_block_columns(problem.n_components, problem.block_columns)
+    return problem.block_columns
+
+
+def accumulate_bits(state: KrylovState) -> int:
+    """How many bits of the operands of Z have to count in the coming read.
+
+    The first Z must be exact: the mean comes with it, its block has large weights in every Ritz vector, and a rough
+    one would hide which rows are certified. Later blocks are orthogonal to what was found: their products are short and
+    their weights small. The Z of the last read serves the residuals alone.
+    """
+    if state.iteration.least_reads == 1 or not state.basis.products:
+        return 24
+    tolerance = state.problem.options.tolerance
+    last = state.reads + 1 >= state.iteration.most_reads or is_last(state.max_residuals, tolerance)
+    return 8 if last else 16
+
+
+def converged(state: KrylovState) -> bool:
+    """Whether every wanted direction is within the tolerance, or as near as float32 products get."""
+    return bool(within_tolerance(state).all())
+
+
+def within_tolerance(state: KrylovState) -> Tensor:
+    """Which wanted directions are within the tolerance, or as near as float32 products get, of shape (k,), bool."""
+    assert state.ritz is not None and state.residual_norms is not None
+    k = state.problem.n_components
+    values, norms = state.ritz.values, state.residual_norms
+    return norms <= torch.maximum(state.problem.options.tolerance * values[:k], residual_floor(values)[:k])
+
+
+def relative_residuals(state: KrylovState) -> Tensor:
+    """||C v - lambda v|| / lambda of the wanted directions, of shape (k,), after at least one complete read.
+
+    Where lambda is zero to working precision, so is the residual: its ratio is given as 0.
+    """
+    assert state.ritz is not None and state.residual_norms is not None
+    k = state.problem.n_components
+    values, norms = state.ritz.values[:k], state.residual_norms
+    nothing = values <= ZERO * state.ritz.values[0]
+    return torch.where(nothing, 0.0, norms / values.clamp(min=1e-300))
+
+
+def is_last(max_residuals: Sequence[float], tolerance: float) -> bool:
+    """Whether the next read will be the last: it need gain only half of what the read before gained.
+
+    Parameters
+    ----------
+    max_residuals : the largest relative residual after each read so far
+    """
+    if len(max_residuals) < 2:
+        return False
+    gain = max_residuals[-1] / max(max_residuals[-2], 1e-300)
+    return 2 * gain * max_residuals[-1] < tolerance
+
+
+def is_rounding_limited(state: KrylovState) -> bool:
+    """Whether a late direction's residual may be nothing but the rounding of the first products."""
+    assert state.ritz is not None and state.residual_norms is not None
+    norms = state.residual_norms
+    late = ~within_tolerance(state)
+    limit = ROUNDING_MARGIN * residual_rounding(state.basis.products, state.ritz, len(norms))
+    return len(state.basis.blocks) > 1 and bool((norms <= limit)[late].any())
+
+
+def residual_floor(values: Tensor) -> Tensor:
+    """The residual that float32 products leave in the best of cases, for eigenvalues ``values`` (r,), absolute.
+
+    A projection on direction i carries the rounding of rows whose length is that of direction 0.
+    """
+    largest = values[0].clamp(min=0)
+    return ROUNDING_MARGIN * EPSILON * (largest * values.clamp(min=0)).sqrt() + ZERO * largest
+
+
+def residual_rounding(products: Sequence[Tensor], ritz: RitzPairs, n_components: int) -> Tensor:
+    """About the rounding in the residuals of the leading Ritz pairs, of shape (k,), absolute.
+
+    Each product C omega is exact to float32's precision of its own length; its weight in a Ritz vector decides how much
+    of that is seen.
+    """
+    lengths = torch.cat([torch.linalg.vector_norm(product, dim=0) for product in products]).double()
+    return EPSILON * torch.linalg.vector_norm(lengths[:, None] * ritz.weights[:, :n_components], dim=0)
+
+
+def _leading_on(state: KrylovState) -> Tensor:
+    """What the next block is made of, of shape (d, b), float64, the span of the basis aside: the products of the last
+    block; for a narrow block, or after one, the residuals of the leading Ritz pairs.
+
+    Both span the same where all pairs are taken. What a Ritz vector lacks lies along its own residual first.
+    """
+    assert state.ritz is not None
+    width = block_width(state)
+    if all(block.shape[1] == width for block in state.basis.blocks):
+        return state.basis.products[-1]
+    return combine(state.basis.products, state.ritz.weights[:, : width - MEAN_COLUMNS])
+
+
+def _restarted(state: KrylovState) -> KrylovState:
+    """Begin anew with the Ritz vectors themselves as the basis.
+
+    Where the leading eigenvalues are very large against the wanted ones, the rounding of the first products hides the
+    residuals of the others; a basis of Ritz vectors keeps the two apart.
+    """
+    assert state.ritz is not None
+    width = state.problem.block_columns - MEAN_COLUMNS
+    vectors = combine(state.basis.blocks, state.ritz.weights[:, :width])
+    for table in state.basis.tables:
+        table.close()
+    return replace(
+        state,
+        next_block=vectors / torch.linalg.vector_norm(vectors, dim=0),
+        basis=Basis.empty(state.problem, state.scope),
+        max_residuals=(),
+    )
 
 
 def _rounded(state: KrylovState, block: Tensor) -> Tensor:
@@ -771,3 +657,12 @@ def _sums(problem: Problem, width: int, dtype: torch.dtype) -> Tensor:
     if problem.device.type == "cpu":
         return torch.zeros((width, d), dtype=dtype).T
     return torch.zeros((d, width), dtype=dtype, device=problem.device)
+
+
+def _table_name(reads_before: int) -> str:
+    """The file of a read's projections: numbered by read, those before a restart included."""
+    return f"projections-{reads_before + 1}"
+
+
+def _keep(table: Projections, start: int, rows: Tensor) -> None:
+    table.write(start, rows.numpy())

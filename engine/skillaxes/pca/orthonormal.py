@@ -16,6 +16,43 @@ _SQUARES_FIT = (1e-12, 1e12)  # between these the largest entry has a square tha
 _ROWS = 4096  # rows of a tall block that are held in float64 at once: what the second cache holds
 
 
+def orthonormalize(block: Tensor, against: Sequence[Tensor] = (), inverse: Tensor | None = None) -> Tensor:
+    """An orthonormal basis of what ``block`` (d, b), float64, adds to the span of K = [against], (d, n_basis).
+
+    K is projected out twice ("twice is enough", Giraud et al. 2005), then symmetric orthonormalisation through the
+    Gram matrix of the scaled columns, so that nearly dependent columns are found by their eigenvalue and dropped; all
+    of it again where they were nearly dependent. K may be orthonormal to the precision of its own rounding only.
+
+    Parameters
+    ----------
+    inverse : Tensor of shape (n_basis, n_basis), float64: (KᵀK)⁺; None where it is not known yet
+    """
+    columns = _unit(block)  # (b, d): columns side by side
+    if len(columns) and against and inverse is None:
+        inverse = pseudo_inverse(torch.cat([overlaps(against, other) for other in against], dim=1))
+    for _ in range(2 if len(columns) else 0):
+        columns, least = _orthonormalized(columns, against, inverse)
+        if least > _WELL_APART:
+            break
+    return columns.T
+
+
+def rough_orthonormal(block: Tensor) -> Tensor:
+    """About an orthonormal basis of ``block`` (d, b), float32, of shape (d, b') with b' <= b, between two steps of
+    an iteration.
+    """
+    largest = float(torch.linalg.vector_norm(block, ord=torch.inf)) if block.numel() else 0.0
+    if not _SQUARES_FIT[0] < largest < _SQUARES_FIT[1]:
+        block = block / max(largest, torch.finfo(block.dtype).tiny)
+    transform, _ = _symmetric((block.T @ block).double(), 0.0, _ROUGHLY_DEPENDENT)
+    return (transform.T.float() @ block.T).T
+
+
+def pseudo_inverse(basis_gram: Tensor) -> Tensor:
+    """(KᵀK)⁺, for a basis that rounding may have made a little oblique, zero columns included."""
+    return torch.linalg.pinv(basis_gram, rtol=1e-12, hermitian=True)
+
+
 def gram(left: Tensor, right: Tensor) -> Tensor:
     """leftᵀ @ right in float64, of shape (a, b), for tall blocks (d, a) and (d, b) of any float dtype."""
     return overlaps([left], right)
@@ -42,43 +79,6 @@ def part(blocks: Sequence[Tensor], at: int, dtype: torch.dtype = torch.float64) 
     for target, block in zip(whole.split([block.shape[1] for block in blocks], dim=1), blocks, strict=True):
         target.copy_(block[at : at + _ROWS])
     return whole
-
-
-def orthonormalize(block: Tensor, against: Sequence[Tensor] = (), inverse: Tensor | None = None) -> Tensor:
-    """An orthonormal basis of what ``block`` (d, b), float64, adds to the span of K = [against], (d, n_basis).
-
-    K is projected out twice ("twice is enough", Giraud et al. 2005), then symmetric orthonormalisation through the
-    Gram matrix of the scaled columns, so that nearly dependent columns are found by their eigenvalue and dropped; all
-    of it again where they were nearly dependent. K may be orthonormal to the precision of its own rounding only.
-
-    Parameters
-    ----------
-    inverse : Tensor of shape (n_basis, n_basis), float64: (KᵀK)⁺; None where it is not known yet
-    """
-    columns = _unit(block)  # (b, d): columns side by side
-    if len(columns) and against and inverse is None:
-        inverse = pseudo_inverse(torch.cat([overlaps(against, other) for other in against], dim=1))
-    for _ in range(2 if len(columns) else 0):
-        columns, least = _orthonormalized(columns, against, inverse)
-        if least > _WELL_APART:
-            break
-    return columns.T
-
-
-def pseudo_inverse(basis_gram: Tensor) -> Tensor:
-    """(KᵀK)⁺, for a basis that rounding may have made a little oblique, zero columns included."""
-    return torch.linalg.pinv(basis_gram, rtol=1e-12, hermitian=True)
-
-
-def rough_orthonormal(block: Tensor) -> Tensor:
-    """About an orthonormal basis of ``block`` (d, b), float32, of shape (d, b') with b' <= b, between two steps of
-    an iteration.
-    """
-    largest = float(torch.linalg.vector_norm(block, ord=torch.inf)) if block.numel() else 0.0
-    if not _SQUARES_FIT[0] < largest < _SQUARES_FIT[1]:
-        block = block / max(largest, torch.finfo(block.dtype).tiny)
-    transform, _ = _symmetric((block.T @ block).double(), 0.0, _ROUGHLY_DEPENDENT)
-    return (transform.T.float() @ block.T).T
 
 
 def _unit(block: Tensor) -> Tensor:

@@ -12,6 +12,9 @@ from torch import Tensor
 from skillaxes.pca.orthonormal import part, parts
 
 DEPENDENT = 1e-5  # eigenvalue of KᵀK, relative to the largest, under which a direction of the basis is dropped
+ROUNDING = 4e-7  # of a float32 projection, relative to the row's length; measured over many shapes
+NUMERICAL_FLOOR = 1e-6  # radians: float32 products leave this much, whatever the residual says
+_TRUSTED = 0.9  # of the last wanted eigenvalue: what the trace leaves over must be below it to bound anything
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,21 @@ class RitzPairs:
 
     values: Tensor
     weights: Tensor
+
+
+@dataclass(frozen=True)
+class AngleBounds:
+    """Bounds on the angles between Ritz vectors and exact directions.
+
+    Attributes
+    ----------
+    radians : Tensor of shape (k,), float64, at most pi / 2
+    rigorous : True where the trace bounds the eigenvalues outside the basis (in exact arithmetic nothing is assumed
+        then); False where they were estimated
+    """
+
+    radians: Tensor
+    rigorous: bool
 
 
 def whiten(basis_gram: Tensor) -> Tensor:
@@ -79,26 +97,6 @@ def residual_norms(blocks: Sequence[Tensor], products: Sequence[Tensor], values:
             difference.addmm_(some_weights, some.T, alpha=-1)
         squares += difference.square_().sum(dim=1)
     return squares.sqrt()
-
-
-ROUNDING = 4e-7  # of a float32 projection, relative to the row's length; measured over many shapes
-NUMERICAL_FLOOR = 1e-6  # radians: float32 products leave this much, whatever the residual says
-_TRUSTED = 0.9  # of the last wanted eigenvalue: what the trace leaves over must be below it to bound anything
-
-
-@dataclass(frozen=True)
-class AngleBounds:
-    """Bounds on the angles between Ritz vectors and exact directions.
-
-    Attributes
-    ----------
-    radians : Tensor of shape (k,), float64, at most pi / 2
-    rigorous : True where the trace bounds the eigenvalues outside the basis (in exact arithmetic nothing is assumed
-        then); False where they were estimated
-    """
-
-    radians: Tensor
-    rigorous: bool
 
 
 def angle_bounds(

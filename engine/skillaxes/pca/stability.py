@@ -17,6 +17,24 @@ from skillaxes.cluster.world import ALONE, World
 from skillaxes.pca.projections import BLOCK_ROWS, Projections, blocks
 
 GROUPS = 20
+SPLITS = 10
+_APART = 2.0  # standard errors between two eigenvalues; equal ones repel each other by about one
+_EXTRA = 10  # directions of a half beyond k that may match one of the k: neighbours swap places
+
+
+@dataclass(frozen=True)
+class Stability:
+    """How directions and eigenvalues vary between random halves of the rows.
+
+    Attributes
+    ----------
+    cosines : Tensor of shape (k,), float64: |cos| between the matched directions of two halves, averaged over the
+        splits
+    standard_errors : Tensor of shape (k,), float64: of the eigenvalues, from the differences between halves
+    """
+
+    cosines: Tensor
+    standard_errors: Tensor
 
 
 class GroupedGrams:
@@ -69,44 +87,6 @@ class GroupedGrams:
         return centered(self.products.sum(dim=0), self.sums.sum(dim=0), n_samples)
 
 
-def centered(products: Tensor, sums: Tensor, n_samples: float) -> Tensor:
-    """(SᵀS - s sᵀ / n) / (n - 1) from the products and sums over n rows."""
-    return (products - torch.outer(sums, sums) / n_samples) / max(n_samples - 1, 1)
-
-
-def row_groups(seed: int, start: int, stop: int) -> np.ndarray:
-    """The group of each global row, of shape (stop - start,): a hash of row and seed (splitmix64), so that order and
-    chunks play no part."""
-    offset = (seed * 0x9E3779B97F4A7C15 + 1) % 2**64
-    with np.errstate(over="ignore"):
-        state = np.arange(start, stop, dtype=np.uint64) + np.uint64(offset)
-        state *= np.uint64(0x9E3779B97F4A7C15)
-        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        state ^= state >> np.uint64(31)
-    return (state % np.uint64(GROUPS)).astype(np.int64)
-
-
-SPLITS = 10
-_APART = 2.0  # standard errors between two eigenvalues; equal ones repel each other by about one
-_EXTRA = 10  # directions of a half beyond k that may match one of the k: neighbours swap places
-
-
-@dataclass(frozen=True)
-class Stability:
-    """How directions and eigenvalues vary between random halves of the rows.
-
-    Attributes
-    ----------
-    cosines : Tensor of shape (k,), float64: |cos| between the matched directions of two halves, averaged over the
-        splits
-    standard_errors : Tensor of shape (k,), float64: of the eigenvalues, from the differences between halves
-    """
-
-    cosines: Tensor
-    standard_errors: Tensor
-
-
 def split_half(
     grams: GroupedGrams, bad: np.ndarray, weights: Tensor, n_components: int, seed: int, world: World = ALONE
 ) -> Stability:
@@ -148,29 +128,6 @@ def split_half(
     return Stability(cosines, differences.sqrt() / 2)
 
 
-def group_counts(grams: GroupedGrams, bad: np.ndarray) -> Tensor:
-    """Rows that count in each group, of shape (GROUPS,), float64, of this process."""
-    counts = np.zeros(GROUPS)
-    step = 1 << 20
-    for at in range(0, len(bad), step):
-        part = bad[at : at + step]
-        groups = row_groups(grams.seed, grams.first_row + at, grams.first_row + at + len(part))
-        counts += np.bincount(groups[~part], minlength=GROUPS)
-    return torch.from_numpy(counts)
-
-
-def matched(similarity: Tensor) -> Tensor:
-    """For each row of ``similarity`` (k, n >= k) a column of its own, largest similarities first, of shape (k,)."""
-    left = similarity.clone()
-    places = torch.zeros(len(left), dtype=torch.int64)
-    for _ in range(len(left)):
-        row, column = divmod(int(left.argmax()), left.shape[1])
-        places[row] = column
-        left[row] = -1
-        left[:, column] = -1
-    return places
-
-
 def subspaces(values: Tensor, standard_errors: Tensor) -> list[list[int]]:
     """Groups of neighbours whose eigenvalues the sample does not tell apart, as lists of indices.
 
@@ -185,3 +142,44 @@ def subspaces(values: Tensor, standard_errors: Tensor) -> list[list[int]]:
         else:
             groups.append([index])
     return groups
+
+
+def group_counts(grams: GroupedGrams, bad: np.ndarray) -> Tensor:
+    """Rows that count in each group, of shape (GROUPS,), float64, of this process."""
+    counts = np.zeros(GROUPS)
+    step = 1 << 20
+    for at in range(0, len(bad), step):
+        part = bad[at : at + step]
+        groups = row_groups(grams.seed, grams.first_row + at, grams.first_row + at + len(part))
+        counts += np.bincount(groups[~part], minlength=GROUPS)
+    return torch.from_numpy(counts)
+
+
+def row_groups(seed: int, start: int, stop: int) -> np.ndarray:
+    """The group of each global row, of shape (stop - start,): a hash of row and seed (splitmix64), so that order and
+    chunks play no part."""
+    offset = (seed * 0x9E3779B97F4A7C15 + 1) % 2**64
+    with np.errstate(over="ignore"):
+        state = np.arange(start, stop, dtype=np.uint64) + np.uint64(offset)
+        state *= np.uint64(0x9E3779B97F4A7C15)
+        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        state ^= state >> np.uint64(31)
+    return (state % np.uint64(GROUPS)).astype(np.int64)
+
+
+def centered(products: Tensor, sums: Tensor, n_samples: float) -> Tensor:
+    """(SᵀS - s sᵀ / n) / (n - 1) from the products and sums over n rows."""
+    return (products - torch.outer(sums, sums) / n_samples) / max(n_samples - 1, 1)
+
+
+def matched(similarity: Tensor) -> Tensor:
+    """For each row of ``similarity`` (k, n >= k) a column of its own, largest similarities first, of shape (k,)."""
+    left = similarity.clone()
+    places = torch.zeros(len(left), dtype=torch.int64)
+    for _ in range(len(left)):
+        row, column = divmod(int(left.argmax()), left.shape[1])
+        places[row] = column
+        left[row] = -1
+        left[:, column] = -1
+    return places

@@ -21,6 +21,10 @@ from skillaxes.run_folder import schema
 from skillaxes.run_folder.schema import SELECTION_COLUMNS, SIDES, TOPK_COLUMNS
 from skillaxes.run_folder.tables import arrow_schema, booleans, numbers, repeated_texts, texts
 
+SAMPLE_ROWS = 20_000  # rows of the `sample` role; a smaller store is sampled whole
+MIDDLE_ROWS = 50  # rows a direction from the quantiles in between
+TraceIds = Callable[[Sequence[int]], Sequence[str | None]]
+
 
 class RowLookup(Protocol):
     """Scores and norms of rows by their numbers."""
@@ -64,58 +68,6 @@ class GatheredRows:
         return self.norm[np.searchsorted(self.norm_rows, rows)]
 
 
-def gather_rows(kept: RowScores, rows: np.ndarray, norm_rows: np.ndarray, n_components: int, world: World) -> RowLookup:
-    """The rows of the tables; every process is given the same rows, and gives its own ones.
-
-    Parameters
-    ----------
-    rows : ndarray of shape (n,), int64, ascending: rows whose scores are asked for
-    norm_rows : ndarray of shape (m,), int64, ascending: rows whose norms are asked for
-    """
-    if world.world_size == 1:
-        return kept
-    mine, also = _own(kept, rows), _own(kept, norm_rows)
-    blocks = [kept.at(part) for part in np.array_split(mine, max(1, -(-len(mine) // BLOCK_ROWS)))]
-    parts = world.all_gather_object(
-        (
-            torch.cat([block.projection[:, :n_components] for block in blocks]),
-            torch.cat([block.raw[:, :n_components] for block in blocks]),
-            torch.cat([block.norm for block in blocks]),
-            torch.cat([block.centered_norm for block in blocks]),
-            torch.cat([block.bad for block in blocks]),
-        )
-    )
-    columns = [torch.cat([part[number] for part in parts]) for number in range(5)]
-    norms = np.concatenate(world.all_gather_object(kept.norms(also)))
-    return GatheredRows(rows, RowBlock(-1, *columns), norm_rows, norms)
-
-
-def _own(kept: RowScores, rows: np.ndarray) -> np.ndarray:
-    return rows[(rows >= kept.first_row) & (rows < kept.first_row + kept.n_rows)]
-
-
-SAMPLE_ROWS = 20_000  # rows of the `sample` role; a smaller store is sampled whole
-MIDDLE_ROWS = 50  # rows a direction from the quantiles in between
-TraceIds = Callable[[Sequence[int]], Sequence[str | None]]
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Some rows of a table that share all but row, position and value."""
-
-    kind: str
-    role: str
-    direction: int
-    side: str | None
-    rows: np.ndarray
-    values: np.ndarray = field(default_factory=lambda: np.empty(0))
-    first: int = 0
-
-    @property
-    def positions(self) -> np.ndarray:
-        return np.arange(self.first, self.first + len(self.rows))
-
-
 def topk_table(kept: RowLookup, ranking: Ranking, angles: Tensor, top: int, trace_ids: TraceIds) -> pa.Table:
     """The ``top`` rows of both sides of every component, as ``topk.parquet`` holds them."""
     parts = []
@@ -149,17 +101,6 @@ def topk_table(kept: RowLookup, ranking: Ranking, angles: Tensor, top: int, trac
     }
     arrow = arrow_schema(TOPK_COLUMNS)
     return pa.Table.from_arrays([columns[name] for name in arrow.names], schema=arrow)
-
-
-def listed_rows(
-    ranking: Ranking, n_components: int, n_rows: int, top: int, pool: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows the tables ask for scores of, and for norms of; ascending, int64."""
-    sample = sample_rows(n_rows, seed)
-    lists = [getattr(ranking.lists, side).rows for side in SIDES]
-    ends = [_present(rows[:n_components, :top].flatten()) for rows in lists]
-    members = [_present(rows[:, : max(top, pool)].flatten()) for rows in lists]
-    return _distinct(np.concatenate([*ends, sample])), _distinct(np.concatenate([*members, sample]))
 
 
 def selection_table(
@@ -205,6 +146,68 @@ def selection_table(
     return pa.Table.from_arrays([columns[name] for name in arrow.names], schema=arrow)
 
 
+def listed_rows(
+    ranking: Ranking, n_components: int, n_rows: int, top: int, pool: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows the tables ask for scores of, and for norms of; ascending, int64."""
+    sample = sample_rows(n_rows, seed)
+    lists = [getattr(ranking.lists, side).rows for side in SIDES]
+    ends = [_present(rows[:n_components, :top].flatten()) for rows in lists]
+    members = [_present(rows[:, : max(top, pool)].flatten()) for rows in lists]
+    return _distinct(np.concatenate([*ends, sample])), _distinct(np.concatenate([*members, sample]))
+
+
+def gather_rows(kept: RowScores, rows: np.ndarray, norm_rows: np.ndarray, n_components: int, world: World) -> RowLookup:
+    """The rows of the tables; every process is given the same rows, and gives its own ones.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n,), int64, ascending: rows whose scores are asked for
+    norm_rows : ndarray of shape (m,), int64, ascending: rows whose norms are asked for
+    """
+    if world.world_size == 1:
+        return kept
+    mine, also = _own(kept, rows), _own(kept, norm_rows)
+    blocks = [kept.at(part) for part in np.array_split(mine, max(1, -(-len(mine) // BLOCK_ROWS)))]
+    parts = world.all_gather_object(
+        (
+            torch.cat([block.projection[:, :n_components] for block in blocks]),
+            torch.cat([block.raw[:, :n_components] for block in blocks]),
+            torch.cat([block.norm for block in blocks]),
+            torch.cat([block.centered_norm for block in blocks]),
+            torch.cat([block.bad for block in blocks]),
+        )
+    )
+    columns = [torch.cat([part[number] for part in parts]) for number in range(5)]
+    norms = np.concatenate(world.all_gather_object(kept.norms(also)))
+    return GatheredRows(rows, RowBlock(-1, *columns), norm_rows, norms)
+
+
+def sample_rows(n_rows: int, seed: int) -> np.ndarray:
+    """The rows of the ``sample`` role, ascending, int64."""
+    if n_rows <= SAMPLE_ROWS:
+        return np.arange(n_rows)
+    rng = np.random.default_rng([seed, n_rows, SAMPLE_ROWS])
+    return np.sort(rng.choice(n_rows, SAMPLE_ROWS, replace=False))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some rows of a table that share all but row, position and value."""
+
+    kind: str
+    role: str
+    direction: int
+    side: str | None
+    rows: np.ndarray
+    values: np.ndarray = field(default_factory=lambda: np.empty(0))
+    first: int = 0
+
+    @property
+    def positions(self) -> np.ndarray:
+        return np.arange(self.first, self.first + len(self.rows))
+
+
 def _sampled(kept: RowLookup, ranking: Ranking, n_components: int, n_rows: int, pool: int, seed: int) -> list[_Part]:
     """The roles ``sample`` and ``middle`` of every component."""
     rows = sample_rows(n_rows, seed)
@@ -225,12 +228,8 @@ def _sampled(kept: RowLookup, ranking: Ranking, n_components: int, n_rows: int, 
     return parts
 
 
-def sample_rows(n_rows: int, seed: int) -> np.ndarray:
-    """The rows of the ``sample`` role, ascending, int64."""
-    if n_rows <= SAMPLE_ROWS:
-        return np.arange(n_rows)
-    rng = np.random.default_rng([seed, n_rows, SAMPLE_ROWS])
-    return np.sort(rng.choice(n_rows, SAMPLE_ROWS, replace=False))
+def _own(kept: RowScores, rows: np.ndarray) -> np.ndarray:
+    return rows[(rows >= kept.first_row) & (rows < kept.first_row + kept.n_rows)]
 
 
 def _present(rows: Tensor) -> np.ndarray:
