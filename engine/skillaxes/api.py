@@ -23,7 +23,6 @@ from skillaxes.run_folder.schema import CENTERED_COSINE
 from skillaxes.store import Store
 
 if TYPE_CHECKING:
-
     from skillaxes.ingest.directions import GivenDirections
 
 

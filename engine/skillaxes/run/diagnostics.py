@@ -24,25 +24,6 @@ _NO_VARIANCE = 1e-14  # of the largest eigenvalue: what float32 products leave a
 _ULP = {"bfloat16": 2**-7, "float16": 2**-10, "float32": 2**-23, "float64": 2**-23}  # of float64: rows become float32
 
 
-def shared_top(ranking: Ranking, top: int) -> list[float]:
-    """Rows that the raw and the centred top lists of each direction share, averaged over both sides."""
-    shared = []
-    for direction in range(len(ranking.raw.positive.rows)):
-        count = 0
-        for side in SIDES:
-            raw, centered = (
-                getattr(lists, side).rows[direction, :top].tolist() for lists in (ranking.raw, ranking.centered)
-            )
-            count += len(set(raw) & set(centered) - {-1})
-        shared.append(count / 2)
-    return shared
-
-
-def layer_energy(components: Tensor, layers: Sequence[slice]) -> list[list[float]]:
-    """Share of each direction's squared entries in each layer, of shape (k, n_layers)."""
-    return [[float(row[part].square().sum()) for part in layers] for row in components]
-
-
 def diagnostics(job: Job, solution: Solution, ranking: Ranking) -> list[Diagnostic]:
     """Everything that must be said of a result, one sentence each."""
     result, stability, bad = solution.result, solution.stability, solution.bad_rows
@@ -93,24 +74,23 @@ def diagnostics(job: Job, solution: Solution, ranking: Ranking) -> list[Diagnost
     return found
 
 
-def _at_both_ends(ranking: Ranking, top: int) -> list[int]:
-    """Directions with a row in both lists: equal scores go to the lower row on either side."""
-    lists, k = ranking.lists, len(ranking.raw.positive.rows)
-    ends = [(lists.positive.rows[i, :top].tolist(), lists.negative.rows[i, :top].tolist()) for i in range(k)]
-    return [i for i, (positive, negative) in enumerate(ends) if (set(positive) & set(negative)) - {-1}]
+def shared_top(ranking: Ranking, top: int) -> list[float]:
+    """Rows that the raw and the centred top lists of each direction share, averaged over both sides."""
+    shared = []
+    for direction in range(len(ranking.raw.positive.rows)):
+        count = 0
+        for side in SIDES:
+            raw, centered = (
+                getattr(lists, side).rows[direction, :top].tolist() for lists in (ranking.raw, ranking.centered)
+            )
+            count += len(set(raw) & set(centered) - {-1})
+        shared.append(count / 2)
+    return shared
 
 
-def _without_variance(result: PCAResult, dtype: str) -> list[int]:
-    """Directions whose eigenvalue is no larger than rounding makes it.
-
-    Rounding to ``dtype`` adds noise of variance (ulp x)² / 12 to an entry x; n rows of it have eigenvalues of up to
-    (1 + sqrt(d / n))² times that (Marchenko & Pastur 1967). The products themselves are float32.
-    """
-    d = result.mean.numel()
-    spread = (1 + math.sqrt(d / max(result.n_samples, 1))) ** 2
-    rounding = _ULP[dtype] ** 2 / 12 * float(result.mean.square().max()) * spread
-    limit = max(rounding, _NO_VARIANCE * float(result.explained_variance[0]))
-    return [i for i, value in enumerate(result.explained_variance.tolist()) if value <= limit]
+def layer_energy(components: Tensor, layers: Sequence[slice]) -> list[list[float]]:
+    """Share of each direction's squared entries in each layer, of shape (k, n_layers)."""
+    return [[float(row[part].square().sum()) for part in layers] for row in components]
 
 
 def _mean_direction(result: PCAResult, ranking: Ranking, top: int) -> Diagnostic:
@@ -165,6 +145,26 @@ def _stability(result: PCAResult, stability: Stability) -> Diagnostic:
         text += "; eigenvalues too close to tell apart: " + ", ".join(f"{g[0]}-{g[-1]}" for g in groups)
         text += " - read each such group as one subspace"
     return _diagnostic("stability", text, split_half=cosines.tolist(), sample_dependent=weak, subspaces=groups)
+
+
+def _without_variance(result: PCAResult, dtype: str) -> list[int]:
+    """Directions whose eigenvalue is no larger than rounding makes it.
+
+    Rounding to ``dtype`` adds noise of variance (ulp x)² / 12 to an entry x; n rows of it have eigenvalues of up to
+    (1 + sqrt(d / n))² times that (Marchenko & Pastur 1967). The products themselves are float32.
+    """
+    d = result.mean.numel()
+    spread = (1 + math.sqrt(d / max(result.n_samples, 1))) ** 2
+    rounding = _ULP[dtype] ** 2 / 12 * float(result.mean.square().max()) * spread
+    limit = max(rounding, _NO_VARIANCE * float(result.explained_variance[0]))
+    return [i for i, value in enumerate(result.explained_variance.tolist()) if value <= limit]
+
+
+def _at_both_ends(ranking: Ranking, top: int) -> list[int]:
+    """Directions with a row in both lists: equal scores go to the lower row on either side."""
+    lists, k = ranking.lists, len(ranking.raw.positive.rows)
+    ends = [(lists.positive.rows[i, :top].tolist(), lists.negative.rows[i, :top].tolist()) for i in range(k)]
+    return [i for i, (positive, negative) in enumerate(ends) if (set(positive) & set(negative)) - {-1}]
 
 
 def _diagnostic(kind: str, text: str, **values: Any) -> Diagnostic:

@@ -38,6 +38,71 @@ from skillaxes.run_folder.contents import Discovery, load
 from skillaxes.run_folder.schema import CHECKPOINT, Diagnostic, Manifest
 from skillaxes.stream.panels import PanelStream
 
+_REMEMBERED = 10.0  # seconds for which a network file system may answer that a new file is not there
+
+
+def carry_out(job: Job, run_dir: str | Path | None, overwrite: bool, progress: Progress) -> Discovery:
+    """Run a prepared job in its run folder, go on with it, or return what the same job has left there."""
+    folder = None if run_dir is None else Path(run_dir)
+    leads = job.world.rank == 0
+    before: Manifest | None = None
+    if folder is not None:
+        config = {**job.config.result_changing(), **job.identity}
+        if leads:
+            before = manifests.claim(folder, job.command, config, job.store.fingerprint(), overwrite)
+        before = job.world.broadcast_object(before)
+        if before is not None and before.get("status") == manifests.DONE:
+            if leads:
+                remove(folder / CHECKPOINT)
+            progress.note(f"{folder}: done already, by the same job on the same store")
+            return load(folder)
+        _refuse_restart(folder, before, job.world)
+    with run_folder(folder, job.world), memory.freed_is_kept():
+        found = _run(job, folder, before or {}, progress)
+    return replace(found, run_dir=folder)
+
+
+@contextlib.contextmanager
+def run_folder(folder: Path | None, world: World = ALONE) -> Iterator[Path | None]:
+    """The run folder while a job writes to it; what could not be used leaves nothing behind.
+
+    Of several processes the lowest surviving one puts on record why all had to end.
+
+    Raises
+    ------
+    UsageError : several processes without a folder, or with one that lies on a disk of one machine
+    """
+    if folder is None:
+        if world.world_size > 1:
+            raise UsageError(f"{world.world_size} processes need a run folder that all of them see: give run_dir")
+        yield None
+        return
+    created = world.broadcast_object(not folder.exists())
+    if world.rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+    if world.world_size > 1:
+        _check_shared(folder, world)
+
+    def clear() -> None:
+        manifests.clear(folder)
+        if created:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def lost(code: int, message: str) -> None:
+        if code == InputError.exit_code and not holds_state(folder):
+            clear()
+        else:
+            manifests.mark_failed(folder, message)
+
+    world.on_peer_failure(lost)
+    try:
+        yield folder
+    except InputError as error:
+        # A store that fails after hours is mended, or staged again: what there is to go on from stays.
+        if world.rank == 0 and not (isinstance(error, StoreError) and holds_state(folder)):
+            clear()
+        raise
+
 
 def solve(context: Context) -> Solution:
     """Run the job's solver over its stream, from where the checkpoint is.
@@ -76,16 +141,6 @@ def solve(context: Context) -> Solution:
         read = solver.next_read(state)
         checkpoint.finish(partial(_found, scale, state), state.row_tables(), last=read is None)
     return log.run("directions", stream, partial(solver.solution, state))
-
-
-def _finish_read(context: Context, name: str, state: SolverState, read: Reduction) -> SolverState:
-    return context.job.solver.finish_read(state, run_read(context, name, read))
-
-
-def _found(scale: Tensor | None, state: SolverState | None = None) -> dict[str, Any]:
-    """The results of all complete stages, as a checkpoint holds them."""
-    found: dict[str, Any] = {"scale": None if scale is None else compact(scale)}
-    return found if state is None else found | {"state": state.state_dict()}
 
 
 def retry_with_smaller_panels(
@@ -157,36 +212,35 @@ def shortage_diagnostic(shortage: dict[str, Any]) -> Diagnostic:
     return {"kind": "gpu_memory", "text": text, "values": shortage}
 
 
-def carry_out(job: Job, run_dir: str | Path | None, overwrite: bool, progress: Progress) -> Discovery:
-    """Run a prepared job in its run folder, go on with it, or return what the same job has left there."""
-    folder = None if run_dir is None else Path(run_dir)
-    leads = job.world.rank == 0
-    before: Manifest | None = None
-    if folder is not None:
-        config = {**job.config.result_changing(), **job.identity}
-        if leads:
-            before = manifests.claim(folder, job.command, config, job.store.fingerprint(), overwrite)
-        before = job.world.broadcast_object(before)
-        if before is not None and before.get("status") == manifests.DONE:
-            if leads:
-                remove(folder / CHECKPOINT)
-            progress.note(f"{folder}: done already, by the same job on the same store")
-            return load(folder)
-        _refuse_restart(folder, before, job.world)
-    with run_folder(folder, job.world), memory.freed_is_kept():
-        found = _run(job, folder, before or {}, progress)
-    return replace(found, run_dir=folder)
+def open_stream(job: Job) -> PanelStream:
+    """The job's rows as panels."""
+    return PanelStream(
+        job.store,
+        panel_rows=job.plan.panel_rows,
+        device=job.device.device,
+        columns=job.columns,
+        rows=job.plan.rows,
+        cache_bytes=job.plan.memory.cache,
+        resident_bytes=0 if job.plan.gpu is None else job.plan.gpu.kept,
+        workers=job.plan.workers,
+        direct=job.plan.gds == "taken",
+    )
 
 
-def _refuse_restart(folder: Path, before: Manifest | None, world: World) -> None:
-    """A group that was told to stop looks like a failed one to torchrun, which starts it again.
-
-    On several hosts only the agent that was first to see it counts a restart.
-    """
-    status, stopped = (before or {}).get("status"), (before or {}).get("stopped") or {}
-    ours = status == manifests.STOPPED and stopped.get("run_id") == signals.run_id()
-    if ours and any(world.all_gather_object(signals.restarted())):
-        raise StoppedEarly(f"{folder}: this torchrun job was told to stop; the same command goes on from there later")
+def summary_line(job: Job) -> str:
+    """One line on the job that is about to begin."""
+    store, planned = job.store, job.plan
+    shape = " x ".join(f"{extent:,}" for extent in store.shape)
+    mine = planned.rows[1] - planned.rows[0]
+    kept = "" if planned.gpu is None else f", {planned.gpu.kept_rows / mine:.0%} of them kept in its memory"
+    shared = ""
+    if planned.outlook is not None:
+        handed = memory.show(planned.outlook["traffic_bytes"])
+        shared = f"; shared by {planned.processes} processes, each hands {handed} a read to the others"
+    return (
+        f"{store.path}: {shape} {store.dtype}, {memory.show(store.nbytes)}; {planned.solver} on {planned.device} "
+        f"({planned.device_reason}), rows through {planned.read_path}{kept}{shared}"
+    )
 
 
 def _run(job: Job, folder: Path | None, before: Manifest, progress: Progress) -> Discovery:
@@ -247,6 +301,27 @@ def _run(job: Job, folder: Path | None, before: Manifest, progress: Progress) ->
     return Discovery(directions, topk, complete, None)
 
 
+def _refuse_restart(folder: Path, before: Manifest | None, world: World) -> None:
+    """A group that was told to stop looks like a failed one to torchrun, which starts it again.
+
+    On several hosts only the agent that was first to see it counts a restart.
+    """
+    status, stopped = (before or {}).get("status"), (before or {}).get("stopped") or {}
+    ours = status == manifests.STOPPED and stopped.get("run_id") == signals.run_id()
+    if ours and any(world.all_gather_object(signals.restarted())):
+        raise StoppedEarly(f"{folder}: this torchrun job was told to stop; the same command goes on from there later")
+
+
+def _finish_read(context: Context, name: str, state: SolverState, read: Reduction) -> SolverState:
+    return context.job.solver.finish_read(state, run_read(context, name, read))
+
+
+def _found(scale: Tensor | None, state: SolverState | None = None) -> dict[str, Any]:
+    """The results of all complete stages, as a checkpoint holds them."""
+    found: dict[str, Any] = {"scale": None if scale is None else compact(scale)}
+    return found if state is None else found | {"state": state.state_dict()}
+
+
 def _spill_folder(job: Job, stack: contextlib.ExitStack) -> Path | None:
     """A folder for projections that memory does not hold, gone when ``stack`` ends; None where it holds them."""
     if not job.plan.memory.spilled:
@@ -265,9 +340,6 @@ def _checkpoint(job: Job, folder: Path | None, log: StageLog, progress: Progress
         "block size": job.plan.block_size,
     }
     return Checkpoint(folder, identity, job.config.machine.checkpoint_every, job.world, log, progress)
-
-
-_REMEMBERED = 10.0  # seconds for which a network file system may answer that a new file is not there
 
 
 def _check_shared(folder: Path, world: World) -> None:
@@ -297,76 +369,3 @@ def _appears(path: Path) -> bool:
         with contextlib.suppress(OSError):
             os.listdir(path.parent)
     return True
-
-
-@contextlib.contextmanager
-def run_folder(folder: Path | None, world: World = ALONE) -> Iterator[Path | None]:
-    """The run folder while a job writes to it; what could not be used leaves nothing behind.
-
-    Of several processes the lowest surviving one puts on record why all had to end.
-
-    Raises
-    ------
-    UsageError : several processes without a folder, or with one that lies on a disk of one machine
-    """
-    if folder is None:
-        if world.world_size > 1:
-            raise UsageError(f"{world.world_size} processes need a run folder that all of them see: give run_dir")
-        yield None
-        return
-    created = world.broadcast_object(not folder.exists())
-    if world.rank == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-    if world.world_size > 1:
-        _check_shared(folder, world)
-
-    def clear() -> None:
-        manifests.clear(folder)
-        if created:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def lost(code: int, message: str) -> None:
-        if code == InputError.exit_code and not holds_state(folder):
-            clear()
-        else:
-            manifests.mark_failed(folder, message)
-
-    world.on_peer_failure(lost)
-    try:
-        yield folder
-    except InputError as error:
-        # A store that fails after hours is mended, or staged again: what there is to go on from stays.
-        if world.rank == 0 and not (isinstance(error, StoreError) and holds_state(folder)):
-            clear()
-        raise
-
-
-def open_stream(job: Job) -> PanelStream:
-    """The job's rows as panels."""
-    return PanelStream(
-        job.store,
-        panel_rows=job.plan.panel_rows,
-        device=job.device.device,
-        columns=job.columns,
-        rows=job.plan.rows,
-        cache_bytes=job.plan.memory.cache,
-        resident_bytes=0 if job.plan.gpu is None else job.plan.gpu.kept,
-        workers=job.plan.workers,
-        direct=job.plan.gds == "taken",
-    )
-
-
-def summary_line(job: Job) -> str:
-    """One line on the job that is about to begin."""
-    store, planned = job.store, job.plan
-    shape = " x ".join(f"{extent:,}" for extent in store.shape)
-    mine = planned.rows[1] - planned.rows[0]
-    kept = "" if planned.gpu is None else f", {planned.gpu.kept_rows / mine:.0%} of them kept in its memory"
-    shared = ""
-    if planned.outlook is not None:
-        handed = memory.show(planned.outlook["traffic_bytes"])
-        shared = f"; shared by {planned.processes} processes, each hands {handed} a read to the others"
-    return (
-        f"{store.path}: {shape} {store.dtype}, {memory.show(store.nbytes)}; {planned.solver} on {planned.device} "
-        f"({planned.device_reason}), rows through {planned.read_path}{kept}{shared}"
-    )

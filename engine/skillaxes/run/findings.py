@@ -32,6 +32,39 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+def manifest_header(job: Job) -> Manifest:
+    """The manifest of a job that begins."""
+    import torch
+
+    store = job.store
+    known = store.attributes
+    return {
+        "format_version": FORMAT_VERSION,
+        "command": job.command,
+        "config": {**job.config.as_dict(), **job.identity},
+        "store": {
+            "path": str(store.path),
+            "fingerprint": store.fingerprint(),
+            "shape": list(store.shape),
+            "dtype": store.dtype,
+            "chunk_rows": store.chunk_rows,
+            "n_rows": store.n_rows,
+            "n_features": store.n_features,
+            "nbytes": store.nbytes,
+            "layer_ids": known.layer_ids,
+            "hidden": known.hidden,
+            "model": known.model,
+            "revision": known.revision,
+            "hook": known.hook,
+            "pooling": known.pooling,
+            "token_range": known.token_range,
+        },
+        "versions": manifests.versions(),
+        "machine": manifests.machine(str(job.device.device), torch.get_num_threads(), memory.granted()),
+        "plan": job.plan.as_dict(),
+    }
+
+
 def ranked(
     job: Job, solution: Solution, stream: PanelStream, folder: Path | None
 ) -> tuple[Ranking, pa.Table, pa.Table]:
@@ -77,6 +110,93 @@ def ranked(
         },
     )
     return ranking, topk, selection
+
+
+def directions_of(solution: Solution) -> Directions:
+    """As ``directions.safetensors`` holds them."""
+    result = solution.result
+    return Directions(
+        components=result.components.float().numpy(),
+        mean=result.mean.float().numpy(),
+        explained_variance=result.explained_variance.float().numpy(),
+        explained_variance_ratio=result.explained_variance_ratio.float().numpy(),
+        singular_values=result.singular_values.float().numpy(),
+        residuals=result.residuals.float().numpy(),
+        split_half=solution.stability.cosines.float().numpy(),
+        scale=None if solution.scale is None else solution.scale.cpu().numpy(),
+    )
+
+
+def effort(job: Job, stream: PanelStream, stages: list[dict[str, Any]], repeated: int) -> dict[str, Any]:
+    """Time, bytes and memory of a job for its manifest: of all processes together, and of each where there are several.
+
+    Parameters
+    ----------
+    repeated : rows of this process that killed attempts had read after their last checkpoint
+    """
+    again = stream.rows_read_twice + repeated
+    own = {
+        "rows": [stream.first_row, stream.last_row],
+        "bytes_read": stream.bytes_read + repeated * job.store.n_features * job.store.itemsize,
+        "rows_read_twice": again,
+        "peak_memory_bytes": max([memory.peak(), *(stage["peak_memory_bytes"] for stage in stages)]),
+        "stages": stages,
+    }
+    parts = job.world.all_gather_object({"name": job.world.name, "threads": torch.get_num_threads(), **own})
+    together = {
+        "stages": [_of_all(same) for same in zip(*(part["stages"] for part in parts), strict=False)],
+        "bytes_read": sum(part["bytes_read"] for part in parts),
+        "reads": round(stream.reads + sum(part["rows_read_twice"] for part in parts) / job.store.n_rows, 4),
+        "peak_memory_bytes": max(part["peak_memory_bytes"] for part in parts),
+    }
+    if job.world.world_size == 1:
+        return together
+    for part in parts:
+        part["seconds"] = {stage["name"]: stage["seconds"] for stage in part.pop("stages")}
+    return {**together, "processes": parts}
+
+
+def findings(job: Job, solution: Solution, ranking: Ranking, topk: pa.Table) -> dict[str, Any]:
+    """The outcome of a job for its manifest."""
+    result, tolerance = solution.result, job.config.solver.tolerance
+    variance = result.layer_variance
+    return {
+        "solver": {
+            "name": job.plan.solver,
+            "reasons": job.plan.reasons,
+            "block_size": job.plan.block_size,
+            "reads": result.reads,
+            "converged": result.converged,
+            "tolerance": tolerance,
+            "max_residual": float(result.residuals.max()),
+        },
+        "rows": {
+            "total": job.store.n_rows,
+            "ranked": ranking.n_ranked,
+            "zero": ranking.n_zero,
+            "bad": solution.bad_rows.tolist(),
+        },
+        "total_variance": result.total_variance,
+        "diagnostics": diagnostics(job, solution, ranking),
+        "layers": {
+            "ids": list(job.layer_ids),
+            "variance_share": (variance / variance.sum().clamp(min=1e-300)).tolist(),
+            "direction_energy": layer_energy(result.components, job.layers),
+        },
+        "directions": [one.as_json() for one in _direction_stats(job, solution, ranking, topk)],
+    }
+
+
+def write(folder: Path, directions: Directions, topk: pa.Table, selection: pa.Table, manifest: Manifest) -> None:
+    """Put everything in place; the manifest, which says that it is done, comes last."""
+    import pyarrow.parquet as pq
+
+    write_directions(folder, directions)
+    for name, table in ((TOPK, topk), (SELECTION, selection)):
+        with atomic_write(folder / name) as aside:
+            repeated = [field.name for field in table.schema if field.type == "string"]
+            pq.write_table(table, aside, compression="zstd", use_dictionary=repeated)
+    manifests.write_manifest(folder, manifest)
 
 
 @contextlib.contextmanager
@@ -135,62 +255,6 @@ def _with_centered_cosines(topk: pa.Table, solution: Solution, stream: PanelStre
     return topk.set_column(place, topk.schema.field(place), pa.array(cosines.astype(np.float32)))
 
 
-def directions_of(solution: Solution) -> Directions:
-    """As ``directions.safetensors`` holds them."""
-    result = solution.result
-    return Directions(
-        components=result.components.float().numpy(),
-        mean=result.mean.float().numpy(),
-        explained_variance=result.explained_variance.float().numpy(),
-        explained_variance_ratio=result.explained_variance_ratio.float().numpy(),
-        singular_values=result.singular_values.float().numpy(),
-        residuals=result.residuals.float().numpy(),
-        split_half=solution.stability.cosines.float().numpy(),
-        scale=None if solution.scale is None else solution.scale.cpu().numpy(),
-    )
-
-
-def write(folder: Path, directions: Directions, topk: pa.Table, selection: pa.Table, manifest: Manifest) -> None:
-    """Put everything in place; the manifest, which says that it is done, comes last."""
-    import pyarrow.parquet as pq
-
-    write_directions(folder, directions)
-    for name, table in ((TOPK, topk), (SELECTION, selection)):
-        with atomic_write(folder / name) as aside:
-            repeated = [field.name for field in table.schema if field.type == "string"]
-            pq.write_table(table, aside, compression="zstd", use_dictionary=repeated)
-    manifests.write_manifest(folder, manifest)
-
-
-def effort(job: Job, stream: PanelStream, stages: list[dict[str, Any]], repeated: int) -> dict[str, Any]:
-    """Time, bytes and memory of a job for its manifest: of all processes together, and of each where there are several.
-
-    Parameters
-    ----------
-    repeated : rows of this process that killed attempts had read after their last checkpoint
-    """
-    again = stream.rows_read_twice + repeated
-    own = {
-        "rows": [stream.first_row, stream.last_row],
-        "bytes_read": stream.bytes_read + repeated * job.store.n_features * job.store.itemsize,
-        "rows_read_twice": again,
-        "peak_memory_bytes": max([memory.peak(), *(stage["peak_memory_bytes"] for stage in stages)]),
-        "stages": stages,
-    }
-    parts = job.world.all_gather_object({"name": job.world.name, "threads": torch.get_num_threads(), **own})
-    together = {
-        "stages": [_of_all(same) for same in zip(*(part["stages"] for part in parts), strict=False)],
-        "bytes_read": sum(part["bytes_read"] for part in parts),
-        "reads": round(stream.reads + sum(part["rows_read_twice"] for part in parts) / job.store.n_rows, 4),
-        "peak_memory_bytes": max(part["peak_memory_bytes"] for part in parts),
-    }
-    if job.world.world_size == 1:
-        return together
-    for part in parts:
-        part["seconds"] = {stage["name"]: stage["seconds"] for stage in part.pop("stages")}
-    return {**together, "processes": parts}
-
-
 def _of_all(stages: tuple[dict[str, Any], ...]) -> dict[str, Any]:
     """One stage as it went in all processes: bytes in all, the longest time, the largest memory."""
     return {
@@ -198,37 +262,6 @@ def _of_all(stages: tuple[dict[str, Any], ...]) -> dict[str, Any]:
         "seconds": max(stage["seconds"] for stage in stages),
         "bytes": sum(stage["bytes"] for stage in stages),
         "peak_memory_bytes": max(stage["peak_memory_bytes"] for stage in stages),
-    }
-
-
-def findings(job: Job, solution: Solution, ranking: Ranking, topk: pa.Table) -> dict[str, Any]:
-    """The outcome of a job for its manifest."""
-    result, tolerance = solution.result, job.config.solver.tolerance
-    variance = result.layer_variance
-    return {
-        "solver": {
-            "name": job.plan.solver,
-            "reasons": job.plan.reasons,
-            "block_size": job.plan.block_size,
-            "reads": result.reads,
-            "converged": result.converged,
-            "tolerance": tolerance,
-            "max_residual": float(result.residuals.max()),
-        },
-        "rows": {
-            "total": job.store.n_rows,
-            "ranked": ranking.n_ranked,
-            "zero": ranking.n_zero,
-            "bad": solution.bad_rows.tolist(),
-        },
-        "total_variance": result.total_variance,
-        "diagnostics": diagnostics(job, solution, ranking),
-        "layers": {
-            "ids": list(job.layer_ids),
-            "variance_share": (variance / variance.sum().clamp(min=1e-300)).tolist(),
-            "direction_energy": layer_energy(result.components, job.layers),
-        },
-        "directions": [one.as_json() for one in _direction_stats(job, solution, ranking, topk)],
     }
 
 
@@ -259,36 +292,3 @@ def _direction_stats(job: Job, solution: Solution, ranking: Ranking, topk: pa.Ta
         )
         for i in range(k)
     ]
-
-
-def manifest_header(job: Job) -> Manifest:
-    """The manifest of a job that begins."""
-    import torch
-
-    store = job.store
-    known = store.attributes
-    return {
-        "format_version": FORMAT_VERSION,
-        "command": job.command,
-        "config": {**job.config.as_dict(), **job.identity},
-        "store": {
-            "path": str(store.path),
-            "fingerprint": store.fingerprint(),
-            "shape": list(store.shape),
-            "dtype": store.dtype,
-            "chunk_rows": store.chunk_rows,
-            "n_rows": store.n_rows,
-            "n_features": store.n_features,
-            "nbytes": store.nbytes,
-            "layer_ids": known.layer_ids,
-            "hidden": known.hidden,
-            "model": known.model,
-            "revision": known.revision,
-            "hook": known.hook,
-            "pooling": known.pooling,
-            "token_range": known.token_range,
-        },
-        "versions": manifests.versions(),
-        "machine": manifests.machine(str(job.device.device), torch.get_num_threads(), memory.granted()),
-        "plan": job.plan.as_dict(),
-    }

@@ -48,38 +48,9 @@ class Rates:
     cpu: float = 100e9
     gpu: float = 200e12
     spread: float = 0.05
+
+
 STATED = Rates()
-
-
-def rates_from(texts: Sequence[str]) -> Rates:
-    """``["network=25e9", ...]`` over the stated ones.
-
-    Raises
-    ------
-    UsageError : an unknown name or no number
-    """
-    known = {field.name for field in fields(Rates)}
-    given: dict[str, float] = {}
-    for text in texts:
-        name, _, value = text.partition("=")
-        try:
-            given[name.strip().replace("-", "_")] = float(value)
-        except ValueError:
-            raise UsageError(f"--rate {text}: needs NAME=NUMBER, for example network=25e9") from None
-        if name.strip().replace("-", "_") not in known or not float(value) > 0:
-            raise UsageError(f"--rate {text}: the rates are {', '.join(sorted(known))}, all above 0")
-    return replace(STATED, **given)
-
-
-def measured(manifest: Mapping[str, Any]) -> float:
-    """Bytes/s that one process got through the reads of a job that is done; 0 where none was timed."""
-    processes = len(manifest.get("processes") or [None])
-    speeds = sorted(
-        stage["bytes"] / stage["seconds"] / processes
-        for stage in manifest.get("stages", [])
-        if "basis" in stage and stage["seconds"] > 0 and stage["bytes"] > 0
-    )
-    return speeds[len(speeds) // 2] if manifest.get("status") == "done" and speeds else 0.0
 
 
 @dataclass(frozen=True)
@@ -114,64 +85,6 @@ class Shape:
     @property
     def nbytes(self) -> int:
         return self.n_rows * self.n_columns * self.itemsize
-
-
-def read_bytes(shape: Shape, number: int, widths: Sequence[int]) -> dict[str, int]:
-    """Bytes that each process hands over in a Krylov read.
-
-    Parameters
-    ----------
-    number : of the read, from 1
-    widths : columns of each block of the basis as the read had it, its own the last: what the job decided, since a
-        block may be narrower and the basis may have begun anew
-    """
-    d, width = shape.n_columns, widths[-1]
-    summed = 8 * d * width  # Z, and the sums of the columns with it
-    if number == 1:
-        summed += 8 * 2 + 8 * shape.n_layers  # rows that count, their squares; squares by layer
-    if shape.solves:
-        summed += 8 * GROUPS * (sum(widths) * width + width)
-    return {"sum": summed, "broadcast": 4 * d * width}
-
-
-def every_read(shape: Shape) -> list[dict[str, int]]:
-    """Bytes that each process hands over in each read that is expected, in order.
-
-    What ``incremental`` hands over depends on the rows: its largest is given. So does whether a block is narrower, see
-    :func:`skillaxes.pca.krylov.block_size`: none is here.
-    """
-    d, moments = shape.n_columns, 8 * 2 + 8 * shape.n_layers
-    provisional = {"sum": 8 * d + 8 * 2, "broadcast": 8 * d}  # the sample's mean and its rows
-    found = []
-    if shape.scaled:
-        found.append({"sum": 8 * 2 * d + moments + provisional["sum"], "broadcast": 4 * d + provisional["broadcast"]})
-    if shape.block_traffic is not None:
-        found.append(dict(zip(("sum", "broadcast"), shape.block_traffic, strict=True)))
-    count = max(1, shape.reads - len(found))
-    widths = [shape.block_size] * count
-    return found + [read_bytes(shape, number, widths[:number]) for number in range(1, count + 1)]
-
-
-def held_against(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Predicted and measured bytes that each process handed over in each Krylov read of a job that is done.
-
-    The prediction follows from the basis that the read had.
-    """
-    plan, found = manifest["plan"], list[dict[str, Any]]()
-    shape = Shape(
-        n_rows=plan["n_rows"],
-        n_columns=plan["n_columns"],
-        itemsize=1,
-        chunk_rows=manifest["store"]["chunk_rows"],
-        block_size=plan["block_size"],
-        solves=manifest["command"] == "discover",  # given directions have nothing to solve
-        n_layers=len(manifest["layers"]["ids"]),
-    )
-    for stage in manifest["stages"]:
-        if stage["status"] == "done" and "basis" in stage:
-            predicted = read_bytes(shape, len(found) + 1, stage["basis"])
-            found.append({"name": stage["name"], "predicted": predicted, "measured": stage["bytes_sent"]})
-    return found
 
 
 @dataclass(frozen=True)
@@ -264,6 +177,95 @@ def outlook(shape: Shape, processes: int, rates: Rates = STATED) -> dict[str, An
         "limits": limits(shape, rates),
         "rates": asdict(rates),
     }
+
+
+def rates_from(texts: Sequence[str]) -> Rates:
+    """``["network=25e9", ...]`` over the stated ones.
+
+    Raises
+    ------
+    UsageError : an unknown name or no number
+    """
+    known = {field.name for field in fields(Rates)}
+    given: dict[str, float] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        try:
+            given[name.strip().replace("-", "_")] = float(value)
+        except ValueError:
+            raise UsageError(f"--rate {text}: needs NAME=NUMBER, for example network=25e9") from None
+        if name.strip().replace("-", "_") not in known or not float(value) > 0:
+            raise UsageError(f"--rate {text}: the rates are {', '.join(sorted(known))}, all above 0")
+    return replace(STATED, **given)
+
+
+def measured(manifest: Mapping[str, Any]) -> float:
+    """Bytes/s that one process got through the reads of a job that is done; 0 where none was timed."""
+    processes = len(manifest.get("processes") or [None])
+    speeds = sorted(
+        stage["bytes"] / stage["seconds"] / processes
+        for stage in manifest.get("stages", [])
+        if "basis" in stage and stage["seconds"] > 0 and stage["bytes"] > 0
+    )
+    return speeds[len(speeds) // 2] if manifest.get("status") == "done" and speeds else 0.0
+
+
+def every_read(shape: Shape) -> list[dict[str, int]]:
+    """Bytes that each process hands over in each read that is expected, in order.
+
+    What ``incremental`` hands over depends on the rows: its largest is given. So does whether a block is narrower, see
+    :func:`skillaxes.pca.krylov.block_size`: none is here.
+    """
+    d, moments = shape.n_columns, 8 * 2 + 8 * shape.n_layers
+    provisional = {"sum": 8 * d + 8 * 2, "broadcast": 8 * d}  # the sample's mean and its rows
+    found = []
+    if shape.scaled:
+        found.append({"sum": 8 * 2 * d + moments + provisional["sum"], "broadcast": 4 * d + provisional["broadcast"]})
+    if shape.block_traffic is not None:
+        found.append(dict(zip(("sum", "broadcast"), shape.block_traffic, strict=True)))
+    count = max(1, shape.reads - len(found))
+    widths = [shape.block_size] * count
+    return found + [read_bytes(shape, number, widths[:number]) for number in range(1, count + 1)]
+
+
+def read_bytes(shape: Shape, number: int, widths: Sequence[int]) -> dict[str, int]:
+    """Bytes that each process hands over in a Krylov read.
+
+    Parameters
+    ----------
+    number : of the read, from 1
+    widths : columns of each block of the basis as the read had it, its own the last: what the job decided, since a
+        block may be narrower and the basis may have begun anew
+    """
+    d, width = shape.n_columns, widths[-1]
+    summed = 8 * d * width  # Z, and the sums of the columns with it
+    if number == 1:
+        summed += 8 * 2 + 8 * shape.n_layers  # rows that count, their squares; squares by layer
+    if shape.solves:
+        summed += 8 * GROUPS * (sum(widths) * width + width)
+    return {"sum": summed, "broadcast": 4 * d * width}
+
+
+def held_against(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Predicted and measured bytes that each process handed over in each Krylov read of a job that is done.
+
+    The prediction follows from the basis that the read had.
+    """
+    plan, found = manifest["plan"], list[dict[str, Any]]()
+    shape = Shape(
+        n_rows=plan["n_rows"],
+        n_columns=plan["n_columns"],
+        itemsize=1,
+        chunk_rows=manifest["store"]["chunk_rows"],
+        block_size=plan["block_size"],
+        solves=manifest["command"] == "discover",  # given directions have nothing to solve
+        n_layers=len(manifest["layers"]["ids"]),
+    )
+    for stage in manifest["stages"]:
+        if stage["status"] == "done" and "basis" in stage:
+            predicted = read_bytes(shape, len(found) + 1, stage["basis"])
+            found.append({"name": stage["name"], "predicted": predicted, "measured": stage["bytes_sent"]})
+    return found
 
 
 def _streaming(shape: Shape, processes: int, rates: Rates, share: float) -> float:

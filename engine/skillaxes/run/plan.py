@@ -67,137 +67,6 @@ class MemoryPlan:
 
 
 @dataclass(frozen=True)
-class MemoryModel:
-    """Memory of a job, as it follows from its shape and from what its solver requires.
-
-    Attributes
-    ----------
-    needs : of the solver
-    n_columns : columns in use
-    panel_rows, sample_rows : rows of a panel and of the warm start
-    on_gpu : the arithmetic is done on a GPU
-    float_rows : panels are written out in float32
-    n_rows : rows of this process; all of the store where it is alone
-    world_size, local_world_size : processes of the job, and of those on this host
-    """
-
-    store: Store
-    config: DiscoverConfig
-    needs: Requirements
-    n_columns: int
-    panel_rows: int
-    sample_rows: int
-    on_gpu: bool
-    n_rows: int
-    world_size: int = 1
-    local_world_size: int = 1
-    float_rows: bool = True
-
-    @property
-    def budget(self) -> int:
-        """Bytes that this process may hold."""
-        return memory.budget(self.config.machine.memory, self.local_world_size)
-
-    @property
-    def sampled(self) -> int:
-        """Rows of the warm start that this process may have: its share and a segment."""
-        share = -(-self.sample_rows // self.world_size) + (SEGMENT if self.world_size > 1 else 0)
-        return min(self.sample_rows, self.n_rows, share)
-
-    @property
-    def unit_bytes(self) -> int:
-        """Bytes that are fetched at once."""
-        return fetch_rows(self.store) * self.store.n_features * self.store.itemsize
-
-    @property
-    def workers(self) -> int:
-        """Threads that fetch chunks for a GPU, which takes them faster than one thread can fetch and check them: up to
-        a core each, and as many as a quarter of the budget has buffers for.
-        """
-        if not (self.on_gpu and can_share(self.store)):
-            return 1
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        buffers = self.budget // 4 // _power_of_two(self.unit_bytes)
-        return max(1, min(MOST_WORKERS, cores, buffers - SLOTS - LAG + 1))
-
-    def fits(self) -> bool:
-        """Whether it fits the budget; the same answer in a process that holds other things too."""
-        parts = self._parts() | {"interpreter": _TYPICAL_INTERPRETER + _LIBRARIES}
-        return sum(parts.values()) <= self.budget
-
-    def plan(self, kept_rows: int = 0) -> MemoryPlan:
-        """How the budget is shared out; ``kept_rows`` need no cache here, since they stay on a GPU.
-
-        Raises
-        ------
-        UsageError : the budget cannot hold the least that the job needs
-        """
-        budget = self.budget
-        parts = self._parts()
-        left = budget - sum(parts.values())
-        if left < 0:
-            raise self._too_small(parts)
-        projections = self.n_rows * (self.needs.block_columns - 1) * 4 * self.needs.kept_blocks
-        # A file costs little more than memory does, and memory that does not grow with the rows is worth it.
-        spilled = projections > min(left // 2, budget // _KEPT_SHARE)
-        left -= 0 if spilled else projections
-        n_units = -(-self.n_rows // fetch_rows(self.store)) - kept_rows // fetch_rows(self.store)
-        # Plain files are in the page cache already; a copy of ours would cost more (fresh pages) than it saves in three
-        # reads.
-        plain = self.store.plain_chunks() is not None
-        cache = 0 if plain else min(n_units, max(left, 0) // self.unit_bytes) * self.unit_bytes
-        return MemoryPlan(budget=budget, projections=projections, cache=cache, spilled=spilled, **parts)
-
-    def on_device(self) -> int:
-        """Bytes of GPU memory that the solver holds: bases and sums, the sample, and panels in float32 (float64 where
-        the store is).
-        """
-        temporaries = self.panel_rows * self.n_columns * (3 * 4 + self._wide)
-        return self.needs.basis_bytes + self.sampled * self.n_columns * self.store.itemsize + temporaries
-
-    @property
-    def _wide(self) -> int:
-        return 8 if self.store.dtype == "float64" else 0
-
-    def _parts(self) -> dict[str, int]:
-        store, ranking, d, width = self.store, self.config.ranking, self.n_columns, self.needs.block_columns
-        entry = 4 * self.float_rows + self._wide + store.itemsize
-        buffers, panel = SLOTS * self.unit_bytes, self.panel_rows * d * entry
-        basis = self.needs.basis_bytes
-        if self.on_gpu:
-            # torch takes page-locked memory in powers of two. What comes back in the end are the directions.
-            buffers = (SLOTS + LAG + self.workers - 1) * _power_of_two(self.unit_bytes)
-            staging = (LOOK_AHEAD + 1) * _power_of_two(self.panel_rows * d * store.itemsize)
-            panel = 0 if d == store.n_features else staging
-            basis = 2 * d * width * 8
-        directions = self.config.solver.components + RANDOM_DIRECTIONS
-        lists = directions * (BLOCK_ROWS * 8 * 8 + 4 * max(ranking.pool, ranking.top) * 64)
-        return {
-            "interpreter": memory.resident() + _LIBRARIES,
-            "buffers": buffers,
-            "panel": panel,
-            "basis": basis,
-            "sample": self.sampled * (d if d == store.n_features else d + store.n_features) * store.itemsize,
-            "rows": self.n_rows * 9 + 3 * BLOCK_ROWS * self.needs.kept_blocks * width * 8 + lists,
-        }
-
-    def _too_small(self, parts: dict[str, int]) -> UsageError:
-        needed = sum(parts.values())
-        largest = max(parts, key=lambda name: parts[name])
-        hint = f"type --memory {(needed >> 20) + 1}MiB or more"
-        if largest == "buffers":
-            hint += ", or ingest the store again with smaller chunks"
-        return UsageError(
-            f"--memory {memory.show(self.budget)}: this job needs {memory.show(needed)} "
-            f"({largest}: {memory.show(parts[largest])}); {hint}"
-        )
-
-
-def _power_of_two(size: int) -> int:
-    return 1 << max(size - 1, 0).bit_length()
-
-
-@dataclass(frozen=True)
 class Plan:
     """The plan of a job.
 
@@ -381,6 +250,142 @@ def panel_rows_for(row_bytes: int, *, roomy: bool = True) -> int:
     return rows
 
 
+def scratch_folder(config: DiscoverConfig) -> Path:
+    """The folder for what memory does not hold: ``--scratch``, or the default of :func:`default_scratch`."""
+    return config.machine.scratch or default_scratch()
+
+
+@dataclass(frozen=True)
+class MemoryModel:
+    """Memory of a job, as it follows from its shape and from what its solver requires.
+
+    Attributes
+    ----------
+    needs : of the solver
+    n_columns : columns in use
+    panel_rows, sample_rows : rows of a panel and of the warm start
+    on_gpu : the arithmetic is done on a GPU
+    float_rows : panels are written out in float32
+    n_rows : rows of this process; all of the store where it is alone
+    world_size, local_world_size : processes of the job, and of those on this host
+    """
+
+    store: Store
+    config: DiscoverConfig
+    needs: Requirements
+    n_columns: int
+    panel_rows: int
+    sample_rows: int
+    on_gpu: bool
+    n_rows: int
+    world_size: int = 1
+    local_world_size: int = 1
+    float_rows: bool = True
+
+    @property
+    def budget(self) -> int:
+        """Bytes that this process may hold."""
+        return memory.budget(self.config.machine.memory, self.local_world_size)
+
+    @property
+    def sampled(self) -> int:
+        """Rows of the warm start that this process may have: its share and a segment."""
+        share = -(-self.sample_rows // self.world_size) + (SEGMENT if self.world_size > 1 else 0)
+        return min(self.sample_rows, self.n_rows, share)
+
+    @property
+    def unit_bytes(self) -> int:
+        """Bytes that are fetched at once."""
+        return fetch_rows(self.store) * self.store.n_features * self.store.itemsize
+
+    @property
+    def workers(self) -> int:
+        """Threads that fetch chunks for a GPU, which takes them faster than one thread can fetch and check them: up to
+        a core each, and as many as a quarter of the budget has buffers for.
+        """
+        if not (self.on_gpu and can_share(self.store)):
+            return 1
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        buffers = self.budget // 4 // _power_of_two(self.unit_bytes)
+        return max(1, min(MOST_WORKERS, cores, buffers - SLOTS - LAG + 1))
+
+    def fits(self) -> bool:
+        """Whether it fits the budget; the same answer in a process that holds other things too."""
+        parts = self._parts() | {"interpreter": _TYPICAL_INTERPRETER + _LIBRARIES}
+        return sum(parts.values()) <= self.budget
+
+    def plan(self, kept_rows: int = 0) -> MemoryPlan:
+        """How the budget is shared out; ``kept_rows`` need no cache here, since they stay on a GPU.
+
+        Raises
+        ------
+        UsageError : the budget cannot hold the least that the job needs
+        """
+        budget = self.budget
+        parts = self._parts()
+        left = budget - sum(parts.values())
+        if left < 0:
+            raise self._too_small(parts)
+        projections = self.n_rows * (self.needs.block_columns - 1) * 4 * self.needs.kept_blocks
+        # A file costs little more than memory does, and memory that does not grow with the rows is worth it.
+        spilled = projections > min(left // 2, budget // _KEPT_SHARE)
+        left -= 0 if spilled else projections
+        n_units = -(-self.n_rows // fetch_rows(self.store)) - kept_rows // fetch_rows(self.store)
+        # Plain files are in the page cache already; a copy of ours would cost more (fresh pages) than it saves in three
+        # reads.
+        plain = self.store.plain_chunks() is not None
+        cache = 0 if plain else min(n_units, max(left, 0) // self.unit_bytes) * self.unit_bytes
+        return MemoryPlan(budget=budget, projections=projections, cache=cache, spilled=spilled, **parts)
+
+    def on_device(self) -> int:
+        """Bytes of GPU memory that the solver holds: bases and sums, the sample, and panels in float32 (float64 where
+        the store is).
+        """
+        temporaries = self.panel_rows * self.n_columns * (3 * 4 + self._wide)
+        return self.needs.basis_bytes + self.sampled * self.n_columns * self.store.itemsize + temporaries
+
+    @property
+    def _wide(self) -> int:
+        return 8 if self.store.dtype == "float64" else 0
+
+    def _parts(self) -> dict[str, int]:
+        store, ranking, d, width = self.store, self.config.ranking, self.n_columns, self.needs.block_columns
+        entry = 4 * self.float_rows + self._wide + store.itemsize
+        buffers, panel = SLOTS * self.unit_bytes, self.panel_rows * d * entry
+        basis = self.needs.basis_bytes
+        if self.on_gpu:
+            # torch takes page-locked memory in powers of two. What comes back in the end are the directions.
+            buffers = (SLOTS + LAG + self.workers - 1) * _power_of_two(self.unit_bytes)
+            staging = (LOOK_AHEAD + 1) * _power_of_two(self.panel_rows * d * store.itemsize)
+            panel = 0 if d == store.n_features else staging
+            basis = 2 * d * width * 8
+        directions = self.config.solver.components + RANDOM_DIRECTIONS
+        lists = directions * (BLOCK_ROWS * 8 * 8 + 4 * max(ranking.pool, ranking.top) * 64)
+        return {
+            "interpreter": memory.resident() + _LIBRARIES,
+            "buffers": buffers,
+            "panel": panel,
+            "basis": basis,
+            "sample": self.sampled * (d if d == store.n_features else d + store.n_features) * store.itemsize,
+            "rows": self.n_rows * 9 + 3 * BLOCK_ROWS * self.needs.kept_blocks * width * 8 + lists,
+        }
+
+    def _too_small(self, parts: dict[str, int]) -> UsageError:
+        needed = sum(parts.values())
+        largest = max(parts, key=lambda name: parts[name])
+        hint = f"type --memory {(needed >> 20) + 1}MiB or more"
+        if largest == "buffers":
+            hint += ", or ingest the store again with smaller chunks"
+        return UsageError(
+            f"--memory {memory.show(self.budget)}: this job needs {memory.show(needed)} "
+            f"({largest}: {memory.show(parts[largest])}); {hint}"
+        )
+
+
+def _power_of_two(size: int) -> int:
+    return 1 << max(size - 1, 0).bit_length()
+
+
 @cache
 def _outer_cache() -> int:
     """Bytes of this machine's third-level cache; 0 where it does not say."""
@@ -388,11 +393,6 @@ def _outer_cache() -> int:
         return parse_size(Path("/sys/devices/system/cpu/cpu0/cache/index3/size").read_text().strip() + "iB")
     except (OSError, UsageError):
         return 0
-
-
-def scratch_folder(config: DiscoverConfig) -> Path:
-    """The folder for what memory does not hold: ``--scratch``, or the default of :func:`default_scratch`."""
-    return config.machine.scratch or default_scratch()
 
 
 def _read_path(store: Store) -> str:

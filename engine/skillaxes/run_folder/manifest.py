@@ -55,19 +55,6 @@ def read_manifest(run_dir: Path) -> Manifest:
     return _as_version_2(manifest) if version < 2 else manifest
 
 
-def _as_version_2(manifest: dict[str, Any]) -> Manifest:
-    """A manifest of format version 1 with the names of version 2."""
-    found = dict(manifest)
-    if "announcements" in found:
-        found["diagnostics"] = found.pop("announcements")
-    if "directions" in found:
-        found["directions"] = [
-            {"certified" if name == "settled" else name: value for name, value in entry.items()}
-            for entry in found["directions"]
-        ]
-    return cast(Manifest, found)
-
-
 def write_manifest(run_dir: Path, manifest: Manifest) -> None:
     """Put the manifest in place, atomically; NaN becomes null."""
     write_json(run_dir / MANIFEST, _plain(manifest))
@@ -81,9 +68,7 @@ def mark_failed(run_dir: Path, message: str) -> None:
         write_manifest(run_dir, manifest)
 
 
-def claim(
-    run_dir: Path, command: str, config: dict[str, Any], fingerprint: str, overwrite: bool
-) -> Manifest | None:
+def claim(run_dir: Path, command: str, config: dict[str, Any], fingerprint: str, overwrite: bool) -> Manifest | None:
     """Hold a run folder against a job that is about to begin.
 
     Parameters
@@ -123,18 +108,6 @@ def claim(
     return before
 
 
-def _refuse_foreign(run_dir: Path) -> None:
-    """A manifest.json is a common name: what was not made by a job is not replaced."""
-    try:
-        found = json.loads((run_dir / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return  # a damaged one, which is what --overwrite is for
-    if not (isinstance(found, dict) and {"format_version", "command"} <= found.keys()):
-        raise RunFolderError(
-            f"{run_dir} holds a {MANIFEST} that no job of skillaxes wrote, so it is not replaced; type another folder"
-        )
-
-
 def clear(run_dir: Path) -> None:
     """Take away what a job wrote; files that are not ours stay."""
     for name in (*_OURS, MANIFEST):
@@ -167,6 +140,31 @@ def machine(device: str, threads: int, memory_bytes: int) -> dict[str, Any]:
         "memory_bytes": memory_bytes,
         "device": device,
     }
+
+
+def _as_version_2(manifest: dict[str, Any]) -> Manifest:
+    """A manifest of format version 1 with the names of version 2."""
+    found = dict(manifest)
+    if "announcements" in found:
+        found["diagnostics"] = found.pop("announcements")
+    if "directions" in found:
+        found["directions"] = [
+            {"certified" if name == "settled" else name: value for name, value in entry.items()}
+            for entry in found["directions"]
+        ]
+    return cast(Manifest, found)
+
+
+def _refuse_foreign(run_dir: Path) -> None:
+    """A manifest.json is a common name: what was not made by a job is not replaced."""
+    try:
+        found = json.loads((run_dir / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # a damaged one, which is what --overwrite is for
+    if not (isinstance(found, dict) and {"format_version", "command"} <= found.keys()):
+        raise RunFolderError(
+            f"{run_dir} holds a {MANIFEST} that no job of skillaxes wrote, so it is not replaced; type another folder"
+        )
 
 
 def _differences(before: Manifest, command: str, config: dict[str, Any], fingerprint: str) -> list[str]:

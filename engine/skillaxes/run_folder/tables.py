@@ -18,6 +18,25 @@ from skillaxes.run_folder.schema import Column
 _RENAMED = {"settled": "certified"}  # columns of format version 1
 
 
+def read_table(run_dir: Path, name: str) -> pa.Table:
+    """One of the parquet files of a run folder.
+
+    Raises
+    ------
+    RunFolderError : the file is not there or not whole
+    """
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(run_dir / name)
+        return table.rename_columns([_RENAMED.get(column, column) for column in table.column_names])
+    except FileNotFoundError:
+        raise RunFolderError(f"{run_dir} holds no {name}: run the job again with --overwrite") from None
+    except (pa.ArrowException, OSError) as error:
+        cause = " ".join(str(error).split())
+        raise RunFolderError(f"{run_dir / name} cannot be read ({cause}): run the job again with --overwrite") from None
+
+
 def arrow_schema(columns: Sequence[Column]) -> pa.Schema:
     """The schema of a table with these columns."""
     return pa.schema([pa.field(one.name, pa.type_for_alias(one.type), nullable=one.nullable) for one in columns])
@@ -66,22 +85,3 @@ def _validity(missing: np.ndarray | None) -> pa.Buffer | None:
     if missing is None or not missing.any():
         return None
     return pa.py_buffer(np.packbits(~missing, bitorder="little"))
-
-
-def read_table(run_dir: Path, name: str) -> pa.Table:
-    """One of the parquet files of a run folder.
-
-    Raises
-    ------
-    RunFolderError : the file is not there or not whole
-    """
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(run_dir / name)
-        return table.rename_columns([_RENAMED.get(column, column) for column in table.column_names])
-    except FileNotFoundError:
-        raise RunFolderError(f"{run_dir} holds no {name}: run the job again with --overwrite") from None
-    except (pa.ArrowException, OSError) as error:
-        cause = " ".join(str(error).split())
-        raise RunFolderError(f"{run_dir / name} cannot be read ({cause}): run the job again with --overwrite") from None
