@@ -26,19 +26,24 @@ from skillaxes.pca.row_moments import MomentRows
 from skillaxes.pca.warm_start import WarmStart
 
 _ONE_READ = Iteration(least_reads=1, most_reads=1)
-_KRYLOV = Krylov()
+_KRYLOV = Krylov()  # the second read
 
 
 class BlockRead(Reduction, Protocol):
     """A read that ends with a block of directions."""
 
     def finish(self) -> WarmStart:
-        """The directions, and the mean of the rows as the provisional one of the next read."""
+        """The directions, with the mean of the rows as the provisional mean of the next read."""
 
 
 @dataclass(frozen=True)
 class BeforeBlock:
-    """A :class:`BlockSolver` before its first read; ``shift`` (d,), float64, is the provisional mean."""
+    """The state of a :class:`BlockSolver` before its first read.
+
+    Attributes
+    ----------
+    shift : Tensor of shape (d,), float64: the provisional mean
+    """
 
     problem: Problem
     scope: Scope
@@ -56,8 +61,8 @@ class BeforeBlock:
 class BlockSolver(Solver[Any]):
     """A solver whose first read finds a block of directions.
 
-    One read of the block Krylov iteration follows: it turns them to their best within the block, measures the residuals
-    and leaves the scores of every row.
+    One read of the block Krylov iteration follows. It solves the Rayleigh-Ritz problem within the block, measures the
+    residuals and leaves the scores of every row.
     """
 
     @abstractmethod
@@ -70,16 +75,16 @@ class BlockSolver(Solver[Any]):
 
     @abstractmethod
     def block_traffic(self, problem: Problem, columns: int) -> tuple[int, int]:
-        """Bytes that each process hands to sums and to broadcasts in the first read; ``columns`` are those of a
-        block.
+        """Bytes that each process gives to all_reduce and to broadcast in the first read, for blocks of ``columns``
+        columns.
         """
 
     @abstractmethod
     def block_bytes(self, problem: Problem, columns: int) -> int:
-        """Bytes that the first read holds; ``columns`` are those of a block."""
+        """Bytes that the first read holds, for blocks of ``columns`` columns."""
 
     def requirements(self, problem: Problem) -> Requirements:
-        """The rows in float32, two reads."""
+        """Two reads, with rows in float32 in the first one."""
         d = problem.n_columns
         columns = rounded_up(min(self.block_directions(problem), d) + MEAN_COLUMNS)
         return Requirements(
@@ -96,13 +101,13 @@ class BlockSolver(Solver[Any]):
         return BeforeBlock(problem, scope, start.shift)
 
     def load(self, saved: dict[str, Any], problem: Problem, scope: Scope) -> BeforeBlock | KrylovState:
-        """The state whose ``state_dict`` was saved, with empty row tables."""
+        """The state from its ``state_dict``, with empty row tables."""
         if "before" in saved:
             return BeforeBlock(problem, scope, saved["before"])
         return KrylovState.load(saved, problem, scope, _ONE_READ)
 
     def next_read(self, state: BeforeBlock | KrylovState) -> Reduction | None:
-        """The read that finds the block, then the one that ranks."""
+        """The read that finds the block, then one of the block Krylov iteration."""
         if isinstance(state, BeforeBlock):
             return self.block_read(state.problem, state.shift, state.scope)
         return _KRYLOV.next_read(state)

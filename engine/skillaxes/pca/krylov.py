@@ -1,12 +1,14 @@
 """Block Krylov principal components: one read of the store a step, usually two or three in all.
 
 Musco & Musco 2015, algorithm 2, warm-started (Wang et al., arXiv 1508.06429), with Rayleigh-Ritz on the kept
-projections. A product of the covariance with a thin block costs one read: S = (X - m) Omega, Z += (X - m)ᵀ S. The basis
-is the block as the kernel multiplied it, rounding included, so half-precision products lose nothing: the problem is
-solved as the generalised one.
+projections.
 
-Three values: :class:`Basis` holds the complete reads, :class:`KrylovRead` the sums of the one under way,
-:class:`KrylovState` what stands between two reads.
+One read multiplies the covariance by a thin block: S = (X - m) Omega, Z += (X - m)ᵀ S. The basis is the block as the
+kernel multiplied it, rounding included. Half-precision products therefore lose nothing: the Rayleigh-Ritz problem is
+solved as a generalised one.
+
+:class:`Basis` holds the complete reads, :class:`KrylovRead` the sums of the read under way and :class:`KrylovState` the
+iteration between two reads.
 """
 
 from __future__ import annotations
@@ -46,29 +48,28 @@ from skillaxes.stream.panel import Panel
 
 # Columns of a block beyond k, before rounding up. A CPU is bound by its products: 2 reads with 48 columns (k = 10) and
 # one with 16 cost it 112 columns of products, 2 reads with 96 cost 192 and leave residuals ten times larger. A GPU
-# multiplies 96 columns while it waits for the next rows, so what counts there are reads: 96 columns are within the
-# default tolerance after two reads of real activations (residual 3e-4), 48 after three (5e-5).
+# multiplies 96 columns while the next rows arrive, so it is bound by its reads: 96 columns are within the default
+# tolerance after two reads of real activations (residual 3e-4), 48 after three (5e-5).
 OVERSAMPLING = 32
 OVERSAMPLING_STORAGE_BOUND = 80
-OVERSAMPLING_LAST = 4  # of the read that is foreseen to be the last
+OVERSAMPLING_LAST = 4  # of the read that is predicted to be the last
 FLUSH = 16  # panels whose products are summed in float32 before they join the float64 sum
 PLANNED_READS = 3  # reads whose blocks and projections are planned for
 MOMENT_ROWS = "rows-krylov"  # the file of the row moments in a checkpoint
 EPSILON = torch.finfo(torch.float32).eps
-ZERO = 1e-13  # of the largest eigenvalue: what rows of lower rank leave in float32
-ROUNDING_MARGIN = 4.0  # times the estimated rounding, up to which a residual may be nothing but rounding
+ZERO = 1e-13  # of the largest eigenvalue: a zero eigenvalue is no larger than this after float32 products
+ROUNDING_MARGIN = 4.0  # times the estimated rounding: a residual up to this may be rounding alone
 
 
 @dataclass(frozen=True)
 class Iteration:
-    """How often the store is read and what becomes of a block first.
+    """How often the store is read, and how blocks are treated.
 
     Attributes
     ----------
-    least_reads, most_reads : of the store
-    rounds_basis : round a block to the dtype of the product and take the rounded block as the basis; else the block is
-        multiplied as it is
-    solves : a read ends in a Rayleigh-Ritz problem; given directions have none
+    least_reads, most_reads : reads of the store
+    rounds_basis : whether a block is rounded to the dtype of the product before it joins the basis
+    solves : whether a read ends in a Rayleigh-Ritz problem; given directions have none
     """
 
     least_reads: int
@@ -79,14 +80,14 @@ class Iteration:
 
 @dataclass(frozen=True)
 class Basis:
-    """The complete reads. d columns, p blocks of l columns each.
+    """The complete reads: p blocks of l columns each, for d columns in use.
 
     Attributes
     ----------
-    blocks : p tensors of shape (d, l), float32: the bases as multiplied, mean columns zeroed
+    blocks : p tensors of shape (d, l), float32: the blocks as multiplied, mean columns zeroed
     products : p tensors of shape (d, l), float64: C Omega of each read
-    tables : p tables of kept projections
-    holds_mean_correction : whether the last column of each table holds (x - m)·delta; (x - m)·m if not
+    tables : p tables of kept projections, of l - 1 columns each
+    holds_mean_correction : whether the last column of each table holds (x - m)·delta; it holds (x - m)·m if not
     gram : KᵀK of shape (p l, p l), float64
     grouped_grams : SᵀS of the kept projections, by group of rows
     """
@@ -116,16 +117,16 @@ class KrylovState:
 
     Attributes
     ----------
-    problem, scope, iteration : what the solver works on, with, and how
-    moments : counts, norms and bad rows, complete after the first read
+    problem, scope, iteration : the problem, the surroundings of the solver, and the number and kind of reads
+    moments : counts, norms and bad rows of the rows; complete after the first read
     shift : Tensor of shape (d,), float64: the provisional mean m
     next_block : Tensor of shape (d, b), float64: the block of the next read
     basis : the complete reads since the last restart
     reads : complete reads, those before a restart included
-    ritz, residual_norms : the last solution, and ||C v - theta v|| of its first k pairs, float64; None before the first
-        read is complete
+    ritz, residual_norms : the last solution, and ||C v - theta v|| of its first k pairs, of shape (k,), float64; None
+        before the first read is complete
     max_residuals : the largest relative residual after each read
-    done : no further read is needed
+    done : whether no further read is needed
     """
 
     problem: Problem
@@ -142,7 +143,7 @@ class KrylovState:
     done: bool = False
 
     def state_dict(self) -> dict[str, Any]:
-        """The state as plain values, but for the numbers of every row."""
+        """The state as plain values, without the numbers of every row."""
         moments, basis, ritz = self.moments, self.basis, self.ritz
         return {
             "shift": compact(self.shift),
@@ -164,7 +165,7 @@ class KrylovState:
 
     @classmethod
     def load(cls, saved: dict[str, Any], problem: Problem, scope: Scope, iteration: Iteration) -> KrylovState:
-        """The state that was saved, with empty tables in place of its kept projections."""
+        """The state from its ``state_dict``, with empty row tables."""
         device = problem.device
         fresh = init(problem, WarmStart(saved["shift"], saved["next_block"].to(device), 0), scope, iteration)
         grams = fresh.basis.grouped_grams
@@ -189,7 +190,7 @@ class KrylovState:
         )
 
     def row_tables(self) -> dict[str, Projections | MomentRows]:
-        """The numbers of every row that the state keeps, by the name of their file in a checkpoint."""
+        """The tables of numbers of every row, by the name of their file in a checkpoint."""
         first = self.reads - len(self.basis.blocks)
         tables: dict[str, Projections | MomentRows] = {
             _table_name(first + number): table for number, table in enumerate(self.basis.tables)
@@ -200,9 +201,9 @@ class KrylovState:
 
 
 class KrylovRead:
-    """One read: S = (X - m) Omega is kept, Z = (X - m)ᵀ S is summed, in float32 and every few panels in float64.
+    """One read, which keeps S = (X - m) Omega and sums Z = (X - m)ᵀ S, in float32 and every few panels in float64.
 
-    The block is rounded to the dtype of the product first, and the rounded block is the basis.
+    Omega is the next block of the state, rounded to the dtype of the product.
 
     Parameters
     ----------
@@ -212,7 +213,8 @@ class KrylovRead:
     ----------
     block : Tensor of shape (d, l), float32: the block as multiplied, mean columns zeroed
     table : the kept projections
-    total : Tensor of shape (d, l), float64: Z, and the sums of the columns in the first mean column
+    total : Tensor of shape (d, l), float64: Z, with the sums of the columns in the first mean column
+    bits : bits of the operands of Z that count
     """
 
     title = ""
@@ -226,9 +228,9 @@ class KrylovRead:
         self._table_name = _table_name(state.reads)
 
     def begin(self) -> None:
-        """Round the block, agree on it with the other processes, and make room for the sums."""
+        """Round the block, broadcast it and allocate the sums."""
         state = self._state
-        del self._state  # a read outlives its state, whose blocks a restart gives up
+        del self._state  # a read outlives its state: a restart frees the blocks
         problem, scope, moments = state.problem, state.scope, state.moments
         carried = state.shift if moments.delta is None else moments.delta
         columns = torch.zeros((self.width, problem.n_columns), dtype=torch.float32, device=problem.device)
@@ -236,7 +238,7 @@ class KrylovRead:
         high = _rounded(state, carried[:, None])
         columns[-MEAN_COLUMNS:] = torch.cat([high, _rounded(state, carried[:, None] - high.double())], dim=1).T
         directions = columns.T.contiguous()
-        scope.world.broadcast_(directions)  # first: where processors differ, so do their last digits
+        scope.world.broadcast_(directions)  # other processors round other last digits
         self.block = directions.clone()
         self.block[:, -MEAN_COLUMNS:] = 0
         self.table = scope.projections.new(self.width - 1)  # l - 2 projections and the carried one
@@ -246,7 +248,7 @@ class KrylovRead:
         self._panels_since_flush = 0
         spec = kernels.PanelSpec(problem.panel_rows, problem.n_columns, problem.dtype, problem.device)
         self._prepared = kernels.prepare(spec, directions, state.shift, scope.scale)
-        self._shift_square = state.shift.square().sum()  # once: two threads sum, and a panel waits for both
+        self._shift_square = state.shift.square().sum()  # here: torch sums in two threads, and a panel waits for both
 
     @property
     def on_device(self) -> bool:
@@ -254,7 +256,12 @@ class KrylovRead:
         return self._results.deferred
 
     def update(self, panel: Panel) -> None:
-        """Add one panel."""
+        """Add one panel.
+
+        Raises
+        ------
+        BadRowsError : rows with NaN or infinity in the first read, unless they are to be skipped
+        """
         count = panel.count
         projection = kernels.project(
             panel.pieces,
@@ -268,10 +275,10 @@ class KrylovRead:
         weights[:count, -MEAN_COLUMNS] = carried
         weights[count:] = 0
         bad = projection.bad[:, None]
-        if self.on_device or bool(bad.any()):  # as few passes as may be that torch hands to all threads
+        if self.on_device or bool(bad.any()):  # torch hands each such pass to all threads
             weights.masked_fill_(bad, 0)
-        self._results.submit(partial(_keep, self.table, panel.start), weights[:count, : -MEAN_COLUMNS + 1])
-        # The sums of the columns come along as one more column of Z.
+        self._results.submit(partial(_write_rows, self.table, panel.start), weights[:count, : -MEAN_COLUMNS + 1])
+        # One more column of Z: the sums of the columns.
         weights[:count, -MEAN_COLUMNS] = ~projection.bad[:count]
         weights[:, -MEAN_COLUMNS + 1] = 0
         kernels.accumulate(self._partial, projection, weights, bits=self.bits)
@@ -282,16 +289,16 @@ class KrylovRead:
             self._panels_since_flush = 0
 
     def finish_sums(self) -> None:
-        """Bring everything into ``total``; no panel comes any more."""
+        """Add the float32 sums to ``total`` after the last panel, and free the buffers."""
         self._results.flush()
         self._flush()
-        del self._partial, self._prepared  # what follows needs the room
+        del self._partial, self._prepared  # solving needs the memory
 
     def _flush(self) -> None:
-        self.total.add_(self._partial.double())  # adding two dtypes at once takes torch three times as long
+        self.total.add_(self._partial.double())  # torch adds mixed dtypes three times as slowly
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums so far."""
+        """The sums so far, as plain values."""
         self._results.flush()
         return {
             "partial": compact(self._partial),
@@ -301,14 +308,14 @@ class KrylovRead:
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Put sums back, before the first panel."""
+        """Restore the sums, before the first panel."""
         self._partial.copy_(saved["partial"])
         self.total.copy_(saved["total"])
         self._moments.layer_squares.copy_(saved["layer_squares"])
         self._panels_since_flush = saved["panels_since_flush"]
 
     def row_tables(self) -> dict[str, Projections | MomentRows]:
-        """The projections, and the moments where this is the first read."""
+        """The projections, and in the first read the moments of the rows."""
         tables: dict[str, Projections | MomentRows] = {self._table_name: self.table}
         if self._first:
             tables[MOMENT_ROWS] = MomentRows(self._moments)
@@ -322,7 +329,7 @@ class Krylov(Solver[KrylovState]):
     remedy = "allow more reads with --max-reads"
 
     def requirements(self, problem: Problem) -> Requirements:
-        """Some blocks of k columns and oversampling, two or three reads."""
+        """Two or three reads, each of a block of k columns and oversampling."""
         options = problem.options
         columns = block_columns(options.components, problem.n_columns, storage_bound=problem.storage_bound)
         reads = min(PLANNED_READS, options.max_reads)
@@ -334,7 +341,7 @@ class Krylov(Solver[KrylovState]):
         )
 
     def iteration(self, problem: Problem) -> Iteration:
-        """How often the store is read."""
+        """At least two reads, at most ``max_reads``."""
         return Iteration(least_reads=2, most_reads=problem.options.max_reads)
 
     def start_directions(self, problem: Problem) -> int:
@@ -346,15 +353,15 @@ class Krylov(Solver[KrylovState]):
         return init(problem, start, scope, self.iteration(problem))
 
     def load(self, saved: dict[str, Any], problem: Problem, scope: Scope) -> KrylovState:
-        """The state whose ``state_dict`` was saved, with empty row tables."""
+        """The state from its ``state_dict``, with empty row tables."""
         return KrylovState.load(saved, problem, scope, self.iteration(problem))
 
     def next_read(self, state: KrylovState) -> KrylovRead | None:
-        """The coming read; None where every residual is small enough, or the reads are used up."""
+        """The next read; None when every residual is within the tolerance or no read is left."""
         return None if state.done else KrylovRead(state)
 
     def finish_read(self, state: KrylovState, read: KrylovRead) -> KrylovState:
-        """The state after a complete read: solved, with the next block or done."""
+        """The state after a complete read: solved, and either done or with the next block."""
         return solve(with_read(state, read))
 
     def solution(self, state: KrylovState) -> Solution:
@@ -370,8 +377,8 @@ class Krylov(Solver[KrylovState]):
         return Solution(result, stability, scored_rows(state, combined), state.scope.scale, left_out(state))
 
     def record(self, state: KrylovState, read: Any) -> dict[str, Any]:
-        """The matrix products of the read (kind, dtype of the operands as the unit takes them, rows and columns), and
-        the columns of each block of the basis as the read had it.
+        """Matrix products of the read (kind, dtype of the operands, rows, columns) and columns of each block of its
+        basis.
         """
         if not isinstance(read, KrylovRead):
             return {}
@@ -406,7 +413,13 @@ def init(problem: Problem, start: WarmStart, scope: Scope, iteration: Iteration)
 
 
 def with_read(state: KrylovState, read: KrylovRead) -> KrylovState:
-    """The state with the sums of a complete read: the moments after the first one, and the product C Omega of this."""
+    """The state with the moments after the first read, and with the block and the product C Omega of this read.
+
+    Raises
+    ------
+    BadRowsError : too few rows count
+    StoreError : all rows are equal
+    """
     read.finish_sums()
     total, moments = read.total, state.moments
     holds_mean_correction = moments.delta is not None
@@ -429,7 +442,7 @@ def with_read(state: KrylovState, read: KrylovRead) -> KrylovState:
 
 
 def solve(state: KrylovState) -> KrylovState:
-    """Solve the Rayleigh-Ritz problem on all blocks, measure the residuals, choose the next block or stop."""
+    """Solve the Rayleigh-Ritz problem on all blocks, measure the residuals, then stop or choose the next block."""
     problem, world, basis = state.problem, state.scope.world, state.basis
     new = basis.blocks[-1]
     cross = overlaps(basis.blocks, new)  # (p l, l)
@@ -443,14 +456,14 @@ def solve(state: KrylovState) -> KrylovState:
     norms = residual_norms(basis.blocks, basis.products, ritz.values[:k], ritz.weights[:, :k])
     basis = replace(basis, gram=basis_gram, grouped_grams=grams)
     state = replace(state, basis=basis, ritz=ritz, residual_norms=norms)
-    # Shared: the width of the next block follows from it, and where processors differ, so do their last digits.
+    # Broadcast: the width of the next block follows from it, and other processors round other last digits.
     largest = world.broadcast_object(float(relative_residuals(state).max()))
     state = replace(state, max_residuals=(*state.max_residuals, largest))
     limits = state.iteration
     done = state.reads >= limits.least_reads and (converged(state) or state.reads >= limits.most_reads)
     if world.broadcast_object(done):
         return replace(state, done=True)
-    block = orthonormalize(_leading_on(state), basis.blocks, pseudo_inverse(basis_gram))
+    block = orthonormalize(_next_directions(state), basis.blocks, pseudo_inverse(basis_gram))
     block = block[:, : block_width(state) - MEAN_COLUMNS]
     if world.broadcast_object(block.shape[1] == 0 or is_rounding_limited(state)):
         return _restarted(state)
@@ -458,7 +471,7 @@ def solve(state: KrylovState) -> KrylovState:
 
 
 def finalize(state: KrylovState) -> tuple[PCAResult, Tensor]:
-    """The directions, and how the kept projections combine to them.
+    """The directions and their bounds, and the weights of the kept projections in them.
 
     Returns
     -------
@@ -474,7 +487,7 @@ def finalize(state: KrylovState) -> tuple[PCAResult, Tensor]:
     factor = signs((components / lengths).T.float()).double() / lengths
     components = (components * factor).T
     weights = torch.cat([weights[:, :k] * factor, weights[:, k:]], dim=1)
-    # of the other pairs, roughly: they only bound how the first ones can turn among them
+    # In float32: the other pairs only bound how far the first ones can turn among them.
     others = residual_norms(basis.blocks, basis.products, ritz.values[k:], ritz.weights[:, k:].float())
     norms = torch.cat([state.residual_norms, others])
     bounds = angle_bounds(ritz.values, norms, k, moments.total_variance, state.problem.block_columns, moments.n_samples)
@@ -495,13 +508,13 @@ def finalize(state: KrylovState) -> tuple[PCAResult, Tensor]:
 
 
 def scored_rows(state: KrylovState, weights: Tensor) -> RowScores:
-    """Every row against the directions K @ ``weights`` (n_basis, r), float64, each of unit length."""
+    """Scores of every row on the directions K @ ``weights`` (n_basis, r), float64, each of unit length."""
     basis = state.basis
     return row_scores(basis.blocks, basis.tables, basis.holds_mean_correction, state.moments, state.shift, weights)
 
 
 def left_out(state: KrylovState) -> np.ndarray:
-    """Rows of all processes that were left out, int64."""
+    """Global numbers of the bad rows of all processes, ascending, int64."""
     moments = state.moments
     return np.concatenate(state.scope.world.all_gather_object(moments.first_row + np.flatnonzero(moments.bad)))
 
@@ -511,21 +524,21 @@ def block_columns(n_components: int, n_columns: int, *, storage_bound: bool = Fa
 
     Parameters
     ----------
-    storage_bound : rows arrive slower than they are multiplied, as on a GPU: more columns, fewer reads
+    storage_bound : whether rows arrive slower than they are multiplied, as on a GPU: more columns, fewer reads
     """
     oversampling = OVERSAMPLING_STORAGE_BOUND if storage_bound else OVERSAMPLING
     return rounded_up(min(n_components + oversampling, n_columns) + MEAN_COLUMNS)
 
 
 def last_block_columns(n_components: int, block_columns: int) -> int:
-    """Columns of the block of the last read, at most ``block_columns``: k, a few more and the mean columns, rounded
-    up.
+    """Columns of the block of the last read: k, a few more and the mean columns, rounded up; at most
+    ``block_columns``.
     """
     return min(rounded_up(n_components + OVERSAMPLING_LAST + MEAN_COLUMNS), block_columns)
 
 
 def block_width(state: KrylovState) -> int:
-    """Columns of the block of the coming read: fewer where it will be the last, since no later one builds on it."""
+    """Columns of the block of the next read; fewer in the last read, since no later read builds on it."""
     problem = state.problem
     if is_last(state.max_residuals, problem.options.tolerance):
         return last_block_columns(problem.n_components, problem.block_columns)
@@ -533,11 +546,11 @@ def block_width(state: KrylovState) -> int:
 
 
 def accumulate_bits(state: KrylovState) -> int:
-    """How many bits of the operands of Z have to count in the coming read.
+    """Bits of the operands of Z that must count in the next read.
 
-    The first Z must be exact: the mean comes with it, its block has large weights in every Ritz vector, and a rough
-    one would hide which rows are certified. Later blocks are orthogonal to what was found: their products are short and
-    their weights small. The Z of the last read serves the residuals alone.
+    The first Z must be exact: the mean is computed from it, and its block has large weights in every Ritz vector, so
+    that a rough one would leave fewer rows certified. Later blocks are orthogonal to the directions found so far: their
+    products are short and their weights small. The Z of the last read serves the residuals alone.
     """
     if state.iteration.least_reads == 1 or not state.basis.products:
         return 24
@@ -547,12 +560,12 @@ def accumulate_bits(state: KrylovState) -> int:
 
 
 def converged(state: KrylovState) -> bool:
-    """Whether every wanted direction is within the tolerance, or as near as float32 products get."""
+    """Whether every direction is within the tolerance, or as near as float32 products get."""
     return bool(within_tolerance(state).all())
 
 
 def within_tolerance(state: KrylovState) -> Tensor:
-    """Which wanted directions are within the tolerance, or as near as float32 products get, of shape (k,), bool."""
+    """Whether each direction is within the tolerance, or as near as float32 products get, of shape (k,), bool."""
     assert state.ritz is not None and state.residual_norms is not None
     k = state.problem.n_components
     values, norms = state.ritz.values, state.residual_norms
@@ -560,19 +573,19 @@ def within_tolerance(state: KrylovState) -> Tensor:
 
 
 def relative_residuals(state: KrylovState) -> Tensor:
-    """||C v - lambda v|| / lambda of the wanted directions, of shape (k,), after at least one complete read.
+    """||C v - lambda v|| / lambda of each direction, of shape (k,), float64, after at least one complete read.
 
-    Where lambda is zero to working precision, so is the residual: its ratio is given as 0.
+    Where lambda is zero to working precision, so is the residual, and their ratio is defined as 0.
     """
     assert state.ritz is not None and state.residual_norms is not None
     k = state.problem.n_components
     values, norms = state.ritz.values[:k], state.residual_norms
-    nothing = values <= ZERO * state.ritz.values[0]
-    return torch.where(nothing, 0.0, norms / values.clamp(min=1e-300))
+    vanishes = values <= ZERO * state.ritz.values[0]
+    return torch.where(vanishes, 0.0, norms / values.clamp(min=1e-300))
 
 
 def is_last(max_residuals: Sequence[float], tolerance: float) -> bool:
-    """Whether the next read will be the last: it need gain only half of what the read before gained.
+    """Whether the next read is predicted to be the last: half the gain of the read before suffices.
 
     Parameters
     ----------
@@ -585,38 +598,39 @@ def is_last(max_residuals: Sequence[float], tolerance: float) -> bool:
 
 
 def is_rounding_limited(state: KrylovState) -> bool:
-    """Whether a late direction's residual may be nothing but the rounding of the first products."""
+    """Whether the residual of a direction above the tolerance may be the rounding of the first products alone."""
     assert state.ritz is not None and state.residual_norms is not None
     norms = state.residual_norms
-    late = ~within_tolerance(state)
+    unconverged = ~within_tolerance(state)
     limit = ROUNDING_MARGIN * residual_rounding(state.basis.products, state.ritz, len(norms))
-    return len(state.basis.blocks) > 1 and bool((norms <= limit)[late].any())
+    return len(state.basis.blocks) > 1 and bool((norms <= limit)[unconverged].any())
 
 
 def residual_floor(values: Tensor) -> Tensor:
-    """The residual that float32 products leave in the best of cases, for eigenvalues ``values`` (r,), absolute.
+    """The smallest absolute residual that float32 products can reach, of shape (r,), for eigenvalues ``values`` (r,).
 
-    A projection on direction i carries the rounding of rows whose length is that of direction 0.
+    The rounding of a projection on any direction is relative to the length of the rows, which direction 0 dominates.
     """
     largest = values[0].clamp(min=0)
     return ROUNDING_MARGIN * EPSILON * (largest * values.clamp(min=0)).sqrt() + ZERO * largest
 
 
 def residual_rounding(products: Sequence[Tensor], ritz: RitzPairs, n_components: int) -> Tensor:
-    """About the rounding in the residuals of the leading Ritz pairs, of shape (k,), absolute.
+    """Estimate of the absolute rounding in the residuals of the leading Ritz pairs, of shape (k,).
 
-    Each product C omega is exact to float32's precision of its own length; its weight in a Ritz vector decides how much
-    of that is seen.
+    The rounding of each product C omega is relative to its own length, and enters a residual by the product's weight in
+    the Ritz vector.
     """
     lengths = torch.cat([torch.linalg.vector_norm(product, dim=0) for product in products]).double()
     return EPSILON * torch.linalg.vector_norm(lengths[:, None] * ritz.weights[:, :n_components], dim=0)
 
 
-def _leading_on(state: KrylovState) -> Tensor:
-    """What the next block is made of, of shape (d, b), float64, the span of the basis aside: the products of the last
-    block; for a narrow block, or after one, the residuals of the leading Ritz pairs.
+def _next_directions(state: KrylovState) -> Tensor:
+    """Directions of the next block, of shape (d, b), float64, before the span of the basis is projected out.
 
-    Both span the same where all pairs are taken. What a Ritz vector lacks lies along its own residual first.
+    They are the products of the last block. For a narrow block, or after one, they are the residuals of the leading
+    Ritz pairs: both span the same space where all pairs are taken, and the error of a Ritz vector lies along its own
+    residual to first order.
     """
     assert state.ritz is not None
     width = block_width(state)
@@ -626,10 +640,10 @@ def _leading_on(state: KrylovState) -> Tensor:
 
 
 def _restarted(state: KrylovState) -> KrylovState:
-    """Begin anew with the Ritz vectors themselves as the basis.
+    """The state with an empty basis and the Ritz vectors as its next block.
 
-    Where the leading eigenvalues are very large against the wanted ones, the rounding of the first products hides the
-    residuals of the others; a basis of Ritz vectors keeps the two apart.
+    Where the leading eigenvalues are much larger than the others, the rounding of the first products exceeds the
+    residuals of the others. A basis of Ritz vectors keeps the two apart.
     """
     assert state.ritz is not None
     width = state.problem.block_columns - MEAN_COLUMNS
@@ -645,6 +659,7 @@ def _restarted(state: KrylovState) -> KrylovState:
 
 
 def _rounded(state: KrylovState, block: Tensor) -> Tensor:
+    """``block`` in float32, in numbers that the dtype of the product holds."""
     if not state.iteration.rounds_basis:
         return block.float()
     problem = state.problem
@@ -652,7 +667,7 @@ def _rounded(state: KrylovState, block: Tensor) -> Tensor:
 
 
 def _sums(problem: Problem, width: int, dtype: torch.dtype) -> Tensor:
-    """Zeros of shape (d, width), in the layout in which the product is fastest."""
+    """Zeros of shape (d, width), in the memory layout in which the product is fastest."""
     d = problem.n_columns
     if problem.device.type == "cpu":
         return torch.zeros((width, d), dtype=dtype).T
@@ -660,9 +675,9 @@ def _sums(problem: Problem, width: int, dtype: torch.dtype) -> Tensor:
 
 
 def _table_name(reads_before: int) -> str:
-    """The file of a read's projections: numbered by read, those before a restart included."""
+    """The name of the file of a read's projections; reads before a restart count."""
     return f"projections-{reads_before + 1}"
 
 
-def _keep(table: Projections, start: int, rows: Tensor) -> None:
+def _write_rows(table: Projections, start: int, rows: Tensor) -> None:
     table.write(start, rows.numpy())
