@@ -9,6 +9,7 @@ from torch import Tensor
 
 from skillaxes.pca.base import Problem, Scope, compact
 from skillaxes.pca.row_moments import Centering, MomentRows, RowMoments
+from skillaxes.pca.solvers import LAYER_RMS
 from skillaxes.stream.panel import Panel
 
 _CONSTANT = 1e-6  # variance over squared distance from the provisional mean: below it a column varies by rounding alone
@@ -55,7 +56,7 @@ class ColumnScaleRead:
         offset = complete.n_samples * complete.delta.square()
         variance = (sums[1] - offset).clamp(min=0) / complete.degrees
         variance[sums[1] - offset <= _CONSTANT * offset] = 0
-        if self._problem.options.scale == "layer-rms":
+        if self._problem.options.scale == LAYER_RMS:
             for part in self._problem.layers:
                 variance[part] = variance[part].mean()
         scale = torch.where(variance > 0, variance.clamp(min=1e-300).rsqrt(), 1.0).float()

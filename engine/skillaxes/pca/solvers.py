@@ -1,4 +1,4 @@
-"""The table of solvers by name, and the rule that chooses one and gives its reasons."""
+"""The tables of solvers and of column scales by name, and the rule that chooses a solver and gives its reasons."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ SOLVERS = {
     "incremental": "skillaxes.pca.incremental.Incremental",
     "covariance": "skillaxes.pca.covariance.Covariance",
 }
+
+UNSCALED = "none"  # columns as they are
+LAYER_RMS = "layer-rms"  # each layer divided by the root mean variance of its columns
+COLUMN_STD = "column-std"  # each column divided by its standard deviation
+SCALES = (UNSCALED, LAYER_RMS, COLUMN_STD)
 
 COVARIANCE_COLUMNS = 1024  # up to here the eigenproblem costs less than a further read of most stores
 

@@ -24,6 +24,7 @@ SELECTION = "selection.parquet"
 LABELS = "labels.jsonl"
 REPORT = "report.html"
 CHECKPOINT = "checkpoint"
+DISCOVER, APPLY = "discover", "apply"  # commands that write run folders
 POSITIVE = "positive"
 NEGATIVE = "negative"
 SIDES = (POSITIVE, NEGATIVE)
@@ -289,7 +290,7 @@ class Manifest(TypedDict, total=False):
     """
 
     format_version: int
-    command: str  # discover or apply
+    command: str  # DISCOVER or APPLY
     status: str  # running, done, stopped or failed
     config: dict[str, Any]  # all options by name, and the digest of given directions
     store: dict[str, Any]  # path, fingerprint, shape, dtype, chunk_rows and attributes
@@ -308,7 +309,6 @@ class Manifest(TypedDict, total=False):
     peak_memory_bytes: int
     repeated: dict[str, Any]  # seconds and rows of killed attempts after their last checkpoint
     processes: list[dict[str, Any]]
-    traffic: list[dict[str, Any]]
     gpu: dict[str, Any]
     # findings
     solver: dict[str, Any]
