@@ -10,11 +10,12 @@ import numpy as np
 import torch
 
 from skillaxes.cluster.world import ALONE, World
-from skillaxes.config import make_config
+from skillaxes.config import AUTO, make_config
 from skillaxes.errors import UsageError
 from skillaxes.pca.given import Given
+from skillaxes.pca.solvers import UNSCALED
 from skillaxes.progress import SILENT, Progress
-from skillaxes.run.driver import carry_out
+from skillaxes.run.driver import run_job
 from skillaxes.run.forecast import STATED, Rates
 from skillaxes.run.job import prepare
 from skillaxes.run.plan import Plan
@@ -23,7 +24,6 @@ from skillaxes.run_folder.schema import CENTERED_COSINE
 from skillaxes.store import Store
 
 if TYPE_CHECKING:
-
     from skillaxes.ingest.directions import GivenDirections
 
 
@@ -52,7 +52,7 @@ def discover(
     UsageError, StoreError, BadRowsError, RunFolderError, DeviceError : see :mod:`skillaxes.errors`
     StoppedEarly : the process was told to stop (see :mod:`skillaxes.cluster.signals`); the same call goes on
     """
-    return carry_out(prepare(store, options, world=world), run_dir, overwrite, progress)
+    return run_job(prepare(store, options, world=world), run_dir, overwrite, progress)
 
 
 def plan(store: Store | str | Path, *, world_size: int = 1, rates: Rates = STATED, **options: Any) -> Plan:
@@ -101,7 +101,7 @@ def apply(
 
     given = directions if isinstance(directions, GivenDirections) else read_given_directions(directions)
     k = len(given.components)
-    if options.get("scale", "none") != "none" or options.get("solver", "auto") != "auto":
+    if options.get("scale", UNSCALED) != UNSCALED or options.get("solver", AUTO) != AUTO:
         raise UsageError("apply takes the directions as they are: leave out --scale and --solver")
     centered = make_config(**options).ranking.rank_by == CENTERED_COSINE
     solver = Given(
@@ -113,7 +113,7 @@ def apply(
     )
     identity = {"components": k, "directions": _digest(given)}
     job = prepare(store, {**options, "components": k}, solver, identity, world)
-    return carry_out(job, run_dir, overwrite, progress)
+    return run_job(job, run_dir, overwrite, progress)
 
 
 def _digest(given: GivenDirections) -> str:

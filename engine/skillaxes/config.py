@@ -10,12 +10,11 @@ from typing import Any
 
 from skillaxes.errors import UsageError
 from skillaxes.memory import parse_size
-from skillaxes.pca.solvers import SOLVERS
+from skillaxes.pca.solvers import SCALES, SOLVERS, UNSCALED
 from skillaxes.run_folder.schema import RANKINGS, RAW_COSINE
 
 AUTO = "auto"
-SCALES = ("none", "layer-rms", "column-std")
-BAD_ROWS = ("error", "skip")
+FAIL, SKIP = BAD_ROWS = ("error", "skip")
 
 
 @dataclass(frozen=True)
@@ -202,7 +201,7 @@ class SolverConfig:
     )
     max_reads: int = option(8, at_least=2, metavar="N", help="Read the store at most this often.")
     scale: str = option(
-        "none",
+        UNSCALED,
         choices=SCALES,
         metavar="HOW",
         help="none, layer-rms (layers of equal size) or column-std (columns likewise).",
@@ -247,7 +246,7 @@ class InputConfig:
         None, convert=_layer_ids, metavar="IDS", help="Use these layers only, by layer id: --layers 15,19."
     )
     bad_rows: str = option(
-        "error",
+        FAIL,
         choices=BAD_ROWS,
         metavar="HOW",
         help="Rows with NaN or infinity: error names them, skip leaves them out.",

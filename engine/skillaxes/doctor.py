@@ -164,7 +164,7 @@ def _compiled_products() -> Finding:
     try:
         choice = select_backend(PanelSpec(0, 4096, torch.float16, torch.device("cpu")))
     except BackendError as error:
-        return Finding(ROAD, "compiled", False, str(error))
+        return Finding(READ_PATH, "compiled", False, str(error))
     fast = choice.name in ("amx", "avx512")
     said = "; ".join(choice.reasons[1:])
     value = f"{choice.name} multiplies panels on the CPU" if fast else "plain torch multiplies panels on the CPU"

@@ -13,11 +13,6 @@ from pathlib import Path
 from typing import Any
 
 
-def temp_path(path: Path) -> Path:
-    """Where :func:`atomic_write` has the file or folder that is to take the place of ``path``."""
-    return path.with_name(f".{path.name}.partial")
-
-
 @contextmanager
 def atomic_write(path: Path, *, shared: bool = False, sync_folder: bool = False) -> Iterator[Path]:
     """A path beside ``path`` to write a file or a folder to, which replaces ``path`` when the block ends well.
@@ -47,6 +42,11 @@ def atomic_write(path: Path, *, shared: bool = False, sync_folder: bool = False)
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def temp_path(path: Path) -> Path:
+    """Where :func:`atomic_write` has the file or folder that is to take the place of ``path``."""
+    return path.with_name(f".{path.name}.partial")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -103,11 +103,11 @@ def read_at(descriptor: int, values: Any, offset: int) -> int:
     return done
 
 
-def _bytes_of(values: Any) -> memoryview:
-    view = memoryview(values)
-    return view.cast("B") if view.nbytes else memoryview(b"")
-
-
 def default_scratch() -> Path:
     """The folder for what memory does not hold: $SLURM_TMPDIR, or the system's temporary folder ($TMPDIR)."""
     return Path(os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir())
+
+
+def _bytes_of(values: Any) -> memoryview:
+    view = memoryview(values)
+    return view.cast("B") if view.nbytes else memoryview(b"")

@@ -16,10 +16,8 @@ from skillaxes.errors import UsageError
 
 LEAST = 512 << 20
 SHARE = 0.6  # of what is granted: the rest is for the page cache and for neighbours
-
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _MOST_MMAP_THRESHOLD = 32 << 20  # that glibc takes
-
 _UNITS = {
     "": 1,
     "k": 10**3,
@@ -91,6 +89,28 @@ def show(size: float) -> str:
     return f"{size:.1f} TiB"
 
 
+@contextlib.contextmanager
+def freed_is_kept() -> Iterator[None]:
+    """Within it glibc keeps what is freed for what is allocated next.
+
+    Otherwise it gives megabytes back and faults them in again, page by page, a hundred times a job. The most that is
+    held at once stays what it was, and what is free in the end is given back.
+    """
+    try:
+        libc = ctypes.CDLL(None)
+        adjust, trim = libc.mallopt, libc.malloc_trim
+    except (OSError, AttributeError):  # another C library
+        yield
+        return
+    adjust(_M_MMAP_THRESHOLD, _MOST_MMAP_THRESHOLD)
+    adjust(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+    try:
+        yield
+    finally:
+        adjust(_M_TRIM_THRESHOLD, 2 * _MOST_MMAP_THRESHOLD)
+        trim(0)
+
+
 def _cgroup_files() -> list[Path]:
     root = Path("/sys/fs/cgroup")
     files = [root / "memory.max", root / "memory" / "memory.limit_in_bytes"]
@@ -124,25 +144,3 @@ def _status_field(name: str) -> int:
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return next((int(line.split()[1]) << 10 for line in lines if line.startswith(name + ":")), 0)
-
-
-@contextlib.contextmanager
-def freed_is_kept() -> Iterator[None]:
-    """Within it glibc keeps what is freed for what is allocated next.
-
-    Otherwise it gives megabytes back and faults them in again, page by page, a hundred times a job. The most that is
-    held at once stays what it was, and what is free in the end is given back.
-    """
-    try:
-        libc = ctypes.CDLL(None)
-        adjust, trim = libc.mallopt, libc.malloc_trim
-    except (OSError, AttributeError):  # another C library
-        yield
-        return
-    adjust(_M_MMAP_THRESHOLD, _MOST_MMAP_THRESHOLD)
-    adjust(_M_TRIM_THRESHOLD, (1 << 31) - 1)
-    try:
-        yield
-    finally:
-        adjust(_M_TRIM_THRESHOLD, 2 * _MOST_MMAP_THRESHOLD)
-        trim(0)

@@ -1,4 +1,4 @@
-"""A principal component problem, the protocols of solvers and of reads, and what a solver returns."""
+"""The principal component problem, the protocols of solvers and reads, and the result of a solver."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from skillaxes.stream.device import DeferredResults
     from skillaxes.stream.panel import Panel
 
-MULTIPLE = 16  # matrix products like a multiple of it
-MEAN_COLUMNS = 2  # of a block: they carry the mean (first read) or its correction (second), as high and low part
-RANDOM_DIRECTIONS = 20  # ranked beside the components, as a baseline for labels
+MULTIPLE = 16  # of the columns of a block: matrix products are fastest there
+MEAN_COLUMNS = 2  # of a block: high and low part of the mean in the first read, of its correction in the later ones
+RANDOM_DIRECTIONS = 20  # ranked like the components, as a baseline for labels
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class Problem:
     ----------
     n_rows : rows of the whole store, those of other processes included
     n_columns : columns in use, d
-    dtype : of the panels, the store's
-    device : where panels lie
-    options : what was asked for
+    dtype : dtype of the store and of the panels
+    device : device of the panels
+    options : number of components, tolerance, limits, scale and seed
     layers : columns of each layer in use; empty where the store has no layers
-    skip_bad_rows : leave rows with NaN or infinity out instead of failing
-    storage_bound : rows arrive slower than they are multiplied, as on a GPU
-    panel_rows : rows a panel; 0 until the job is planned
+    skip_bad_rows : whether rows with NaN or infinity are left out; they are an error if not
+    storage_bound : whether rows arrive slower than they are multiplied, as on a GPU
+    panel_rows : rows of a panel; 0 until the job is planned
     block_columns : columns of one block of the basis, l, a multiple of 16; 0 until the job is planned
     """
 
@@ -58,25 +58,25 @@ class Problem:
 
     @property
     def n_components(self) -> int:
-        """Directions wanted, k."""
+        """Directions to find, k."""
         return self.options.components
 
 
 @dataclass(frozen=True)
 class Requirements:
-    """All that planning asks of a solver.
+    """Memory, reads and traffic of a solver, for the plan of a job.
 
     Attributes
     ----------
     block_columns : columns of one block of the basis, l
-    reads : reads of the store that are expected, without the one for ``--scale``
+    reads : expected reads of the store, without the one for ``--scale``
     kept_blocks : blocks whose bases, products and projections are held at once
-    basis_bytes : of bases, products, sums and what orthonormalises them
+    basis_bytes : bytes of bases, products and sums, and of the buffers for orthonormalisation
     float_rows : whether the solver needs the rows themselves, in float32
-    block_traffic : bytes that each process hands to sums and to broadcasts in a first read that finds a block; None
-        where there is no such read
+    block_traffic : bytes that each process gives to all_reduce and to broadcast in a first read that finds a block;
+        None where there is no such read
     solves : whether a read ends in a Rayleigh-Ritz problem
-    reasons : why this solver
+    reasons : reasons for this solver
     """
 
     block_columns: int
@@ -91,14 +91,14 @@ class Requirements:
 
 @dataclass(frozen=True)
 class Scope:
-    """What a solver works with besides its state.
+    """The surroundings of a solver: processes, tables and results of a device.
 
     Attributes
     ----------
     world : the processes that share the job
-    projections : where kept projections go; knows the rows of this process
-    results : what the panels of a GPU send back to the host
-    scale : Tensor of shape (d,), float32: the factor of each column; None where rows are taken as they are
+    projections : tables of the kept projections, for the rows of this process
+    results : results of a GPU on their way to the host
+    scale : Tensor of shape (d,), float32: the factor of each column; None where rows are not scaled
     """
 
     world: World
@@ -108,39 +108,40 @@ class Scope:
 
 
 class Reduction(Protocol):
-    """One read of the store, as what it adds up.
+    """The sums of one read of the store.
 
     Attributes
     ----------
-    title : follows "read 1" in the name of the stage, in brackets; empty for a read of the block Krylov iteration
+    title : suffix of the name of the stage, as in "read 1 (covariance)"; empty for a read of the block Krylov
+        iteration
     """
 
     title: str
 
     def begin(self) -> None:
-        """Make room for the sums; processes agree on what they multiply by. Called once, before anything else."""
+        """Allocate the sums and broadcast the block. Called once, before every other method."""
 
     def update(self, panel: Panel) -> None:
         """Add one panel."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums so far, as plain values; nothing is on its way to them afterwards."""
+        """The sums so far, as plain values, with all pending results of a device included."""
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Put sums back, before the first panel."""
+        """Restore the sums, before the first panel."""
 
     def row_tables(self) -> Mapping[str, RowTable]:
-        """The numbers of every row that the read leaves, by the name of their file in a checkpoint."""
+        """Tables of the numbers of every row that the read computes, by the name of their file in a checkpoint."""
 
 
 class SolverState(Protocol):
-    """A solver's state between two reads: a value that knows how it is saved."""
+    """A solver's state between two reads, with the methods that save it."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The state as plain values, but for the numbers of every row."""
+        """The state as plain values, without the numbers of every row."""
 
     def row_tables(self) -> Mapping[str, RowTable]:
-        """The numbers of every row that the state keeps, by the name of their file in a checkpoint."""
+        """Tables of the numbers of every row, by the name of their file in a checkpoint."""
 
 
 State = TypeVar("State", bound=SolverState)
@@ -153,10 +154,10 @@ class Solver(ABC, Generic[State]):
 
     Attributes
     ----------
-    name : the name that a user chooses it by
-    remedy : the advice where the tolerance was not reached
-    scale : Tensor of shape (d,), float32: factors of the columns that come with the solver; None but for given
-        directions
+    name : its name on the command line
+    remedy : the advice to a user whose tolerance was not reached
+    scale : Tensor of shape (d,), float32: factors of the columns that belong to given directions; None for directions
+        to find
     """
 
     name: str
@@ -165,10 +166,10 @@ class Solver(ABC, Generic[State]):
 
     @abstractmethod
     def requirements(self, problem: Problem) -> Requirements:
-        """What the solver will need, before anything is read."""
+        """Requirements of the solver, before any read."""
 
     def start_directions(self, problem: Problem) -> int:
-        """Directions that the warm start is asked for; 0 where the provisional mean is enough."""
+        """Directions of the warm start; 0 where the provisional mean is enough."""
         return 0
 
     @abstractmethod
@@ -177,11 +178,11 @@ class Solver(ABC, Generic[State]):
 
     @abstractmethod
     def load(self, saved: dict[str, Any], problem: Problem, scope: Scope) -> State:
-        """The state whose ``state_dict`` was saved, with empty row tables."""
+        """The state from its ``state_dict``, with empty row tables."""
 
     @abstractmethod
     def next_read(self, state: State) -> Reduction | None:
-        """The coming read, not begun; None where no further one is needed."""
+        """The next read, before its ``begin``; None when the solver is done."""
 
     @abstractmethod
     def finish_read(self, state: State, read: Any) -> State:
@@ -189,36 +190,36 @@ class Solver(ABC, Generic[State]):
 
     @abstractmethod
     def solution(self, state: State) -> Solution:
-        """Directions, stability and row scores, from what the reads left."""
+        """Directions, stability and row scores, after the last read."""
 
     def record(self, state: State, read: Any) -> dict[str, Any]:
-        """Facts of a complete read for its stage in the manifest."""
+        """Figures of a complete read for its stage in the manifest."""
         return {}
 
     def remark(self, state: State) -> str:
-        """One line on how far the solver has come; empty where there is nothing to say."""
+        """One line on the progress of the solver; empty for none."""
         return ""
 
 
 @dataclass(frozen=True)
 class PCAResult:
-    """Principal directions, and how far they can be trusted.
+    """Principal directions with their residuals and error bounds: k directions, d columns.
 
-    All on the CPU in float64 unless said otherwise; k directions, d columns, r >= k.
+    All tensors are float64 and on the CPU.
 
     Attributes
     ----------
     components : Tensor of shape (k, d), unit rows; the entry of largest magnitude is positive
-    mean : Tensor of shape (d,), of the rows (scaled, if the problem was)
+    mean : Tensor of shape (d,), of the rows, or of the scaled rows
     explained_variance : Tensor of shape (k,), eigenvalues of the covariance with n - 1
-    total_variance : trace of that covariance
+    total_variance : trace of the covariance
     residuals : Tensor of shape (k,), ||C v - lambda v|| / lambda
-    angle_bounds : Tensor of shape (k,), radians, on the angle to the exact direction
-    bound_rigorous : whether the bound needs no assumption on the eigenvalues that were not computed
-    n_samples : rows that counted
-    reads : reads of the store that the solver made
+    angle_bounds : Tensor of shape (k,), radians: upper bounds on the angle to the exact direction
+    bound_rigorous : whether the bounds need no assumption on the eigenvalues that were not computed
+    n_samples : rows that count
+    reads : reads of the store by the solver
     converged : whether every residual is below the tolerance, or as near to zero as float32 products get
-    layer_variance : Tensor of shape (n_layers,), variance summed over each layer's columns; empty without layers
+    layer_variance : Tensor of shape (n_layers,): variance summed over the columns of each layer; empty without layers
     """
 
     components: Tensor
@@ -235,27 +236,27 @@ class PCAResult:
 
     @property
     def explained_variance_ratio(self) -> Tensor:
-        """Share of the total variance, of shape (k,)."""
+        """Share of the total variance, Tensor of shape (k,)."""
         return self.explained_variance / max(self.total_variance, torch.finfo(torch.float64).tiny)
 
     @property
     def singular_values(self) -> Tensor:
-        """Singular values of the centred matrix, of shape (k,)."""
+        """Singular values of the centred matrix, Tensor of shape (k,)."""
         return (self.explained_variance.clamp(min=0) * (self.n_samples - 1)).sqrt()
 
 
 @dataclass(frozen=True)
 class Solution:
-    """Directions, and the scores of every row.
+    """The result of a solver: directions, and the scores of every row.
 
     Attributes
     ----------
     result : the directions
-    stability : how they vary between halves of the rows
-    rows : every row against the k components and the random directions
-    scale : Tensor of shape (d,), float32: the factor of each column; None where rows were taken as they are
-    bad_rows : ndarray of the rows that were left out, int64
-    searched : whether the directions were found here; given ones have no tolerance to reach
+    stability : variation of the directions between halves of the rows
+    rows : scores of every row on the k components, then on the random directions
+    scale : Tensor of shape (d,), float32: the factor of each column; None where rows were not scaled
+    bad_rows : ndarray, int64: rows that were left out
+    searched : whether the directions were searched for; given ones have no tolerance to reach
     """
 
     result: PCAResult
@@ -267,28 +268,28 @@ class Solution:
 
 
 def signs(directions: Tensor) -> Tensor:
-    """+1 or -1 for each row of ``directions`` (k, d): the sign of its entry of largest magnitude.
+    """The sign of the entry of largest magnitude of each row of ``directions`` (k, d): +1 or -1, of shape (k,).
 
-    scikit-learn's V-based ``svd_flip``.
+    The same as scikit-learn's ``svd_flip`` with ``u_based_decision=False``.
     """
     largest = directions.abs().argmax(dim=1, keepdim=True)
     return torch.where(directions.gather(1, largest)[:, 0] < 0, -1.0, 1.0).to(directions.dtype)
 
 
 def rounded_up(columns: int) -> int:
-    """The columns that a block of so many takes."""
+    """``columns`` rounded up to a multiple of 16."""
     return -(-columns // MULTIPLE) * MULTIPLE
 
 
 def basis_bytes(n_columns: int, block_columns: int, kept_blocks: int) -> int:
-    """Bytes of bases in float32, and of products, sums and what orthonormalises them in float64."""
+    """Bytes of bases in float32, and of products, sums and buffers for orthonormalisation in float64."""
     return n_columns * block_columns * (12 * kept_blocks + 48)
 
 
 def compact(tensor: Tensor) -> Tensor:
-    """``tensor`` on the host, in memory that holds nothing else: torch saves all of what a view looks into.
+    """``tensor`` on the host in memory of its own, with the same strides.
 
-    Strides stay, since a matrix product may sum in another order where they differ.
+    torch saves the whole storage of a view. With other strides a matrix product may sum in another order.
     """
     tensor = tensor.detach().cpu()
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()

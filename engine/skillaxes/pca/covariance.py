@@ -1,6 +1,6 @@
-"""Exact principal components from the covariance matrix: one read, d x d numbers in float64. For few columns.
+"""Exact principal components from the covariance matrix, for few columns: one read, d x d numbers in float64.
 
-One read of the block Krylov iteration follows, which ranks the rows and measures the residuals.
+One read of the block Krylov iteration follows. It leaves the scores of every row and measures the residuals.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from skillaxes.pca.base import Problem, Scope, compact
-from skillaxes.pca.krylov import BlockSolver
+from skillaxes.pca.block_solver import BlockSolver
 from skillaxes.pca.row_moments import Centering, MomentRows, RowMoments
 from skillaxes.pca.warm_start import WarmStart, as_shift
 from skillaxes.stream.panel import Panel
 
-SUBSPACE = 32  # directions kept beside the wanted ones: random directions and split halves live in them
+SUBSPACE = 32  # directions beyond k: random directions and split halves are taken from the whole subspace
 
 
 class CovarianceRead:
-    """The read that adds up the covariance matrix.
+    """The read that sums the covariance matrix.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class CovarianceRead:
         self._problem, self._scope, self._world, self._shift = problem, scope, scope.world, shift.to(problem.device)
 
     def begin(self) -> None:
-        """Make room for the sums."""
+        """Allocate the sums."""
         problem, scope = self._problem, self._scope
         d, device = problem.n_columns, problem.device
         self._centering = Centering(problem, self._shift, scope.scale)
@@ -49,11 +49,17 @@ class CovarianceRead:
     def update(self, panel: Panel) -> None:
         """Add one panel."""
         rows = self._centering.rows(panel, self._moments).double()
-        self.products.addmm_(rows.T, rows)  # in float64: float32 would blur eigenvalues 1e4 times below the largest
+        self.products.addmm_(rows.T, rows)  # in float64: float32 would lose eigenvalues 1e4 times below the largest
         self.sums.add_(rows.sum(dim=0))
 
     def finish(self) -> WarmStart:
-        """The mean and the leading eigenvectors of the covariance matrix."""
+        """The mean and the leading eigenvectors of the covariance matrix.
+
+        Raises
+        ------
+        BadRowsError : too few rows count
+        StoreError : all rows are equal
+        """
         k = self._problem.n_components
         self._world.all_reduce_(self.products, self.sums)
         moments = self._moments.complete(self.sums, self._world, max(2, k))
@@ -63,7 +69,7 @@ class CovarianceRead:
         return WarmStart(as_shift(self._shift + moments.delta, self._problem).cpu(), vectors, moments.n_samples)
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums so far."""
+        """The sums so far, as plain values."""
         return {
             "products": compact(self.products),
             "sums": compact(self.sums),
@@ -71,7 +77,7 @@ class CovarianceRead:
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Put sums back, before the first panel."""
+        """Restore the sums, before the first panel."""
         self.products.copy_(saved["products"])
         self.sums.copy_(saved["sums"])
         self._moments.layer_squares.copy_(saved["layer_squares"])
@@ -82,20 +88,20 @@ class CovarianceRead:
 
 
 class Covariance(BlockSolver):
-    """The eigenvectors of the covariance matrix."""
+    """Eigenvectors of the covariance matrix, summed in float64."""
 
     name = "covariance"
 
     def block_read(self, problem: Problem, shift: Tensor, scope: Scope) -> CovarianceRead:
-        """The read that adds up the matrix."""
+        """The read that sums the matrix."""
         return CovarianceRead(problem, shift, scope)
 
     def block_directions(self, problem: Problem) -> int:
-        """The wanted ones and some beside them."""
+        """k, and some more."""
         return problem.n_components + SUBSPACE
 
     def block_bytes(self, problem: Problem, columns: int) -> int:
-        """The matrix, and what its eigenproblem takes."""
+        """The matrix and the buffers of its eigenproblem."""
         return 5 * problem.n_columns**2 * 8
 
     def block_traffic(self, problem: Problem, columns: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Given directions against every row: one read, nothing to solve."""
+"""Scores of every row on given directions: one read, nothing to solve."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from skillaxes.pca.warm_start import WarmStart
 
 @dataclass(frozen=True)
 class Given(Solver[KrylovState]):
-    """Directions that come from elsewhere, as they are.
+    """Directions that are given, not searched for.
 
     Attributes
     ----------
-    components : Tensor of shape (k, d); brought to unit length
-    source : where they come from, in words
-    mean : Tensor of shape (d,) that centred scores are relative to; None for the store's own
-    scale : Tensor of shape (d,) that the columns are multiplied by, or None
-    reads : 1; 2 where norms of centred rows are wanted and the mean is the store's own
+    components : Tensor of shape (k, d), any float dtype; normalised to unit length
+    source : name of their file, for messages
+    mean : Tensor of shape (d,): the mean that centred scores are relative to; None for the store's own
+    scale : Tensor of shape (d,): the factor of each column; None for none
+    reads : 1, or 2 for norms of centred rows relative to the store's own mean
     """
 
     components: Tensor
@@ -46,7 +46,7 @@ class Given(Solver[KrylovState]):
     name = "given directions"
 
     def requirements(self, problem: Problem) -> Requirements:
-        """A block of all directions and some random ones."""
+        """One block of all directions and the random ones."""
         columns = rounded_up(len(self.components) + RANDOM_DIRECTIONS + MEAN_COLUMNS)
         return Requirements(
             block_columns=columns,
@@ -58,11 +58,11 @@ class Given(Solver[KrylovState]):
         )
 
     def start_directions(self, problem: Problem) -> int:
-        """The random ones lie in the sample's space."""
+        """Those that the random directions are mixed from."""
         return RANDOM_DIRECTIONS
 
     def init(self, problem: Problem, start: WarmStart, scope: Scope) -> KrylovState:
-        """The directions and the random ones in one block."""
+        """The state before the first read: one block of all directions and the random ones."""
         shift = start.shift if self.mean is None else self.mean.float().double()
         generator = torch.Generator().manual_seed(problem.options.seed + 1)
         mixing = torch.randn((start.block.shape[1], RANDOM_DIRECTIONS), generator=generator, dtype=torch.float64)
@@ -73,17 +73,23 @@ class Given(Solver[KrylovState]):
         return init(problem, WarmStart(shift, block, start.n_rows), scope, self._iteration())
 
     def load(self, saved: dict[str, Any], problem: Problem, scope: Scope) -> KrylovState:
-        """The state whose ``state_dict`` was saved, with empty row tables."""
+        """The state from its ``state_dict``, with empty row tables."""
         return KrylovState.load(saved, problem, scope, self._iteration())
 
     def next_read(self, state: KrylovState) -> KrylovRead | None:
-        """The read of all directions; a second one carries the mean's correction alone."""
+        """The read of all directions; in a second read the block holds the correction of the mean alone."""
         if state.reads >= self.reads:
             return None
         return KrylovRead(state if state.reads == 0 else replace(state, next_block=state.next_block[:, :0]))
 
     def finish_read(self, state: KrylovState, read: KrylovRead) -> KrylovState:
-        """The state after a complete read; nothing is solved."""
+        """The state after a complete read.
+
+        Raises
+        ------
+        BadRowsError : too few rows count
+        StoreError : all rows are equal
+        """
         return with_read(state, read)
 
     def solution(self, state: KrylovState) -> Solution:
@@ -122,7 +128,7 @@ class Given(Solver[KrylovState]):
         return Krylov().record(state, read)
 
     def _unit(self) -> Tensor:
-        """The directions at unit length, float64."""
+        """The directions at unit length, of shape (k, d), float64."""
         components = self.components.double()
         return components / torch.linalg.vector_norm(components, dim=1, keepdim=True)
 

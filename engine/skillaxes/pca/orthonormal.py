@@ -1,4 +1,4 @@
-"""Orthonormal blocks, with dependent columns dropped."""
+"""Orthonormalisation of tall blocks, with dependent columns dropped."""
 
 from __future__ import annotations
 
@@ -7,13 +7,53 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-DEPENDENT = 1e-10  # squared length, relative to 1, under which what is left of a column is rounding
-ROUNDING = 1e-6  # of a unit column: less than that left over from a float32 product is its rounding
-_WELL_APART = 1e-8  # least eigenvalue of the scaled Gram matrix, relative to 1, above which once is enough
-_NOTHING = 1e-11  # of a unit column along another one: what a second projection need not take out
-_ROUGHLY_DEPENDENT = 1e-6
+DEPENDENT = 1e-10  # squared length, relative to 1: below it the remainder of a column is rounding
+ROUNDING = 1e-6  # of a unit column: a shorter remainder of a float32 product is its rounding
+_INDEPENDENT = 1e-8  # least eigenvalue of the scaled Gram matrix, relative to 1: above it one pass is enough
+_NEGLIGIBLE = 1e-11  # of a unit column along another one: no second projection removes it
+_ROUGHLY_DEPENDENT = 1e-6  # as DEPENDENT, of a Gram matrix in float32
 _SQUARES_FIT = (1e-12, 1e12)  # between these the largest entry has a square that float32 can sum up
-_ROWS = 4096  # rows of a tall block that are held in float64 at once: what the second cache holds
+_ROWS = 4096  # rows of a tall block in float64 at once: they fit the second cache
+
+
+def orthonormalize(block: Tensor, against: Sequence[Tensor] = (), inverse: Tensor | None = None) -> Tensor:
+    """An orthonormal basis of the columns of ``block`` after the span of ``against`` is projected out.
+
+    The projection is made twice ("twice is enough", Giraud et al. 2005). Symmetric orthonormalisation through the Gram
+    matrix of the scaled columns follows: nearly dependent columns have small eigenvalues and are dropped. Both are
+    repeated where columns were nearly dependent.
+
+    Parameters
+    ----------
+    block : Tensor of shape (d, b), float64
+    against : tensors of shape (d, l), any float dtype, K = [against]; orthonormal to the rounding of their own dtype
+    inverse : Tensor of shape (n_basis, n_basis), float64: (KᵀK)⁺; None where it is not known yet
+    """
+    columns = _unit(block)  # (b, d): columns side by side
+    if len(columns) and against and inverse is None:
+        inverse = pseudo_inverse(torch.cat([overlaps(against, other) for other in against], dim=1))
+    for _ in range(2 if len(columns) else 0):
+        columns, least = _orthonormalized(columns, against, inverse)
+        if least > _INDEPENDENT:
+            break
+    return columns.T
+
+
+def rough_orthonormal(block: Tensor) -> Tensor:
+    """A roughly orthonormal basis of ``block`` (d, b), float32, of shape (d, b') with b' <= b.
+
+    For use between two steps of an iteration.
+    """
+    largest = float(torch.linalg.vector_norm(block, ord=torch.inf)) if block.numel() else 0.0
+    if not _SQUARES_FIT[0] < largest < _SQUARES_FIT[1]:
+        block = block / max(largest, torch.finfo(block.dtype).tiny)
+    transform, _ = _symmetric((block.T @ block).double(), 0.0, _ROUGHLY_DEPENDENT)
+    return (transform.T.float() @ block.T).T
+
+
+def pseudo_inverse(basis_gram: Tensor) -> Tensor:
+    """(KᵀK)⁺ from KᵀK (n_basis, n_basis), float64; K may be slightly oblique and have zero columns."""
+    return torch.linalg.pinv(basis_gram, rtol=1e-12, hermitian=True)
 
 
 def gram(left: Tensor, right: Tensor) -> Tensor:
@@ -31,12 +71,12 @@ def overlaps(blocks: Sequence[Tensor], right: Tensor) -> Tensor:
 
 
 def parts(n_columns: int) -> Iterator[int]:
-    """Where the parts of tall blocks begin that are held in float64 at once."""
+    """The first row of each part of a tall block, at most _ROWS rows long."""
     return iter(range(0, n_columns, _ROWS))
 
 
 def part(blocks: Sequence[Tensor], at: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    """The part of K = [blocks] that begins at row ``at``, of shape (n, n_basis)."""
+    """The part of K = [blocks] from row ``at``, of shape (n, n_basis), in ``dtype``."""
     rows = blocks[0][at : at + _ROWS]
     whole = torch.empty((len(rows), sum(block.shape[1] for block in blocks)), dtype=dtype, device=rows.device)
     for target, block in zip(whole.split([block.shape[1] for block in blocks], dim=1), blocks, strict=True):
@@ -44,45 +84,8 @@ def part(blocks: Sequence[Tensor], at: int, dtype: torch.dtype = torch.float64) 
     return whole
 
 
-def orthonormalize(block: Tensor, against: Sequence[Tensor] = (), inverse: Tensor | None = None) -> Tensor:
-    """An orthonormal basis of what ``block`` (d, b), float64, adds to the span of K = [against], (d, n_basis).
-
-    K is projected out twice ("twice is enough", Giraud et al. 2005), then symmetric orthonormalisation through the
-    Gram matrix of the scaled columns, so that nearly dependent columns are found by their eigenvalue and dropped; all
-    of it again where they were nearly dependent. K may be orthonormal to the precision of its own rounding only.
-
-    Parameters
-    ----------
-    inverse : Tensor of shape (n_basis, n_basis), float64: (KᵀK)⁺; None where it is not known yet
-    """
-    columns = _unit(block)  # (b, d): columns side by side
-    if len(columns) and against and inverse is None:
-        inverse = pseudo_inverse(torch.cat([overlaps(against, other) for other in against], dim=1))
-    for _ in range(2 if len(columns) else 0):
-        columns, least = _orthonormalized(columns, against, inverse)
-        if least > _WELL_APART:
-            break
-    return columns.T
-
-
-def pseudo_inverse(basis_gram: Tensor) -> Tensor:
-    """(KᵀK)⁺, for a basis that rounding may have made a little oblique, zero columns included."""
-    return torch.linalg.pinv(basis_gram, rtol=1e-12, hermitian=True)
-
-
-def rough_orthonormal(block: Tensor) -> Tensor:
-    """About an orthonormal basis of ``block`` (d, b), float32, of shape (d, b') with b' <= b, between two steps of
-    an iteration.
-    """
-    largest = float(torch.linalg.vector_norm(block, ord=torch.inf)) if block.numel() else 0.0
-    if not _SQUARES_FIT[0] < largest < _SQUARES_FIT[1]:
-        block = block / max(largest, torch.finfo(block.dtype).tiny)
-    transform, _ = _symmetric((block.T @ block).double(), 0.0, _ROUGHLY_DEPENDENT)
-    return (transform.T.float() @ block.T).T
-
-
 def _unit(block: Tensor) -> Tensor:
-    """The columns of ``block`` that are not zero as rows of length 1."""
+    """The nonzero columns of ``block`` as rows of length 1."""
     columns = block.T.contiguous()
     lengths = torch.linalg.vector_norm(columns, dim=1)
     if not bool((lengths > 0).all()):
@@ -91,8 +94,12 @@ def _unit(block: Tensor) -> Tensor:
 
 
 def _orthonormalized(columns: Tensor, against: Sequence[Tensor], inverse: Tensor | None) -> tuple[Tensor, float]:
-    """Orthonormal ``columns`` (b, d), those ``against`` projected out of them in place before, and the least eigenvalue
-    of their Gram matrix, relative to 1.
+    """``columns`` (b, d) orthonormalised after ``against`` is projected out of them in place.
+
+    Returns
+    -------
+    rows : Tensor of shape (b', d), float64, orthonormal
+    least : least eigenvalue of the Gram matrix of the scaled columns, relative to 1
     """
     n, d = columns.shape
     inner = torch.zeros((n, n), dtype=torch.float64, device=columns.device)
@@ -108,12 +115,12 @@ def _orthonormalized(columns: Tensor, against: Sequence[Tensor], inverse: Tensor
             some.addmm_(weights.T, basis.T, alpha=-1)
             left.addmm_(some, basis)
         inner.addmm_(some, some.T)
-    if inverse is not None:  # what rounding has left along K goes with the transformation
+    if inverse is not None:  # the remainder along K is removed with the transformation
         weights = inverse @ left.T
         inner -= left @ weights
     transform, least = _symmetric(inner, ROUNDING, DEPENDENT)
     along = weights @ transform
-    some_left = inverse is not None and bool((along.abs() > _NOTHING).any())
+    some_left = inverse is not None and bool((along.abs() > _NEGLIGIBLE).any())
     out = torch.empty((transform.shape[1], d), dtype=torch.float64, device=columns.device)
     for at in parts(d):
         torch.mm(transform.T, columns[:, at : at + _ROWS], out=out[:, at : at + _ROWS])
@@ -123,9 +130,14 @@ def _orthonormalized(columns: Tensor, against: Sequence[Tensor], inverse: Tensor
 
 
 def _symmetric(inner: Tensor, shortest: float, dependent: float) -> tuple[Tensor, float]:
-    """From the Gram matrix of columns how they combine to orthonormal ones, (b, b'), float64, and the least eigenvalue
-    after they were scaled; columns of at most ``shortest`` left out, and directions whose eigenvalue is at most
-    ``dependent``.
+    """Symmetric orthonormalisation from a Gram matrix ``inner`` (b, b), float64.
+
+    Columns no longer than ``shortest`` are dropped, and directions whose eigenvalue is at most ``dependent``.
+
+    Returns
+    -------
+    transform : Tensor of shape (b, b'), float64: weights of the columns in the orthonormal ones
+    least : least eigenvalue of the Gram matrix of the scaled columns
     """
     lengths = inner.diagonal().clamp(min=0).sqrt()
     keep = torch.nonzero(lengths > shortest)[:, 0]

@@ -1,7 +1,6 @@
-"""The projections of every row that each read leaves behind, in global row order, in memory or on disk.
+"""Kept projections: the projections of every row of one read, in global row order, in memory or on disk.
 
-From these alone come the Rayleigh-Ritz problem, the ranking and the split halves: N x l numbers a read instead of N x
-D.
+The Rayleigh-Ritz problem, the ranking and the split halves are computed from them: N x l numbers a read, not N x D.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import numpy as np
 
 from skillaxes.files import read_at, write_at
 
-BLOCK_ROWS = 8192  # rows that later passes take at once; fixed, so that sums have one order
+BLOCK_ROWS = 8192  # rows at once of later passes; fixed, so that sums have one order
 
 
 class Projections:
@@ -22,9 +21,9 @@ class Projections:
 
     Parameters
     ----------
-    first_row, n_rows : the global rows it belongs to
+    first_row, n_rows : the global rows of the table
     width : columns
-    file : where the table is spilled to by plain writes; None keeps it in memory
+    file : file of a table on disk; None for one in memory
     """
 
     def __init__(self, first_row: int, n_rows: int, width: int, file: Path | None = None) -> None:
@@ -34,10 +33,15 @@ class Projections:
         self._descriptor = -1
         if file is not None:
             self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
-            file.unlink()  # the file lives as long as the process: nothing is left behind, however it ends
+            file.unlink()  # it is removed when the process ends, however it ends
 
     def write(self, start: int, rows: np.ndarray) -> None:
-        """Put ``rows`` of shape (n, width) at global row ``start``."""
+        """Write ``rows`` (n, width), float32, from global row ``start`` on.
+
+        Raises
+        ------
+        OSError : the file cannot be written
+        """
         at = start - self.first_row
         if self._table is not None:
             self._table[at : at + len(rows)] = rows
@@ -45,7 +49,12 @@ class Projections:
         write_at(self._descriptor, np.ascontiguousarray(rows, np.float32), at * self.width * 4)
 
     def rows(self, start: int, stop: int) -> np.ndarray:
-        """Rows ``start`` to ``stop`` (global), of shape (stop - start, width), float32."""
+        """Rows ``start`` to ``stop`` (global), of shape (stop - start, width), float32.
+
+        Raises
+        ------
+        OSError : the file cannot be read or ends too early
+        """
         at = start - self.first_row
         if self._table is not None:
             return self._table[at : at + stop - start]
@@ -55,7 +64,7 @@ class Projections:
         return out
 
     def at(self, rows: np.ndarray) -> np.ndarray:
-        """Some rows by their global numbers, of shape (len(rows), width), float32."""
+        """Some rows by their global numbers ``rows`` (n,), int64, of shape (n, width), float32."""
         if self._table is not None:
             return self._table[rows - self.first_row]
         out = np.empty((len(rows), self.width), np.float32)
@@ -67,7 +76,7 @@ class Projections:
         return out
 
     def close(self) -> None:
-        """Give back the memory or the file."""
+        """Free the memory or close the file."""
         self._table = None
         if self._descriptor >= 0:
             os.close(self._descriptor)
@@ -75,12 +84,12 @@ class Projections:
 
 
 class ProjectionStore:
-    """Makes the tables of one job and takes them away again.
+    """The tables of kept projections of one job.
 
     Parameters
     ----------
     first_row, n_rows : the global rows of this process
-    scratch : folder for the tables; None keeps them in memory
+    scratch : folder for tables on disk; None for tables in memory
     """
 
     def __init__(self, first_row: int, n_rows: int, scratch: Path | None = None) -> None:
@@ -88,21 +97,26 @@ class ProjectionStore:
         self._tables: list[Projections] = []
 
     def new(self, width: int) -> Projections:
-        """A further table."""
+        """A new table with ``width`` columns.
+
+        Raises
+        ------
+        OSError : the file cannot be made
+        """
         name = f"projections-{os.getpid()}-{len(self._tables)}.f32"
         file = None if self._scratch is None else self._scratch / name
         self._tables.append(Projections(self.first_row, self.n_rows, width, file))
         return self._tables[-1]
 
     def close(self) -> None:
-        """Give everything back."""
+        """Close all tables."""
         for table in self._tables:
             table.close()
         self._tables.clear()
 
 
 def blocks(first_row: int, n_rows: int) -> Iterator[tuple[int, int]]:
-    """(start, stop) of the blocks of a pass over kept projections, at multiples of BLOCK_ROWS of the global rows."""
+    """(start, stop) of the blocks of a pass over kept projections, split at multiples of BLOCK_ROWS (global)."""
     start = first_row
     while start < first_row + n_rows:
         stop = min((start // BLOCK_ROWS + 1) * BLOCK_ROWS, first_row + n_rows)

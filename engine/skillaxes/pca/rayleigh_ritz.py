@@ -1,4 +1,4 @@
-"""The generalised Rayleigh-Ritz problem on a basis that was rounded to the dtype of the matrix product."""
+"""The generalised Rayleigh-Ritz problem on a rounded basis: Ritz pairs, their residuals and angle bounds."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from torch import Tensor
 
 from skillaxes.pca.orthonormal import part, parts
 
-DEPENDENT = 1e-5  # eigenvalue of KᵀK, relative to the largest, under which a direction of the basis is dropped
+DEPENDENT = 1e-5  # eigenvalue of KᵀK, relative to the largest: below it a direction of the basis is dropped
+ROUNDING = 4e-7  # of a float32 projection, relative to the row's length; measured over many shapes
+NUMERICAL_FLOOR = 1e-6  # radians: rounding of float32 products, which the residual does not show
+_TRUSTED = 0.9  # of the k-th eigenvalue: below it the rest of the trace is small enough for a bound
 
 
 @dataclass(frozen=True)
 class RitzPairs:
-    """Ritz values and how the basis combines to the Ritz vectors.
+    """Ritz values, and the weights of the basis in the Ritz vectors.
 
     Attributes
     ----------
@@ -28,9 +31,27 @@ class RitzPairs:
     weights: Tensor
 
 
+@dataclass(frozen=True)
+class AngleBounds:
+    """Bounds on the angles between Ritz vectors and exact directions.
+
+    Attributes
+    ----------
+    radians : Tensor of shape (k,), float64, at most pi / 2
+    rigorous : True where the trace bounds the eigenvalues outside the basis, so that in exact arithmetic nothing is
+        assumed; False where they were estimated
+    """
+
+    radians: Tensor
+    rigorous: bool
+
+
 def whiten(basis_gram: Tensor) -> Tensor:
-    """T of shape (n_basis, r) with Tᵀ (KᵀK) T = I, from KᵀK (n_basis, n_basis) in float64; dependent columns
-    dropped.
+    """T of shape (n_basis, r), float64, with Tᵀ (KᵀK) T = I, without dependent directions.
+
+    Parameters
+    ----------
+    basis_gram : KᵀK of shape (n_basis, n_basis), float64
     """
     lengths, vectors = torch.linalg.eigh(basis_gram)
     keep = lengths > DEPENDENT * lengths.max()
@@ -43,7 +64,7 @@ def rayleigh_ritz(covariance_gram: Tensor, whitening: Tensor) -> RitzPairs:
     Parameters
     ----------
     covariance_gram : KᵀCK of shape (n_basis, n_basis), float64
-    whitening : what :func:`whiten` made of KᵀK
+    whitening : T of :func:`whiten`, of shape (n_basis, r)
     """
     inner = whitening.T @ covariance_gram @ whitening
     values, vectors = torch.linalg.eigh((inner + inner.T) / 2)
@@ -51,7 +72,7 @@ def rayleigh_ritz(covariance_gram: Tensor, whitening: Tensor) -> RitzPairs:
 
 
 def combine(blocks: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """K @ weights in float64, of shape (d, r), for K = [blocks]."""
+    """K @ weights of shape (d, r), float64, for K = [blocks]."""
     d = blocks[0].shape[0]
     total = torch.empty((weights.shape[1], d), dtype=torch.float64, device=weights.device)
     for at in parts(d):
@@ -61,12 +82,12 @@ def combine(blocks: Sequence[Tensor], weights: Tensor) -> Tensor:
 
 
 def residual_norms(blocks: Sequence[Tensor], products: Sequence[Tensor], values: Tensor, weights: Tensor) -> Tensor:
-    """||C v - theta v|| of some Ritz pairs, of shape (r,), float64, from the products that the reads left.
+    """||C v - theta v|| of some Ritz pairs, of shape (r,), float64, without a further read.
 
     Parameters
     ----------
-    blocks, products : tensors of shape (d, l), l their own: the bases, and C times them in float64
-    values, weights : of these pairs, (r,) and (n_basis, r); the sums are made in the dtype of ``weights``
+    blocks, products : tensors of shape (d, l), l of each block: the basis, and C times it in float64
+    values, weights : Tensors of shape (r,) and (n_basis, r) of these pairs; sums are in the dtype of ``weights``
     """
     along = (weights * values.to(weights.dtype)).T
     onto = weights.T.split([block.shape[1] for block in blocks], dim=1)
@@ -81,45 +102,25 @@ def residual_norms(blocks: Sequence[Tensor], products: Sequence[Tensor], values:
     return squares.sqrt()
 
 
-ROUNDING = 4e-7  # of a float32 projection, relative to the row's length; measured over many shapes
-NUMERICAL_FLOOR = 1e-6  # radians: float32 products leave this much, whatever the residual says
-_TRUSTED = 0.9  # of the last wanted eigenvalue: what the trace leaves over must be below it to bound anything
-
-
-@dataclass(frozen=True)
-class AngleBounds:
-    """Bounds on the angles between Ritz vectors and exact directions.
-
-    Attributes
-    ----------
-    radians : Tensor of shape (k,), float64, at most pi / 2
-    rigorous : True where the trace bounds the eigenvalues outside the basis (in exact arithmetic nothing is assumed
-        then); False where they were estimated
-    """
-
-    radians: Tensor
-    rigorous: bool
-
-
 def angle_bounds(
     values: Tensor, residual_norms: Tensor, n_components: int, total: float, block_size: int, n_samples: int
 ) -> AngleBounds:
-    """The two-part bound: what lies outside the basis, and what turns inside it.
+    """Bounds on the angles to the exact directions, from their parts outside the basis and inside it.
 
     Every residual r_j (norm rho_j) is orthogonal to the basis K. Write the exact direction i as xi in K plus y outside.
-    Then ``xi_j = r_j·y / (lambda_i - theta_j)`` along every other Ritz vector j, and with c a bound on the eigenvalues
-    of C outside K, ``|y| (lambda_i - c) <= rho_i + sum_j rho_j² |y| / |theta_j - lambda_i|``. The eigenvalue itself
-    lies above its Ritz value, nearer to the pairs before, by at most :func:`_eigenvalue_shifts`. To first order
-    this is Davis & Kahan 1970 outside K and second order inside.
+    Then ``xi_j = r_j·y / (lambda_i - theta_j)`` along every other Ritz vector j. With c a bound on the eigenvalues of C
+    outside K, ``|y| (lambda_i - c) <= rho_i + sum_j rho_j² |y| / |theta_j - lambda_i|``. The eigenvalue exceeds its
+    Ritz value by at most :func:`_eigenvalue_shifts`. To first order this is Davis & Kahan 1970 outside K; the part
+    inside K is of second order.
 
     Parameters
     ----------
-    values : Tensor of shape (r,), all Ritz values, descending
-    residual_norms : Tensor of shape (r,), absolute
+    values : Tensor of shape (r,), float64: all Ritz values, descending
+    residual_norms : Tensor of shape (r,), float64, absolute
     n_components : k
-    total : trace of C; what it leaves over the Ritz values bounds every eigenvalue outside K
+    total : trace of C; less the Ritz values it bounds every eigenvalue outside K
     block_size : l; the l-th Ritz value stands for the largest eigenvalue outside K where the trace is too weak
-    n_samples : rows; the rounding of their projections averages out over them
+    n_samples : rows, over which the rounding of their projections averages out
     """
     k = n_components
     rest = max(total - float(values.sum()), 0.0)
@@ -142,11 +143,11 @@ def angle_bounds(
 
 
 def _eigenvalue_shifts(values: Tensor, squares: Tensor, gap: Tensor) -> Tensor:
-    """At most lambda_i - theta_i, of shape (k,): the root of ``sum_(j>=i) rho_j² / (theta_i + t - theta_j) = gap``.
+    """Bounds on lambda_i - theta_i, of shape (k,): the root t of ``sum_(j>=i) rho_j² / (theta_i + t - theta_j) = gap``.
 
-    C on K and its complement has lambda_i as an eigenvalue of Theta + M with ``0 <= M <= RᵀR / (lambda_i -
-    c)``. For any weights w > 0 of sum 1, ``RᵀR <= diag(rho_j² / w_j)``; with ``w_j = rho_j² / (gap_i (theta_i +
-    t - theta_j))`` no entry from i on exceeds theta_i + t (Weyl).
+    By the Schur complement of C on K, lambda_i is an eigenvalue of Theta + M with ``0 <= M <= RᵀR / (lambda_i - c)``.
+    For any weights w > 0 of sum 1, ``RᵀR <= diag(rho_j² / w_j)``. With
+    ``w_j = rho_j² / (gap_i (theta_i + t - theta_j))`` no entry from i on exceeds theta_i + t (Weyl).
 
     Parameters
     ----------
@@ -159,7 +160,7 @@ def _eigenvalue_shifts(values: Tensor, squares: Tensor, gap: Tensor) -> Tensor:
     apart = (values[:k, None] - values[None, :]).clamp(min=0)
     squares = torch.where(below, squares[None, :], 0.0)
     low = torch.zeros_like(gap)
-    high = squares.sum(dim=1) / gap.clamp(min=1e-300)  # there every term is at most its share
+    high = squares.sum(dim=1) / gap.clamp(min=1e-300)  # here every term is at most its share of the gap
     for _ in range(60):  # bisection, to the last bit of float64
         middle = (low + high) / 2
         enough = (squares / (middle[:, None] + apart).clamp(min=1e-300)).sum(dim=1) <= gap
@@ -168,7 +169,7 @@ def _eigenvalue_shifts(values: Tensor, squares: Tensor, gap: Tensor) -> Tensor:
 
 
 def _rounding(values: Tensor, k: int, total: float, n_samples: int) -> Tensor:
-    """How far rounded projections turn each direction towards the others, of shape (k,), radians."""
+    """Angle by which rounded projections turn each direction towards the others, of shape (k,), radians."""
     apart = (values[:k, None] - values[None, :]).abs()
     apart[torch.arange(k), torch.arange(k)] = torch.inf
     larger = torch.maximum(values[:k, None], values[None, :]).clamp(min=0)

@@ -1,4 +1,4 @@
-"""What the first read tells of the rows: how many count, their norms, their mean and total variance."""
+"""Moments of the rows from the first read: count, norms, mean and total variance."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from skillaxes.stream import device as devices
 from skillaxes.stream.device import DeferredResults
 from skillaxes.stream.panel import Panel
 
-_EQUAL = 1e-6  # spread over distance from the provisional mean, squared, of rows that only rounding tells apart
-_CANCELLED = 1e-3  # |x|² over |x - m|² under which float32 has lost too many digits of |x|²
+_EQUAL = 1e-6  # variance over squared distance from the provisional mean: below it rows differ by rounding alone
+_CANCELLATION = 1e-3  # |x|² over |x - m|²: below it float32 has lost too many digits of |x|²
 _NAMED = 8  # bad rows that a message names
 
 
 @dataclass(frozen=True)
 class RowMoments:
-    """Per row and in all; the arrays are filled by :meth:`add` as the panels pass.
+    """Moments of each row and of all rows; :meth:`add` fills the arrays panel by panel, :meth:`complete` the rest.
 
     Attributes
     ----------
     norm : ndarray of shape (n_local,), float32: |x|
     shifted_square : ndarray of shape (n_local,), float32: |x - m|²
-    bad : ndarray of shape (n_local,), bool: holds NaN or infinity
+    bad : ndarray of shape (n_local,), bool: rows with NaN or infinity
     layer_squares : Tensor of shape (n_layers,), float64: sums of (x - m)² by layer
     n_samples : rows that count, of all processes; 0 until complete
     delta : Tensor of shape (d,), float64: mean - m; None until complete
     total_variance : trace of the covariance
-    layer_variance : Tensor of shape (n_layers,)
+    layer_variance : Tensor of shape (n_layers,), float64: variance summed over the columns of each layer
     """
 
     problem: Problem
@@ -52,6 +52,7 @@ class RowMoments:
 
     @classmethod
     def empty(cls, problem: Problem, first_row: int, n_local: int) -> RowMoments:
+        """The moments before any panel."""
         return cls(
             problem,
             first_row,
@@ -75,23 +76,26 @@ class RowMoments:
         scale: Tensor | None,
         results: DeferredResults,
     ) -> None:
-        """Note the rows of a panel.
+        """Add the rows of a panel.
 
         Parameters
         ----------
+        projection : the projection of the panel, with norms and bad rows
         carried : Tensor of shape (count,): (x - m)·m
         shift_square : Tensor of shape (), float64: |m|²
+        scale : Tensor of shape (d,), float32: the factor of each column, or None
+        results : results on their way to the host
 
         Raises
         ------
-        BadRowsError : rows with NaN or infinity, unless they are to be skipped; of this panel or one before
+        BadRowsError : rows with NaN or infinity in this panel or an earlier one, unless they are to be skipped
         """
         count = panel.count
         bad = projection.bad[:count]
         squares = projection.sq_norms[:count].double()
         raw = squares + 2 * carried.double() + shift_square
-        doubtful = (raw < _CANCELLED * squares) & ~bad
-        if results.deferred:  # which rows are doubtful is known on the device alone
+        doubtful = (raw < _CANCELLATION * squares) & ~bad
+        if results.deferred:  # without waiting for the device: norms of all rows
             rows = panel.rows[:count] if scale is None else panel.rows[:count] * scale
             dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
             raw = torch.where(doubtful, torch.linalg.vector_norm(rows, dim=1, dtype=dtype).double().square(), raw)
@@ -108,24 +112,29 @@ class RowMoments:
         place = slice(start - self.first_row, start - self.first_row + len(raw))
         if bool(bad.any()):
             self._note_bad(start, bad, overflowed)
-        # By numpy: torch hands roots of any length to all threads, and waits for a core that reads or checks rows.
+        # By numpy: torch gives roots of any length to all threads, and waits for one whose core fetches chunks.
         self.norm[place] = np.sqrt(raw.numpy())
         self.shifted_square[place] = squares.numpy()
 
     def good(self, start: int, count: int, device: torch.device) -> Tensor:
-        """Which of the rows count, of shape (count,), bool."""
+        """Whether each of ``count`` rows counts, of shape (count,), bool, on ``device``."""
         at = start - self.first_row
         return torch.from_numpy(~self.bad[at : at + count]).to(device)
 
     def known_bad(self, panel: Panel) -> Tensor:
-        """Which rows of a panel do not count, of shape (b,), bool, on the host; after the first read."""
+        """The bad rows of a panel, of shape (b,), bool, on the host; after the first read."""
         bad = torch.zeros(panel.n_rows, dtype=torch.bool)
         at = panel.start - self.first_row
         bad[: panel.count] = torch.from_numpy(self.bad[at : at + panel.count])
         return bad
 
     def complete(self, sums: Tensor, world: World, needed: int) -> RowMoments:
-        """The moments of all rows, from the sums of x - m by column (all processes) and the squares kept here.
+        """The moments with those of all rows of all processes.
+
+        Parameters
+        ----------
+        sums : Tensor of shape (d,), float64: sums of x - m over the rows of all processes
+        needed : the fewest rows that must count
 
         Raises
         ------
@@ -146,21 +155,21 @@ class RowMoments:
             )
         delta = sums / n_samples
         degrees = n_samples - 1
-        apart = float(counts[1]) - n_samples * float(delta.square().sum())
-        if apart <= _EQUAL * float(counts[1]):
+        spread = float(counts[1]) - n_samples * float(delta.square().sum())
+        if spread <= _EQUAL * float(counts[1]):
             raise StoreError(
                 f"all {n_samples:,} rows are equal, or nearer to each other than float32 can tell: there are no "
                 "directions to find; check what was captured, or multiply the matrix by a constant"
             )
-        total = apart / degrees
-        lost = torch.stack([delta[part].square().sum() for part in self.problem.layers]) if self.problem.layers else 0
-        layer_variance = (squares - n_samples * lost) / degrees
+        total = spread / degrees
+        offset = torch.stack([delta[part].square().sum() for part in self.problem.layers]) if self.problem.layers else 0
+        layer_variance = (squares - n_samples * offset) / degrees
         return replace(
             self, n_samples=n_samples, delta=delta, total_variance=total, layer_variance=layer_variance.clamp(min=0)
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What is known of all rows together, as plain values."""
+        """The moments of all rows, as plain values; those of each row are in :class:`MomentRows`."""
         return {
             "n_samples": self.n_samples,
             "delta": None if self.delta is None else compact(self.delta),
@@ -169,7 +178,7 @@ class RowMoments:
         }
 
     def loaded(self, saved: dict[str, Any]) -> RowMoments:
-        """The moments with what was saved; the numbers of every row are :class:`MomentRows`."""
+        """The moments with the saved ones of all rows."""
         device = self.problem.device
         return replace(
             self,
@@ -195,7 +204,7 @@ class RowMoments:
 
 
 class MomentRows:
-    """Norm, squared distance from the provisional mean, and whether a row is bad: three float32 numbers a row."""
+    """The table of norm, squared distance from the provisional mean and bad flag: three float32 numbers a row."""
 
     width = 3
 
@@ -204,7 +213,7 @@ class MomentRows:
         self.first_row, self.n_rows = moments.first_row, len(moments.norm)
 
     def rows(self, start: int, stop: int) -> np.ndarray:
-        """Of rows ``start`` to ``stop`` (global), of shape (stop - start, 3)."""
+        """Rows ``start`` to ``stop`` (global), of shape (stop - start, 3), float32."""
         place = slice(start - self.first_row, stop - self.first_row)
         columns = (self._moments.norm[place], self._moments.shifted_square[place], self._moments.bad[place])
         return np.stack(columns, axis=1, dtype=np.float32)
@@ -217,7 +226,7 @@ class MomentRows:
 
 
 class Centering:
-    """Rows less the provisional mean, with the row moments noted on the way.
+    """Subtracts the provisional mean from rows and adds them to the row moments.
 
     Parameters
     ----------
@@ -238,15 +247,22 @@ class Centering:
         carried[:, 0] = high[:, 0].double()
         carried = kernels.round_directions(carried.float(), problem.dtype, problem.device, scale)
         spec = kernels.PanelSpec(problem.panel_rows, problem.n_columns, problem.dtype, problem.device)
-        backend = "cpu" if problem.device.type == "cpu" else "auto"  # the one there that leaves centred rows
+        backend = "cpu" if problem.device.type == "cpu" else "auto"  # the only one there that returns centred rows
         self._prepared = kernels.prepare(spec, carried, self._shift, scale, backend=backend)
 
     def rows(self, panel: Panel, moments: RowMoments) -> Tensor:
-        """Centred rows that count, of shape (n, d), float32; noted in ``moments``. Valid until the next call."""
+        """The centred rows that count, of shape (n, d), float32, valid until the next call.
+
+        All rows of the panel are added to ``moments``.
+
+        Raises
+        ------
+        BadRowsError : rows with NaN or infinity, unless they are to be skipped
+        """
         projection = kernels.project(panel.pieces, self._prepared)
         carried = projection.dots[: panel.count, :2].sum(dim=1)
         moments.add(panel, projection, carried, self._shift_square, self._scale, self._results)
-        self._results.flush()  # which rows count is asked at once
+        self._results.flush()  # `moments.good` needs the bad rows of this panel
         rows = projection.rows[: panel.count]
         if projection.shift is not None:
             rows = rows.float() if self._scale is None else rows.float() * self._scale

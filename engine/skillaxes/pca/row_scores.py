@@ -1,4 +1,4 @@
-"""Scores of every row from its kept projections and norms; no further read of the store."""
+"""Scores of every row, from kept projections and norms without a further read of the store."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from skillaxes.pca.projections import blocks as row_blocks
 from skillaxes.pca.rayleigh_ritz import combine
 from skillaxes.pca.row_moments import RowMoments
 
-_NO_SPREAD = 1e-6  # centred norm over |x - m| under which a row sits on the mean and has no centred cosine
-_ON_MEAN = 1e-7  # centred norm over |x| under which what is left of a row is the rounding of its float32 mean
-_CANCELS = 0.5  # |x|, or the centred norm, over |x - m| under which float32 projections leave too few digits
+_NO_SPREAD = 1e-6  # centred norm over |x - m|: below it a row equals the mean and has no centred cosine
+_ON_MEAN = 1e-7  # centred norm over |x|: below it a centred row is the rounding of the float32 mean
+_CANCELLATION = 0.5  # |x|, or the centred norm, over |x - m|: below it float32 projections leave too few digits
 
 
 @dataclass(frozen=True)
 class RowBlock:
-    """Some rows against r directions, in float64.
+    """Scores of some rows on r directions, float64.
 
     Attributes
     ----------
     start : first global row; -1 where the rows are not consecutive
     projection : Tensor of shape (n, r): (x - mean)·v
     raw : Tensor of shape (n, r): x·v
-    norm, centered_norm : Tensors of shape (n,): |x| and |x - mean|; the latter NaN where the mean was not known in time
-    bad : Tensor of shape (n,), bool: held NaN or infinity
+    norm, centered_norm : Tensors of shape (n,): |x| and |x - mean|; the latter NaN without a read after the mean was
+        known
+    bad : Tensor of shape (n,), bool: rows with NaN or infinity
     """
 
     start: int
@@ -44,7 +45,7 @@ class RowBlock:
 
 @dataclass(frozen=True)
 class RefinedRows:
-    """Some rows against r directions, from the rows themselves; all float64.
+    """Scores of some rows on r directions, computed from the rows themselves, float64.
 
     Attributes
     ----------
@@ -62,20 +63,20 @@ class RefinedRows:
 
 @dataclass(frozen=True)
 class RowScores:
-    """Everything a ranking needs of the rows of one process.
+    """Scores of the rows of one process on r directions.
 
     Attributes
     ----------
     moments : norms and bad rows
     tables : kept projections of each read; the last column of table ``carrier`` holds (x - m)·delta
-    weights : a Tensor of shape (table.width - 1, r), float64, for each table: how projections combine to directions
+    weights : a Tensor of shape (table.width - 1, r), float64, for each table: directions in terms of the projections
     at_shift : Tensor of shape (r,), float64: v·m
     at_delta : Tensor of shape (r,), float64: v·delta
     delta_square : |delta|², delta = mean - m
     corrected : whether a table holds (x - m)·delta
     directions : Tensor of shape (d, r), float64, on the CPU
-    centered_known : whether norms of centred rows follow; if not, they are NaN
-    refined : the rows that :func:`skillaxes.ranking.refine.refine` has fetched again
+    centered_known : whether norms of centred rows can be computed; they are NaN if not
+    refined : rows that :func:`skillaxes.ranking.refine.refine` computed in float64
     """
 
     moments: RowMoments
@@ -92,14 +93,16 @@ class RowScores:
 
     @property
     def first_row(self) -> int:
+        """The first global row of this process."""
         return self.tables[0].first_row
 
     @property
     def n_rows(self) -> int:
+        """Rows of this process."""
         return self.tables[0].n_rows
 
     def blocks(self) -> Iterator[RowBlock]:
-        """Every row once, in order."""
+        """All rows in order, at most BLOCK_ROWS at once."""
         for start, stop in row_blocks(self.first_row, self.n_rows):
             yield self.block(start, stop)
 
@@ -108,22 +111,22 @@ class RowScores:
         return self._combined(start, np.arange(start, stop), [table.rows(start, stop) for table in self.tables])
 
     def at(self, rows: np.ndarray) -> RowBlock:
-        """Some rows, by their global numbers, in that order."""
+        """Some rows, in the order of their global numbers ``rows`` (n,), int64."""
         return self._combined(-1, rows, [table.at(rows) for table in self.tables])
 
     def norms(self, rows: np.ndarray) -> np.ndarray:
-        """|x| of some rows, float32."""
+        """|x| of some rows, by their global numbers, of shape (n,), float32."""
         return self.moments.norm[rows - self.first_row]
 
     def needs_refinement(self) -> np.ndarray:
-        """Rows whose scores the kept projections do not determine well enough, int64, ascending global numbers."""
+        """Rows whose kept projections cancel too far for their scores, int64, ascending global numbers."""
         found = []
         for start, stop in row_blocks(self.first_row, self.n_rows):
             place = np.arange(start, stop) - self.first_row
             along = self.tables[self.carrier].rows(start, stop)[:, -1] if self.corrected else None
             shifted, square = self._squares(place, along)
             norm = torch.from_numpy(self.moments.norm[place].astype(np.float64))
-            limit = _CANCELS**2 * (shifted + self.delta_square)
+            limit = _CANCELLATION**2 * (shifted + self.delta_square)
             cancels = (norm > 0) & (norm.square() < limit)
             if self.centered_known:
                 cancels |= (norm > 0) & (square < limit)
@@ -159,7 +162,7 @@ class RowScores:
         return block
 
     def _put_refined(self, exact: RefinedRows, rows: np.ndarray, block: RowBlock) -> None:
-        """Overwrite what is known exactly in ``block``, which holds ``rows``."""
+        """Overwrite the refined rows among ``rows``, the rows of ``block``."""
         source = np.searchsorted(exact.rows, rows)
         source[source == len(exact.rows)] = 0
         target = np.flatnonzero(exact.rows[source] == rows)
@@ -182,13 +185,14 @@ def row_scores(
     shift: Tensor,
     weights: Tensor,
 ) -> RowScores:
-    """Every row against the directions K @ ``weights``, each of unit length.
+    """Scores of every row on the directions K @ ``weights``, each of unit length.
 
     Parameters
     ----------
-    blocks, tables, holds_mean_correction : of the basis, see :class:`skillaxes.pca.krylov.Basis`
+    blocks, tables, holds_mean_correction : fields of :class:`skillaxes.pca.krylov.Basis`
+    moments : the complete moments of the rows
     shift : Tensor of shape (d,), float64: the provisional mean
-    weights : Tensor of shape (n_basis, r), float64
+    weights : Tensor of shape (n_basis, r), float64: directions in terms of the basis
     """
     assert moments.delta is not None
     parts = weights.split([block.shape[1] for block in blocks])

@@ -1,4 +1,4 @@
-"""The solvers by name, and the rule that chooses one: it can be asked, and it gives its reasons."""
+"""The tables of solvers and of column scales by name, and the rule that chooses a solver and gives its reasons."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from skillaxes.pca.base import Solver
 
-# Name and class, as text: the command line lists the names without loading torch.
+# Name and class, as text: the command line lists the names without importing torch.
 SOLVERS = {
     "krylov": "skillaxes.pca.krylov.Krylov",
     "incremental": "skillaxes.pca.incremental.Incremental",
     "covariance": "skillaxes.pca.covariance.Covariance",
 }
+
+UNSCALED = "none"  # columns as they are
+LAYER_RMS = "layer-rms"  # each layer divided by the root mean variance of its columns
+COLUMN_STD = "column-std"  # each column divided by its standard deviation
+SCALES = (UNSCALED, LAYER_RMS, COLUMN_STD)
 
 COVARIANCE_COLUMNS = 1024  # up to here the eigenproblem costs less than a further read of most stores
 
@@ -26,16 +31,16 @@ class SolverChoice(NamedTuple):
 
 
 def make_solver(name: str) -> Solver[Any]:
-    """The solver of that name."""
+    """The solver named ``name``, a key of :data:`SOLVERS`."""
     module, _, kind = SOLVERS[name].rpartition(".")
     return getattr(import_module(module), kind)()
 
 
 def choose_solver(n_rows: int, n_columns: int, n_components: int, requested: str = "auto") -> SolverChoice:
-    """The solver for a store of this shape.
+    """The solver for a store of this shape, or ``requested`` where that names one.
 
-    ``covariance`` where the d x d matrix is small (one read and it is exact); ``krylov`` otherwise. ``incremental``
-    is never chosen for a store, which can be read again: it is for rows that arrive once, and is less exact.
+    ``covariance`` where the d x d matrix is small: it is exact after one read. ``krylov`` otherwise. ``incremental`` is
+    never chosen: it is for rows that are read once, and less exact than a solver that reads a store again.
     """
     if requested in SOLVERS:
         return SolverChoice(requested, ("asked for",))

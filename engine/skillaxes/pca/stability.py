@@ -1,7 +1,7 @@
-"""Gram matrices of the kept projections, by random group of rows.
+"""Stability of directions between random halves of the rows, from Gram matrices of the kept projections by group.
 
-Their sum gives the Rayleigh-Ritz problem, and any choice of half the groups gives the covariance of a random half of
-the rows: twenty groups make ten splits without another pass.
+Rows belong to twenty random groups. The sum of all Gram matrices gives the Rayleigh-Ritz problem. The sum over half of
+the groups gives the covariance of a random half of the rows, so that ten splits cost one pass over the projections.
 """
 
 from __future__ import annotations
@@ -16,16 +16,39 @@ from torch import Tensor
 from skillaxes.cluster.world import ALONE, World
 from skillaxes.pca.projections import BLOCK_ROWS, Projections, blocks
 
-GROUPS = 20
+GROUPS = 20  # random groups of rows
+SPLITS = 10  # random halves of the groups
+_SEPARATED = 2.0  # standard errors between two eigenvalues; sampling separates equal ones by about one
+_EXTRA = 10  # directions of a half beyond k that may match one of the k: neighbours change places
+
+
+@dataclass(frozen=True)
+class Stability:
+    """Variation of directions and eigenvalues between random halves of the rows.
+
+    Attributes
+    ----------
+    cosines : Tensor of shape (k,), float64: |cos| between the matched directions of two halves, averaged over the
+        splits
+    standard_errors : Tensor of shape (k,), float64: of the eigenvalues, from the differences between halves
+    """
+
+    cosines: Tensor
+    standard_errors: Tensor
 
 
 class GroupedGrams:
-    """SᵀS and sums of S for each group of rows, for the blocks that have been read.
+    """SᵀS and the sums of S over each group of rows, for the kept projections S of complete reads.
 
     Parameters
     ----------
-    seed : of the groups
+    seed : seed of the groups
     first_row, n_rows : the rows of this process
+
+    Attributes
+    ----------
+    products : Tensor of shape (GROUPS, n_basis, n_basis), float64: SᵀS of the rows of all processes
+    sums : Tensor of shape (GROUPS, n_basis), float64: sums of S over the rows of all processes
     """
 
     def __init__(self, seed: int, first_row: int, n_rows: int) -> None:
@@ -34,10 +57,12 @@ class GroupedGrams:
         self.sums = torch.zeros((GROUPS, 0), dtype=torch.float64)
 
     def extend(self, tables: Sequence[Projections], widths: Sequence[int], world: World) -> GroupedGrams:
-        """The Grams of all blocks of ``tables``, given those of all but the last.
+        """The Gram matrices of all ``tables``, from those of all but the last: only new products are computed.
 
-        Only the products with the new block are computed: the rest is kept. Each block takes its number of ``widths``
-        as columns, of which the utility columns are zero.
+        Parameters
+        ----------
+        tables : kept projections of all reads
+        widths : columns of each block of the basis, mean columns included; those of the mean are zero here
         """
         starts, width = np.cumsum([0, *widths]).tolist(), widths[-1]
         new = torch.zeros((GROUPS, starts[-1], width), dtype=torch.float64)
@@ -65,63 +90,25 @@ class GroupedGrams:
         return out
 
     def covariance(self, n_samples: int) -> Tensor:
-        """KᵀCK over all rows, of shape (n_basis, n_basis), float64. Rows of zeros (skipped ones) add nothing."""
+        """KᵀCK over all rows, of shape (n_basis, n_basis), float64. Skipped rows are zero here and add nothing."""
         return centered(self.products.sum(dim=0), self.sums.sum(dim=0), n_samples)
-
-
-def centered(products: Tensor, sums: Tensor, n_samples: float) -> Tensor:
-    """(SᵀS - s sᵀ / n) / (n - 1) from the products and sums over n rows."""
-    return (products - torch.outer(sums, sums) / n_samples) / max(n_samples - 1, 1)
-
-
-def row_groups(seed: int, start: int, stop: int) -> np.ndarray:
-    """The group of each global row, of shape (stop - start,): a hash of row and seed (splitmix64), so that order and
-    chunks play no part."""
-    offset = (seed * 0x9E3779B97F4A7C15 + 1) % 2**64
-    with np.errstate(over="ignore"):
-        state = np.arange(start, stop, dtype=np.uint64) + np.uint64(offset)
-        state *= np.uint64(0x9E3779B97F4A7C15)
-        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        state ^= state >> np.uint64(31)
-    return (state % np.uint64(GROUPS)).astype(np.int64)
-
-
-SPLITS = 10
-_APART = 2.0  # standard errors between two eigenvalues; equal ones repel each other by about one
-_EXTRA = 10  # directions of a half beyond k that may match one of the k: neighbours swap places
-
-
-@dataclass(frozen=True)
-class Stability:
-    """How directions and eigenvalues vary between random halves of the rows.
-
-    Attributes
-    ----------
-    cosines : Tensor of shape (k,), float64: |cos| between the matched directions of two halves, averaged over the
-        splits
-    standard_errors : Tensor of shape (k,), float64: of the eigenvalues, from the differences between halves
-    """
-
-    cosines: Tensor
-    standard_errors: Tensor
 
 
 def split_half(
     grams: GroupedGrams, bad: np.ndarray, weights: Tensor, n_components: int, seed: int, world: World = ALONE
 ) -> Stability:
-    """Compare the directions of two random halves of the rows, ten times.
+    """Compare the directions of two random halves of the rows, ten times; NaN where a half has fewer than 2 rows.
 
     Parameters
     ----------
-    grams : of the kept projections, by group of rows, of all processes
-    bad : rows that do not count, bool of shape (n_local,)
+    grams : Gram matrices of the kept projections of all processes
+    bad : ndarray of shape (n_local,), bool: rows that do not count
     weights : Tensor of shape (n_basis, r), float64: K @ weights is orthonormal and begins with the k directions
     n_components : k
-    seed : of the splits
+    seed : seed of the splits
     """
     k, r = n_components, weights.shape[1]
-    products = (grams.products @ weights).transpose(1, 2) @ weights  # (groups, r, r); the order that takes few products
+    products = (grams.products @ weights).transpose(1, 2) @ weights  # (groups, r, r); in the cheapest order
     sums = grams.sums @ weights  # (groups, r)
     counts = group_counts(grams, bad)
     world.all_reduce_(counts)
@@ -148,8 +135,28 @@ def split_half(
     return Stability(cosines, differences.sqrt() / 2)
 
 
+def subspaces(values: Tensor, standard_errors: Tensor) -> list[list[int]]:
+    """Groups of neighbours whose eigenvalues the sample does not separate, as lists of indices.
+
+    North et al. 1982: two directions mix when their eigenvalues are closer than the sampling error. Here the error is
+    measured between halves instead of taken from normal theory.
+
+    Parameters
+    ----------
+    values, standard_errors : Tensors of shape (k,), float64: eigenvalues, descending, and their errors
+    """
+    groups = [[0]]
+    for index in range(1, len(values)):
+        error = float(torch.hypot(standard_errors[index - 1], standard_errors[index]))
+        if float(values[index - 1] - values[index]) < _SEPARATED * error:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
 def group_counts(grams: GroupedGrams, bad: np.ndarray) -> Tensor:
-    """Rows that count in each group, of shape (GROUPS,), float64, of this process."""
+    """Rows of this process that count in each group, of shape (GROUPS,), float64."""
     counts = np.zeros(GROUPS)
     step = 1 << 20
     for at in range(0, len(bad), step):
@@ -159,8 +166,28 @@ def group_counts(grams: GroupedGrams, bad: np.ndarray) -> Tensor:
     return torch.from_numpy(counts)
 
 
+def row_groups(seed: int, start: int, stop: int) -> np.ndarray:
+    """The group of each global row, of shape (stop - start,), int64: a hash of row and seed (splitmix64).
+
+    A hash makes groups independent of the order of rows, of chunks and of processes.
+    """
+    offset = (seed * 0x9E3779B97F4A7C15 + 1) % 2**64
+    with np.errstate(over="ignore"):
+        state = np.arange(start, stop, dtype=np.uint64) + np.uint64(offset)
+        state *= np.uint64(0x9E3779B97F4A7C15)
+        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        state ^= state >> np.uint64(31)
+    return (state % np.uint64(GROUPS)).astype(np.int64)
+
+
+def centered(products: Tensor, sums: Tensor, n_samples: float) -> Tensor:
+    """(SᵀS - s sᵀ / n) / (n - 1) from the products SᵀS and the sums s over n rows."""
+    return (products - torch.outer(sums, sums) / n_samples) / max(n_samples - 1, 1)
+
+
 def matched(similarity: Tensor) -> Tensor:
-    """For each row of ``similarity`` (k, n >= k) a column of its own, largest similarities first, of shape (k,)."""
+    """A different column for each row of ``similarity`` (k, n >= k), of shape (k,), int64: greedy, largest first."""
     left = similarity.clone()
     places = torch.zeros(len(left), dtype=torch.int64)
     for _ in range(len(left)):
@@ -169,19 +196,3 @@ def matched(similarity: Tensor) -> Tensor:
         left[row] = -1
         left[:, column] = -1
     return places
-
-
-def subspaces(values: Tensor, standard_errors: Tensor) -> list[list[int]]:
-    """Groups of neighbours whose eigenvalues the sample does not tell apart, as lists of indices.
-
-    North et al. 1982: two directions mix when their eigenvalues lie closer than their sampling error; here the error is
-    measured on halves instead of taken from normal theory.
-    """
-    groups = [[0]]
-    for index in range(1, len(values)):
-        error = float(torch.hypot(standard_errors[index - 1], standard_errors[index]))
-        if float(values[index - 1] - values[index]) < _APART * error:
-            groups[-1].append(index)
-        else:
-            groups.append([index])
-    return groups

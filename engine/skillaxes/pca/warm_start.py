@@ -1,4 +1,4 @@
-"""A first block from a sample of the rows: some subspace iterations in memory."""
+"""The first block: subspace iteration in memory on a sample of the rows."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from skillaxes.pca.base import Problem
 from skillaxes.pca.orthonormal import orthonormalize, rough_orthonormal
 
 ITERATIONS = 2  # a third would take the residual after three reads from 1.6e-4 to 1.5e-4, the second from 2.1e-4
-COARSE = 3  # the first pass goes through one in so many sampled rows: it only has to point somewhere
-RANDOM_COLUMNS = 4  # of the block: what the sample has missed is seen through them
+COARSE = 3  # the first pass takes every third sampled row: rough directions are enough there
+RANDOM_COLUMNS = 4  # of the block: they have a part along every direction that the sample misses
 
 
 @dataclass(frozen=True)
 class WarmStart:
-    """Where the solver begins.
+    """The start of a solver.
 
     Attributes
     ----------
     shift : Tensor of shape (d,), float64: the provisional mean, see :func:`as_shift`
-    block : Tensor of shape (d, b), float64, orthonormal columns to the precision of float32 at least
+    block : Tensor of shape (d, b), float64: columns that are orthonormal to the precision of float32
     n_rows : sampled rows
     """
 
@@ -37,23 +37,29 @@ class WarmStart:
 def warm_start(
     problem: Problem, sample: Sequence[Tensor], n_directions: int, scale: Tensor | None, world: World = ALONE
 ) -> WarmStart:
-    """Subspace iteration on ``sample``, pieces (n, d) of this process's sampled rows in the store's dtype on the host.
+    """Subspace iteration on a sample: Halko, Martinsson & Tropp 2011, algorithm 4.4.
 
-    Halko, Martinsson & Tropp 2011, algorithm 4.4, on the sample alone. Rows with NaN or infinity are left out.
-    A few random columns complete the block.
+    A few random columns complete the block. Rows with NaN or infinity are left out.
+
+    Parameters
+    ----------
+    sample : Tensors of shape (n, d), in the dtype of the store, on the host: the sampled rows of this process
+    n_directions : columns of the block; 0 for the provisional mean alone
+    scale : Tensor of shape (d,), float32: the factor of each column; None for none
+    world : the processes that share the job
     """
     passes = _Sample(problem, sample, scale, world)
     shift, n_sample = passes.shift.cpu(), passes.n_rows
     width = min(n_directions, problem.n_columns)
     generator = torch.Generator().manual_seed(problem.options.seed)
     n_random = min(RANDOM_COLUMNS, max(width - problem.n_components, 0)) if n_sample < problem.n_rows else 0
-    n_led = min(width - n_random, n_sample)
+    n_iterated = min(width - n_random, n_sample)
     block = torch.empty((problem.n_columns, 0), dtype=torch.float64, device=problem.device)
-    if n_led > 0:
-        rough = torch.randn((problem.n_columns, n_led), generator=generator).to(problem.device)
+    if n_iterated > 0:
+        rough = torch.randn((problem.n_columns, n_iterated), generator=generator).to(problem.device)
         for number in range(1 + ITERATIONS):
             one_in = COARSE if number == 0 and n_sample < problem.n_rows else 1
-            if rough.shape[1]:  # rows that are all equal lead nowhere
+            if rough.shape[1]:  # empty where all rows are equal
                 rough = rough_orthonormal(passes.covariance(rough, one_in))
         filling = torch.randn((problem.n_columns, max(width - rough.shape[1], 0)), generator=generator)
         block = rough_orthonormal(torch.cat([rough, filling.to(problem.device)], dim=1)).double()
@@ -61,14 +67,14 @@ def warm_start(
 
 
 def completed(block: Tensor, width: int, generator: torch.Generator) -> Tensor:
-    """An orthonormal block (d, b), float64, filled up with random columns to ``width`` of them."""
+    """An orthonormal block (d, b), float64, with random columns added up to ``width`` columns."""
     filling = torch.randn((block.shape[0], max(width - block.shape[1], 0)), generator=generator)
     extra = orthonormalize(filling.to(block.device).double(), [block])
     return torch.cat([block, extra], dim=1)
 
 
 def as_shift(mean: Tensor, problem: Problem) -> Tensor:
-    """A mean (d,) as the kernels subtract it, float64: rounded to float32, unless the rows are float64 themselves."""
+    """``mean`` (d,) as the kernels subtract it, float64: rounded to float32 unless the rows are float64."""
     return mean.double() if problem.dtype == torch.float64 else mean.float().double()
 
 
@@ -81,7 +87,7 @@ class _Sample:
         self.n_rows = self._everywhere(count)  # of all processes
         self._before = sum(world.all_gather_object(count)[: world.rank])  # of the processes before this one
         if problem.device.type != "cpu":
-            sample = (torch.cat(tuple(sample)).to(problem.device),)  # once: every iteration goes through it
+            sample = (torch.cat(tuple(sample)).to(problem.device),)  # copied once for all iterations
         mean = self._mean(sample)
         finite = [torch.ones(len(piece), dtype=torch.bool) for piece in sample]
         self._whole = bool(torch.isfinite(mean).all())
@@ -93,7 +99,7 @@ class _Sample:
         world.broadcast_(self.shift)
 
     def _panels(self, one_in: int) -> Iterator[tuple[Tensor, ...]]:
-        """The sample, or one in some rows of it, in panels of panel_rows, in pieces; the last one has what is left."""
+        """Every ``one_in``-th row of the sample, in panels of panel_rows rows, in pieces; the last may be shorter."""
         panel, room, passed = list[Tensor](), self._problem.panel_rows, self._before
         for whole, good in zip(self._sample, self._finite, strict=True):
             some = slice(-passed % one_in, None, one_in)  # the same rows for any pieces and processes
@@ -117,16 +123,18 @@ class _Sample:
         return total / max(self._everywhere(count), 1)
 
     def _everywhere(self, count: int) -> int:
+        """The sum of ``count`` over all processes."""
         counts = torch.tensor([count])
         self._world.all_reduce_(counts)
         return int(counts)
 
     def covariance(self, block: Tensor, one_in: int) -> Tensor:
-        """The sample's covariance times ``block`` (d, b), float32, up to a factor and roughly: it only points
-        somewhere.
+        """The covariance of the sample times ``block`` (d, b), float32, up to a factor.
+
+        Products are rough, with operands of 8 bits, since only the span of the result is used.
         """
         problem = self._problem
-        padding = -block.shape[1] % 16  # what the matrix product likes
+        padding = -block.shape[1] % 16  # matrix products are fastest at multiples of 16
         padded = torch.nn.functional.pad(block, (0, padding))
         directions = kernels.round_directions(padded, problem.dtype, problem.device, self._scale)
         total = torch.zeros(padded.shape[::-1]).T if problem.device.type == "cpu" else torch.zeros_like(padded)

@@ -1,4 +1,4 @@
-"""The scores by which rows are ranked: one table, from the name in ``--rank-by`` to the number."""
+"""The table of scores that rank rows, by their name in ``--rank-by``."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from skillaxes.run_folder.schema import CENTERED_COSINE, PROJECTION, RAW_COSINE
 
 
 class Score(NamedTuple):
-    """A number for every row and direction.
+    """A score of every row on every direction.
 
     Attributes
     ----------
     name : one of :data:`skillaxes.run_folder.schema.RANKINGS`
-    of : of a block of n rows against r directions, of shape (n, r); 0 where a row has no such score
-    rankable : which rows have it, of shape (n,), bool
-    to_cosine : scores on a scale on which an angle bounds their error, given the largest norm of a centred row
+    of : scores of a block of n rows on r directions, of shape (n, r), float64; 0 for rows without one
+    rankable : whether each row of a block has a score, of shape (n,), bool
+    to_cosine : scores of any shape, scaled so that an angle bounds their error as it does that of a cosine; the second
+        argument is the largest norm of a centred row
     """
 
     name: str
@@ -34,7 +35,7 @@ def _cosines(products: Tensor, norms: Tensor) -> Tensor:
 
 
 def _not_zero(block: RowBlock) -> Tensor:
-    """A row of zeros has no cosine."""
+    """Rows with a cosine: neither bad nor zero."""
     return ~block.bad & (block.norm > 0)
 
 
@@ -45,7 +46,7 @@ SCORES = {
         Score(
             CENTERED_COSINE,
             lambda block: _cosines(block.projection, block.centered_norm),
-            lambda block: _not_zero(block) & (block.centered_norm > 0),  # a row on the mean has none
+            lambda block: _not_zero(block) & (block.centered_norm > 0),  # a row equal to the mean has none
         ),
         Score(
             PROJECTION,

@@ -1,4 +1,4 @@
-"""Top-k lists of every direction, and which of their members are certified, in one pass over the row scores."""
+"""Top-k lists of every direction in one pass over the row scores, and the certified members of a list."""
 
 from __future__ import annotations
 
@@ -15,45 +15,23 @@ from skillaxes.ranking.scores import SCORES
 from skillaxes.run_folder.schema import CENTERED_COSINE, RAW_COSINE
 from skillaxes_kernels import TopK, TopKLists
 
-ROUNDING = 1e-6  # of a cosine, by the float32 products behind it: 4e-8 on real activations, more where the mean is far
-
-
-def certified_members(scores: Tensor, next_score: float, angle: float) -> Tensor:
-    """Which members stay in the list whatever the exact direction is, of shape (n,), bool. Membership, not order.
-
-    Parameters
-    ----------
-    scores : Tensor of shape (n,), cosines of the members on this side, best first, larger is better
-    next_score : cosine of the best row that is not in the list; -inf when there is none
-    angle : bound on the angle to the exact direction, radians
-
-    A unit vector v' at an angle of at most a from v has ``|x·v' - x·v| <= |x| (sin(a) sqrt(1 - c²) + (1 - cos(a))
-    |c|)`` where c is the cosine of x and v.
-    """
-    bound = torch.tensor(angle, dtype=torch.float64)
-    everything = torch.cat([scores.double(), torch.tensor([next_score], dtype=torch.float64)])
-    cosines = everything.clamp(-1, 1)
-    error = bound.sin() * (1 - cosines.square()).sqrt() + (1 - bound.cos()) * cosines.abs() + ROUNDING
-    lowest = everything[:-1] - error[:-1]
-    highest = everything[-1] + error[-1]
-    return lowest > highest
+ROUNDING = 1e-6  # of a cosine from float32 products: 4e-8 on real activations, more where the mean is large
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """k directions, then r - k random ones.
+    """Top-k lists of k components, then of r - k random directions, and figures of the raw cosines.
 
     Attributes
     ----------
-    rank_by : the score that ranked
-    lists : r lists of ``depth`` rows a side, by that score, with as many further places as it takes to hold one
-        runner-up
+    rank_by : name of the score, a key of :data:`skillaxes.ranking.scores.SCORES`
+    lists : r lists of ``depth`` rows a side by that score, and one runner-up
     raw, centered : k lists of ``top`` rows a side by raw and by centred cosine
     n_zero : rows of zeros
-    n_ranked : rows that had a score
-    norm_correlation : ndarray of shape (k,), Pearson correlation of the raw cosine with the row norm
-    positive_share : ndarray of shape (k,), share of rows whose raw cosine is positive
-    largest_norm : the largest norm of a centred row
+    n_ranked : rows with a score
+    norm_correlation : ndarray of shape (k,), float64: Pearson correlation of the raw cosine with the row norm
+    positive_share : ndarray of shape (k,), float64: share of rows whose raw cosine is positive
+    largest_norm : largest norm of a centred row
     """
 
     rank_by: str
@@ -81,11 +59,13 @@ def rank(
 
     Parameters
     ----------
-    rows : those of this process
-    n_components : k, the first directions of ``rows``; the rest are random ones
+    rows : scores of the rows of this process
+    n_components : k: the first k directions of ``rows`` are the components, the others random directions
     top : length of the lists by raw and by centred cosine
     depth : length of the lists by ``rank_by``
-    on_block : sees every block of rows once, in order
+    rank_by : name of the score, a key of :data:`skillaxes.ranking.scores.SCORES`
+    on_block : called with every block of rows once, in order
+    world : the processes that share the rows
     """
     k, r = n_components, len(rows.at_shift)
     ranked_by, raw_cosine, centered_cosine = SCORES[rank_by], SCORES[RAW_COSINE], SCORES[CENTERED_COSINE]
@@ -101,8 +81,8 @@ def rank(
         raw = (scores if ranked_by is raw_cosine else raw_cosine.of(block))[:, :k]
         for score, cosines in ((raw_cosine, raw), (centered_cosine, centered_cosine.of(block)[:, :k])):
             both[score.name] = both[score.name].update(cosines.contiguous(), block.start, score.rankable(block))
-        alive = raw_cosine.rankable(block)
-        sums.add(raw[alive], block.norm[alive])
+        has_cosine = raw_cosine.rankable(block)
+        sums.add(raw[has_cosine], block.norm[has_cosine])
         counts[0] += int((~block.bad & (block.norm == 0)).sum())
         counts[1] += int(rankable.sum())
         counts[2] = max(counts[2], float(block.centered_norm.nan_to_num().max()) if len(block.norm) else 0.0)
@@ -128,8 +108,29 @@ def rank(
     )
 
 
+def certified_members(scores: Tensor, next_score: float, angle: float) -> Tensor:
+    """Whether each member stays in the list for every direction within the bound, of shape (n,), bool.
+
+    Order within the list is not certified. A unit vector v' at an angle of at most a from v has
+    ``|x·v' - x·v| <= |x| (sin(a) sqrt(1 - c²) + (1 - cos(a)) |c|)``, where c is the cosine of x and v.
+
+    Parameters
+    ----------
+    scores : Tensor of shape (n,): cosines of the members with the direction of this side, descending
+    next_score : cosine of the runner-up, the best row outside the list; -inf for none
+    angle : bound on the angle to the exact direction, radians
+    """
+    bound = torch.tensor(angle, dtype=torch.float64)
+    compared = torch.cat([scores.double(), torch.tensor([next_score], dtype=torch.float64)])
+    cosines = compared.clamp(-1, 1)
+    error = bound.sin() * (1 - cosines.square()).sqrt() + (1 - bound.cos()) * cosines.abs() + ROUNDING
+    lowest = compared[:-1] - error[:-1]
+    highest = compared[-1] + error[-1]
+    return lowest > highest
+
+
 class _Correlation:
-    """Pearson's correlation of k series with one, streamed in float64."""
+    """Pearson correlation of k series with one series, streamed in float64."""
 
     def __init__(self, k: int) -> None:
         self.sums = np.zeros((6, k))  # n, x, y, xx, yy, xy

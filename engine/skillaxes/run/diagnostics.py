@@ -1,7 +1,4 @@
-"""Diagnostics of a result: mean direction, layer scale, norm, stability, and rows that were left out.
-
-The plain method hides these; a job states them.
-"""
+"""Diagnostics of a result, one sentence each: mean direction, layer scale, norm, stability, rows left out and more."""
 
 from __future__ import annotations
 
@@ -20,31 +17,12 @@ from skillaxes.run.job import Job
 from skillaxes.run_folder.schema import NORM_CORRELATED, REPRODUCIBLE, SIDES, Diagnostic
 
 _ONE_SIGN = 0.99  # share of rows whose raw cosines have one sign
-_NO_VARIANCE = 1e-14  # of the largest eigenvalue: what float32 products leave along a direction without variance
-_ULP = {"bfloat16": 2**-7, "float16": 2**-10, "float32": 2**-23, "float64": 2**-23}  # of float64: rows become float32
-
-
-def shared_top(ranking: Ranking, top: int) -> list[float]:
-    """Rows that the raw and the centred top lists of each direction share, averaged over both sides."""
-    shared = []
-    for direction in range(len(ranking.raw.positive.rows)):
-        count = 0
-        for side in SIDES:
-            raw, centered = (
-                getattr(lists, side).rows[direction, :top].tolist() for lists in (ranking.raw, ranking.centered)
-            )
-            count += len(set(raw) & set(centered) - {-1})
-        shared.append(count / 2)
-    return shared
-
-
-def layer_energy(components: Tensor, layers: Sequence[slice]) -> list[list[float]]:
-    """Share of each direction's squared entries in each layer, of shape (k, n_layers)."""
-    return [[float(row[part].square().sum()) for part in layers] for row in components]
+_NO_VARIANCE = 1e-14  # of the largest eigenvalue: a zero eigenvalue is no larger than this after float32 products
+_ULP = {"bfloat16": 2**-7, "float16": 2**-10, "float32": 2**-23, "float64": 2**-23}  # float64 is read as float32
 
 
 def diagnostics(job: Job, solution: Solution, ranking: Ranking) -> list[Diagnostic]:
-    """Everything that must be said of a result, one sentence each."""
+    """The diagnostics of a result, in the order in which they are printed."""
     result, stability, bad = solution.result, solution.stability, solution.bad_rows
     top, tolerance = job.config.ranking.top, job.config.solver.tolerance
     found = []
@@ -65,7 +43,7 @@ def diagnostics(job: Job, solution: Solution, ranking: Ranking) -> list[Diagnost
     empty = _without_variance(result, job.store.dtype)
     if empty:
         text = (
-            f"the rows vary along directions {_listed(empty)} by no more than the rounding of their numbers: these "
+            f"the rows vary along directions {_joined(empty)} by no more than the rounding of their numbers: these "
             f"directions are arbitrary and mean nothing; type --components {max(empty[0], 1)}"
         )
         found.append(_diagnostic("no_variance", text, directions=empty))
@@ -73,7 +51,7 @@ def diagnostics(job: Job, solution: Solution, ranking: Ranking) -> list[Diagnost
     if tied:
         text = (
             f"so many rows have one and the same score that some are listed at both ends of directions "
-            f"{_listed(tied)}: type a smaller --top"
+            f"{_joined(tied)}: type a smaller --top"
         )
         found.append(_diagnostic("ties", text, directions=tied))
     if not result.converged:
@@ -86,31 +64,30 @@ def diagnostics(job: Job, solution: Solution, ranking: Ranking) -> list[Diagnost
     elif solution.searched and float(result.residuals.max()) > tolerance:
         rough = [i for i, value in enumerate(result.residuals.tolist()) if value > tolerance]
         text = (
-            f"directions {_listed(rough)} have residuals of up to {float(result.residuals.max()):.1e}, above the "
+            f"directions {_joined(rough)} have residuals of up to {float(result.residuals.max()):.1e}, above the "
             f"tolerance of {tolerance:.0e}: beside so large a leading variance float32 resolves them no better"
         )
         found.append(_diagnostic("precision", text, residuals=result.residuals.tolist(), directions=rough))
     return found
 
 
-def _at_both_ends(ranking: Ranking, top: int) -> list[int]:
-    """Directions with a row in both lists: equal scores go to the lower row on either side."""
-    lists, k = ranking.lists, len(ranking.raw.positive.rows)
-    ends = [(lists.positive.rows[i, :top].tolist(), lists.negative.rows[i, :top].tolist()) for i in range(k)]
-    return [i for i, (positive, negative) in enumerate(ends) if (set(positive) & set(negative)) - {-1}]
+def shared_top(ranking: Ranking, top: int) -> list[float]:
+    """Number of rows that are in both the raw and the centred top list of each direction, averaged over both sides."""
+    shared = []
+    for direction in range(len(ranking.raw.positive.rows)):
+        count = 0
+        for side in SIDES:
+            raw, centered = (
+                getattr(lists, side).rows[direction, :top].tolist() for lists in (ranking.raw, ranking.centered)
+            )
+            count += len(set(raw) & set(centered) - {-1})
+        shared.append(count / 2)
+    return shared
 
 
-def _without_variance(result: PCAResult, dtype: str) -> list[int]:
-    """Directions whose eigenvalue is no larger than rounding makes it.
-
-    Rounding to ``dtype`` adds noise of variance (ulp x)² / 12 to an entry x; n rows of it have eigenvalues of up to
-    (1 + sqrt(d / n))² times that (Marchenko & Pastur 1967). The products themselves are float32.
-    """
-    d = result.mean.numel()
-    spread = (1 + math.sqrt(d / max(result.n_samples, 1))) ** 2
-    rounding = _ULP[dtype] ** 2 / 12 * float(result.mean.square().max()) * spread
-    limit = max(rounding, _NO_VARIANCE * float(result.explained_variance[0]))
-    return [i for i, value in enumerate(result.explained_variance.tolist()) if value <= limit]
+def layer_energy(components: Tensor, layers: Sequence[slice]) -> list[list[float]]:
+    """Share of the squared entries of each direction in each layer, k lists of n_layers."""
+    return [[float(row[part].square().sum()) for part in layers] for row in components]
 
 
 def _mean_direction(result: PCAResult, ranking: Ranking, top: int) -> Diagnostic:
@@ -119,7 +96,7 @@ def _mean_direction(result: PCAResult, ranking: Ranking, top: int) -> Diagnostic
     shared = shared_top(ranking, top)
     text = f"raw and centred cosine share {np.mean(shared):.1f} of the top {top} rows on average"
     if one_sign:
-        text += f"; the mean is so large that directions {_listed(one_sign)} have raw cosines of one sign only"
+        text += f"; the mean is so large that directions {_joined(one_sign)} have raw cosines of one sign only"
     spread = float(np.sqrt(max(result.total_variance, 0)))
     return _diagnostic(
         "mean_direction",
@@ -144,7 +121,7 @@ def _norm(ranking: Ranking) -> Diagnostic:
     correlations = ranking.norm_correlation
     strong = [i for i, value in enumerate(correlations) if abs(value) >= NORM_CORRELATED]
     if strong:
-        text = f"the raw cosines of directions {_listed(strong)} correlate with the row norm (" + ", ".join(
+        text = f"the raw cosines of directions {_joined(strong)} correlate with the row norm (" + ", ".join(
             f"{correlations[i]:+.2f}" for i in strong
         )
         text += ")"
@@ -158,7 +135,7 @@ def _stability(result: PCAResult, stability: Stability) -> Diagnostic:
     weak = [i for i, value in enumerate(cosines.tolist()) if value < REPRODUCIBLE]
     groups = [group for group in subspaces(result.explained_variance, stability.standard_errors) if len(group) > 1]
     if weak:
-        text = f"directions {_listed(weak)} are sample-dependent: |cos| between random halves is below {REPRODUCIBLE}"
+        text = f"directions {_joined(weak)} are sample-dependent: |cos| between random halves is below {REPRODUCIBLE}"
     else:
         text = f"every direction is reproducible: |cos| between random halves is at least {float(cosines.min()):.2f}"
     if groups:
@@ -167,9 +144,30 @@ def _stability(result: PCAResult, stability: Stability) -> Diagnostic:
     return _diagnostic("stability", text, split_half=cosines.tolist(), sample_dependent=weak, subspaces=groups)
 
 
+def _without_variance(result: PCAResult, dtype: str) -> list[int]:
+    """Directions whose eigenvalue may be the rounding of the rows or of the products alone.
+
+    Rounding to ``dtype`` adds noise of variance (ulp x)² / 12 to an entry x. The eigenvalues of n rows of noise are at
+    most (1 + sqrt(d / n))² times that (Marchenko & Pastur 1967). The products are in float32.
+    """
+    d = result.mean.numel()
+    spread = (1 + math.sqrt(d / max(result.n_samples, 1))) ** 2
+    rounding = _ULP[dtype] ** 2 / 12 * float(result.mean.square().max()) * spread
+    limit = max(rounding, _NO_VARIANCE * float(result.explained_variance[0]))
+    return [i for i, value in enumerate(result.explained_variance.tolist()) if value <= limit]
+
+
+def _at_both_ends(ranking: Ranking, top: int) -> list[int]:
+    """Directions with a row in the lists of both sides: of equal scores the lower row comes first on either side."""
+    lists, k = ranking.lists, len(ranking.raw.positive.rows)
+    ends = [(lists.positive.rows[i, :top].tolist(), lists.negative.rows[i, :top].tolist()) for i in range(k)]
+    return [i for i, (positive, negative) in enumerate(ends) if (set(positive) & set(negative)) - {-1}]
+
+
 def _diagnostic(kind: str, text: str, **values: Any) -> Diagnostic:
     return {"kind": kind, "text": text, "values": values}
 
 
-def _listed(indices: Sequence[int]) -> str:
+def _joined(indices: Sequence[int]) -> str:
+    """``"0, 2, 5"``."""
     return ", ".join(map(str, indices))

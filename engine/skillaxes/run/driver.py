@@ -1,4 +1,4 @@
-"""A job in its run folder: claim it, go on from a checkpoint, solve, rank, write; fail, stop, retry smaller."""
+"""Run a prepared job in its run folder: claim, resume, solve, rank and write; stop, fail, retry with smaller panels."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ from skillaxes.errors import DeviceMemoryError, InputError, StoppedEarly, StoreE
 from skillaxes.files import remove
 from skillaxes.pca.base import Reduction, Solution, SolverState, compact
 from skillaxes.pca.projections import ProjectionStore
+from skillaxes.pca.solvers import UNSCALED
 from skillaxes.progress import Progress
 from skillaxes.run.checkpoint import Checkpoint
 from skillaxes.run.findings import directions_of, effort, findings, manifest_header, ranked, write
 from skillaxes.run.job import Job
 from skillaxes.run.passes import Context, find_scale, read_sample, run_read, start_from
-from skillaxes.run.plan import Plan, scratch_folder
+from skillaxes.run.plan import GDS_TAKEN, Plan, scratch_folder
 from skillaxes.run.stage_log import StageLog
 from skillaxes.run_folder import manifest as manifests
 from skillaxes.run_folder.checkpoint import holds_state
@@ -38,13 +39,89 @@ from skillaxes.run_folder.contents import Discovery, load
 from skillaxes.run_folder.schema import CHECKPOINT, Diagnostic, Manifest
 from skillaxes.stream.panels import PanelStream
 
+_CACHED = 10.0  # seconds for which a network file system may cache that a file does not exist
 
-def solve(context: Context) -> Solution:
-    """Run the job's solver over its stream, from where the checkpoint is.
+
+def run_job(job: Job, run_dir: str | Path | None, overwrite: bool, progress: Progress) -> Discovery:
+    """Run a prepared job in its run folder, resume it, or load the result of the same job.
+
+    Parameters
+    ----------
+    run_dir : the run folder; None for a result in memory
+    overwrite : whether results of another job there are removed
 
     Raises
     ------
-    StoppedEarly : the job was told to stop
+    SkillaxesError : see :mod:`skillaxes.errors`
+    """
+    folder = None if run_dir is None else Path(run_dir)
+    is_first = job.world.rank == 0
+    before: Manifest | None = None
+    if folder is not None:
+        config = {**job.config.result_changing(), **job.identity}
+        if is_first:
+            before = manifests.claim(folder, job.command, config, job.store.fingerprint(), overwrite)
+        before = job.world.broadcast_object(before)
+        if before is not None and before.get("status") == manifests.DONE:
+            if is_first:
+                remove(folder / CHECKPOINT)
+            progress.note(f"{folder}: done already, by the same job on the same store")
+            return load(folder)
+        _refuse_restart(folder, before, job.world)
+    with run_folder(folder, job.world), memory.freed_is_kept():
+        found = _run(job, folder, before or {}, progress)
+    return replace(found, run_dir=folder)
+
+
+@contextlib.contextmanager
+def run_folder(folder: Path | None, world: World = ALONE) -> Iterator[Path | None]:
+    """Make the run folder of a job, and remove its files again where the input cannot be used.
+
+    When a process of several fails, the lowest surviving one writes the reason to the manifest.
+
+    Raises
+    ------
+    UsageError : several processes without a folder, or with one on a disk of one machine
+    """
+    if folder is None:
+        if world.world_size > 1:
+            raise UsageError(f"{world.world_size} processes need a run folder that all of them see: give run_dir")
+        yield None
+        return
+    created = world.broadcast_object(not folder.exists())
+    if world.rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+    if world.world_size > 1:
+        _check_shared(folder, world)
+
+    def clear() -> None:
+        manifests.clear(folder)
+        if created:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def end(code: int, message: str) -> None:
+        if code == InputError.exit_code and not holds_state(folder):
+            clear()
+        else:
+            manifests.mark_failed(folder, message)
+
+    world.on_peer_failure(end)
+    try:
+        yield folder
+    except InputError as error:
+        # A store that fails after hours may be repaired or staged again, so its checkpoint stays.
+        if world.rank == 0 and not (isinstance(error, StoreError) and holds_state(folder)):
+            clear()
+        raise
+
+
+def solve(context: Context) -> Solution:
+    """Run the solver of a job over its stream, from the state of its checkpoint on.
+
+    Raises
+    ------
+    BadRowsError, StoreError : rows that cannot be used
+    StoppedEarly : a stop was requested
     """
     job, stream, log, checkpoint = context.job, context.stream, context.log, context.checkpoint
     problem, solver = context.problem, job.solver
@@ -56,14 +133,14 @@ def solve(context: Context) -> Solution:
         checkpoint.results = {}
     else:
         sample = log.run("sample", stream, partial(read_sample, context))
-        if problem.options.scale != "none" and scale is None:
+        if problem.options.scale != UNSCALED and scale is None:
             scale = log.run("column statistics", stream, partial(find_scale, context, sample))
             checkpoint.finish(partial(_found, scale))
         wanted = solver.start_directions(problem)
         start = log.run("warm start", stream, partial(start_from, context, sample, wanted, scale))
         job.world.broadcast_(start.shift)
         state = solver.init(problem, start, context.scope(scale))
-        del sample, start  # what a read still needs of the sample, the stream holds
+        del sample, start  # the stream keeps the sampled chunks that a read can reuse
         checkpoint.finish(partial(_found, scale, state), state.row_tables(), read=False)
     read = solver.next_read(state)
     while read is not None:
@@ -78,33 +155,24 @@ def solve(context: Context) -> Solution:
     return log.run("directions", stream, partial(solver.solution, state))
 
 
-def _finish_read(context: Context, name: str, state: SolverState, read: Reduction) -> SolverState:
-    return context.job.solver.finish_read(state, run_read(context, name, read))
-
-
-def _found(scale: Tensor | None, state: SolverState | None = None) -> dict[str, Any]:
-    """The results of all complete stages, as a checkpoint holds them."""
-    found: dict[str, Any] = {"scale": None if scale is None else compact(scale)}
-    return found if state is None else found | {"state": state.state_dict()}
-
-
 def retry_with_smaller_panels(
     context: Context, attempt: Callable[[Context], Solution]
 ) -> tuple[Solution, Plan, list[dict[str, Any]]]:
-    """Solve; where the GPU runs out of memory, begin anew with half the rows a panel and half the resident rows, or go
-    on from the last complete stage that is in the checkpoint.
+    """Solve, with half the rows a panel and half the resident rows each time the GPU runs out of memory.
+
+    A further attempt begins anew, or after the last complete stage of the checkpoint.
 
     Returns
     -------
-    solution : of the attempt that succeeded
-    plan : the one it followed
-    shortages : one record for each time that memory ran out: the panels and resident rows that were too many, those
-        that came next, and the GPU's message
+    solution : the solution
+    plan : the plan of the attempt that succeeded
+    shortages : one record for each time that memory ran out: rows of a panel and resident rows before and after, and
+        the message of the GPU
 
     Raises
     ------
-    DeviceMemoryError : the smallest panels were too large; or there are other processes, which are somewhere else in
-        the read and whose panels would have to become smaller too
+    DeviceMemoryError : the smallest panels are too large, or several processes share the job: the others are at another
+        row of the read, and their panels would have to become smaller too
     """
     job, stream, shortages = context.job, context.stream, list[dict[str, Any]]()
     while True:
@@ -115,40 +183,40 @@ def retry_with_smaller_panels(
         except torch.OutOfMemoryError as error:
             if plan.gpu is None:
                 raise
-            said = " ".join(str(error).split())
+            message = " ".join(str(error).split())
         if job.world.world_size > 1:
             raise DeviceMemoryError(
                 f"{plan.device} ran out of memory with panels of {plan.panel_rows:,} rows and {plan.gpu.kept_rows:,} "
-                f"rows kept there ({said}); {job.world.world_size} processes cannot begin anew with smaller ones: end "
-                "what else uses the GPU and type the same command again, or add --device cpu"
+                f"rows kept there ({message}); {job.world.world_size} processes cannot begin anew with smaller ones: "
+                "end what else uses the GPU and type the same command again, or add --device cpu"
             )
         row_bytes = stream.n_columns * stream.dtype.itemsize
-        less = plan.halved(row_bytes)
-        if less is None:
+        smaller = plan.halved(row_bytes)
+        if smaller is None:
             raise DeviceMemoryError(
-                f"{plan.device} has no room for panels of {plan.panel_rows} rows: {said}; end what else uses it, or "
+                f"{plan.device} has no room for panels of {plan.panel_rows} rows: {message}; end what else uses it, or "
                 "type --device cpu"
             )
-        assert less.gpu is not None
+        assert smaller.gpu is not None
         shortages.append(
             {
                 "panel_rows": plan.panel_rows,
                 "kept_rows": plan.gpu.kept_rows,
-                "next_panel_rows": less.panel_rows,
-                "next_kept_rows": less.gpu.kept_rows,
-                "said": said,
+                "next_panel_rows": smaller.panel_rows,
+                "next_kept_rows": smaller.gpu.kept_rows,
+                "said": message,
             }
         )
         context.progress.note(shortage_diagnostic(shortages[-1])["text"])
         context.log.begin_anew()
         context.projections.close()
-        gc.collect()  # what the solver held on the GPU
-        stream.shrink(less.panel_rows, less.gpu.kept)
-        context = replace(context, plan=less)
+        gc.collect()  # frees the tensors of the solver on the GPU
+        stream.shrink(smaller.panel_rows, smaller.gpu.kept)
+        context = replace(context, plan=smaller)
 
 
 def shortage_diagnostic(shortage: dict[str, Any]) -> Diagnostic:
-    """A shortage of GPU memory for the manifest."""
+    """The diagnostic of a shortage of GPU memory."""
     text = (
         f"the GPU ran out of memory with panels of {shortage['panel_rows']:,} rows and {shortage['kept_rows']:,} rows "
         f"kept there; begun anew with panels of {shortage['next_panel_rows']:,} rows and "
@@ -157,40 +225,39 @@ def shortage_diagnostic(shortage: dict[str, Any]) -> Diagnostic:
     return {"kind": "gpu_memory", "text": text, "values": shortage}
 
 
-def carry_out(job: Job, run_dir: str | Path | None, overwrite: bool, progress: Progress) -> Discovery:
-    """Run a prepared job in its run folder, go on with it, or return what the same job has left there."""
-    folder = None if run_dir is None else Path(run_dir)
-    leads = job.world.rank == 0
-    before: Manifest | None = None
-    if folder is not None:
-        config = {**job.config.result_changing(), **job.identity}
-        if leads:
-            before = manifests.claim(folder, job.command, config, job.store.fingerprint(), overwrite)
-        before = job.world.broadcast_object(before)
-        if before is not None and before.get("status") == manifests.DONE:
-            if leads:
-                remove(folder / CHECKPOINT)
-            progress.note(f"{folder}: done already, by the same job on the same store")
-            return load(folder)
-        _refuse_restart(folder, before, job.world)
-    with run_folder(folder, job.world), memory.freed_is_kept():
-        found = _run(job, folder, before or {}, progress)
-    return replace(found, run_dir=folder)
+def open_stream(job: Job) -> PanelStream:
+    """The rows of this process as panels."""
+    return PanelStream(
+        job.store,
+        panel_rows=job.plan.panel_rows,
+        device=job.device.device,
+        columns=job.columns,
+        rows=job.plan.rows,
+        cache_bytes=job.plan.memory.cache,
+        resident_bytes=0 if job.plan.gpu is None else job.plan.gpu.kept,
+        workers=job.plan.workers,
+        direct=job.plan.gds == GDS_TAKEN,
+    )
 
 
-def _refuse_restart(folder: Path, before: Manifest | None, world: World) -> None:
-    """A group that was told to stop looks like a failed one to torchrun, which starts it again.
-
-    On several hosts only the agent that was first to see it counts a restart.
-    """
-    status, stopped = (before or {}).get("status"), (before or {}).get("stopped") or {}
-    ours = status == manifests.STOPPED and stopped.get("run_id") == signals.run_id()
-    if ours and any(world.all_gather_object(signals.restarted())):
-        raise StoppedEarly(f"{folder}: this torchrun job was told to stop; the same command goes on from there later")
+def summary_line(job: Job) -> str:
+    """One line on a job that is about to begin: store, solver, device, read path and processes."""
+    store, planned = job.store, job.plan
+    shape = " x ".join(f"{extent:,}" for extent in store.shape)
+    mine = planned.rows[1] - planned.rows[0]
+    kept = "" if planned.gpu is None else f", {planned.gpu.kept_rows / mine:.0%} of them kept in its memory"
+    shared = ""
+    if planned.outlook is not None:
+        sent = memory.show(planned.outlook["traffic_bytes"])
+        shared = f"; shared by {planned.processes} processes, each hands {sent} a read to the others"
+    return (
+        f"{store.path}: {shape} {store.dtype}, {memory.show(store.nbytes)}; {planned.solver} on {planned.device} "
+        f"({planned.device_reason}), rows through {planned.read_path}{kept}{shared}"
+    )
 
 
 def _run(job: Job, folder: Path | None, before: Manifest, progress: Progress) -> Discovery:
-    """Run a job whose folder may hold what an earlier attempt has left, whose manifest is ``before``."""
+    """Run a job, or resume an earlier attempt, whose manifest is ``before``."""
     log = StageLog(world=job.world)
     manifest = manifest_header(job)
     resumptions = before.get("resumptions", 0)
@@ -228,7 +295,7 @@ def _run(job: Job, folder: Path | None, before: Manifest, progress: Progress) ->
             raise
     directions = directions_of(solution)
     seconds, rows = checkpoint.repeated
-    found = {
+    found: Manifest = {
         "status": manifests.DONE,
         **effort(job, stream, log.stages, rows),
         **findings(job, solution, ranking, topk),
@@ -237,9 +304,9 @@ def _run(job: Job, folder: Path | None, before: Manifest, progress: Progress) ->
     if rows or seconds:
         found["repeated"] = {"seconds": round(seconds, 3), "rows": rows}
     if (gpu := stream.on_device()) is not None:
-        found |= {"plan": plan.as_dict(), "gpu": {**gpu, "out_of_memory": shortages}}
+        found["plan"], found["gpu"] = plan.as_dict(), {**gpu, "out_of_memory": shortages}
         found["diagnostics"] = [*found["diagnostics"], *map(shortage_diagnostic, shortages[-1:])]
-    complete = cast(Manifest, {**manifest, **found})
+    complete: Manifest = {**manifest, **found}
     if folder is not None and job.world.rank == 0:
         write(folder, directions, topk, selection, complete)
     job.world.barrier("the end of the job")
@@ -247,8 +314,33 @@ def _run(job: Job, folder: Path | None, before: Manifest, progress: Progress) ->
     return Discovery(directions, topk, complete, None)
 
 
+def _refuse_restart(folder: Path, before: Manifest | None, world: World) -> None:
+    """Refuse a restart by torchrun of a job that was stopped: to torchrun it looks like a failed one.
+
+    On several hosts only the first agent to notice counts a restart.
+
+    Raises
+    ------
+    StoppedEarly : the job was stopped in this torchrun job
+    """
+    status, stopped = (before or {}).get("status"), (before or {}).get("stopped") or {}
+    ours = status == manifests.STOPPED and stopped.get("run_id") == signals.run_id()
+    if ours and any(world.all_gather_object(signals.restarted())):
+        raise StoppedEarly(f"{folder}: this torchrun job was told to stop; the same command goes on from there later")
+
+
+def _finish_read(context: Context, name: str, state: SolverState, read: Reduction) -> SolverState:
+    return context.job.solver.finish_read(state, run_read(context, name, read))
+
+
+def _found(scale: Tensor | None, state: SolverState | None = None) -> dict[str, Any]:
+    """The results of all complete stages, as plain values for a checkpoint."""
+    found: dict[str, Any] = {"scale": None if scale is None else compact(scale)}
+    return found if state is None else found | {"state": state.state_dict()}
+
+
 def _spill_folder(job: Job, stack: contextlib.ExitStack) -> Path | None:
-    """A folder for projections that memory does not hold, gone when ``stack`` ends; None where it holds them."""
+    """A folder for projections on disk, removed when ``stack`` ends; None for projections in memory."""
     if not job.plan.memory.spilled:
         return None
     parent = scratch_folder(job.config)
@@ -267,11 +359,13 @@ def _checkpoint(job: Job, folder: Path | None, log: StageLog, progress: Progress
     return Checkpoint(folder, identity, job.config.machine.checkpoint_every, job.world, log, progress)
 
 
-_REMEMBERED = 10.0  # seconds for which a network file system may answer that a new file is not there
-
-
 def _check_shared(folder: Path, world: World) -> None:
-    """Several processes must see one run folder."""
+    """Check that all processes see the same run folder.
+
+    Raises
+    ------
+    UsageError : a process does not see it
+    """
     token = folder / world.broadcast_object(f".{uuid.uuid4().hex}.seen")
     if world.rank == 0:
         token.touch()
@@ -288,8 +382,8 @@ def _check_shared(folder: Path, world: World) -> None:
 
 
 def _appears(path: Path) -> bool:
-    """Whether a file is there, or comes within the time that a network file system remembers that it was not."""
-    limit = time.monotonic() + _REMEMBERED
+    """Whether a file is there, or appears before the cache of a network file system expires."""
+    limit = time.monotonic() + _CACHED
     while not path.exists():
         if time.monotonic() > limit:
             return False
@@ -297,76 +391,3 @@ def _appears(path: Path) -> bool:
         with contextlib.suppress(OSError):
             os.listdir(path.parent)
     return True
-
-
-@contextlib.contextmanager
-def run_folder(folder: Path | None, world: World = ALONE) -> Iterator[Path | None]:
-    """The run folder while a job writes to it; what could not be used leaves nothing behind.
-
-    Of several processes the lowest surviving one puts on record why all had to end.
-
-    Raises
-    ------
-    UsageError : several processes without a folder, or with one that lies on a disk of one machine
-    """
-    if folder is None:
-        if world.world_size > 1:
-            raise UsageError(f"{world.world_size} processes need a run folder that all of them see: give run_dir")
-        yield None
-        return
-    created = world.broadcast_object(not folder.exists())
-    if world.rank == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-    if world.world_size > 1:
-        _check_shared(folder, world)
-
-    def clear() -> None:
-        manifests.clear(folder)
-        if created:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def lost(code: int, message: str) -> None:
-        if code == InputError.exit_code and not holds_state(folder):
-            clear()
-        else:
-            manifests.mark_failed(folder, message)
-
-    world.on_peer_failure(lost)
-    try:
-        yield folder
-    except InputError as error:
-        # A store that fails after hours is mended, or staged again: what there is to go on from stays.
-        if world.rank == 0 and not (isinstance(error, StoreError) and holds_state(folder)):
-            clear()
-        raise
-
-
-def open_stream(job: Job) -> PanelStream:
-    """The job's rows as panels."""
-    return PanelStream(
-        job.store,
-        panel_rows=job.plan.panel_rows,
-        device=job.device.device,
-        columns=job.columns,
-        rows=job.plan.rows,
-        cache_bytes=job.plan.memory.cache,
-        resident_bytes=0 if job.plan.gpu is None else job.plan.gpu.kept,
-        workers=job.plan.workers,
-        direct=job.plan.gds == "taken",
-    )
-
-
-def summary_line(job: Job) -> str:
-    """One line on the job that is about to begin."""
-    store, planned = job.store, job.plan
-    shape = " x ".join(f"{extent:,}" for extent in store.shape)
-    mine = planned.rows[1] - planned.rows[0]
-    kept = "" if planned.gpu is None else f", {planned.gpu.kept_rows / mine:.0%} of them kept in its memory"
-    shared = ""
-    if planned.outlook is not None:
-        handed = memory.show(planned.outlook["traffic_bytes"])
-        shared = f"; shared by {planned.processes} processes, each hands {handed} a read to the others"
-    return (
-        f"{store.path}: {shape} {store.dtype}, {memory.show(store.nbytes)}; {planned.solver} on {planned.device} "
-        f"({planned.device_reason}), rows through {planned.read_path}{kept}{shared}"
-    )

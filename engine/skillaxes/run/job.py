@@ -1,4 +1,4 @@
-"""A job before it runs: everything that can be refused without reading a row."""
+"""A job before it runs: checked and planned without reading a row."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from skillaxes.cluster.world import ALONE, World
-from skillaxes.config import DiscoverConfig, make_config
+from skillaxes.config import SKIP, DiscoverConfig, make_config
 from skillaxes.devices import Resolved, resolve, torch_dtype
 from skillaxes.errors import StoreError, UsageError
 from skillaxes.pca.base import Problem, Solver
 from skillaxes.pca.given import Given
-from skillaxes.pca.solvers import choose_solver, make_solver
+from skillaxes.pca.solvers import LAYER_RMS, choose_solver, make_solver
 from skillaxes.run.forecast import STATED, Rates
 from skillaxes.run.plan import Plan, make_plan
+from skillaxes.run_folder.schema import APPLY, DISCOVER
 from skillaxes.store import Store, open_store
 from skillaxes.stream import device as devices
 
@@ -26,14 +27,14 @@ class Job:
     Attributes
     ----------
     command : ``discover`` or ``apply``
-    store, config : on what, and how
-    solver, problem : what finds the directions, and in what; the problem is not planned yet
-    columns : the columns in use
-    layers, layer_ids : columns of each layer among those in use, and the layers' ids; empty where unknown
-    device : where it computes
-    plan : what it will do and hold
-    identity : what changes the result besides the options, for comparing two jobs
-    world : the processes that share it
+    store, config : the store and the options
+    solver, problem : the solver, and the problem without the panels and blocks of the plan
+    columns : columns of the store in use
+    layers, layer_ids : columns of each layer among those in use, and the ids of the layers; empty where unknown
+    device : the device, and the reason for it
+    plan : solver, panels, reads and memory
+    identity : what distinguishes two jobs with the same options and store: the digest of given directions
+    world : the processes that share the job
     """
 
     command: str
@@ -62,16 +63,20 @@ def prepare(
     world: World = ALONE,
     rates: Rates = STATED,
 ) -> Job:
-    """Everything that can be refused before a row is read.
+    """Check and plan a job; no row is read.
 
     Parameters
     ----------
     store : a store or its path
     options : fields of :class:`skillaxes.config.DiscoverConfig`
-    given : directions that are only applied; None where they are to be found
-    identity : what changes the result besides the options
+    given : the solver of given directions; None to search for directions
+    identity : see :class:`Job`
     world : the processes that share the job
-    rates : what their time is predicted from
+    rates : rates of the forecast of several processes
+
+    Raises
+    ------
+    UsageError, StoreError, DeviceError : see :mod:`skillaxes.errors`
     """
     config = make_config(**options)
     device = resolve(config.machine.device, local_rank=world.local_rank)
@@ -81,11 +86,11 @@ def prepare(
     layers, ids = _layers_in_use(opened, columns)
     _check_store(opened, world)
     if opened.attributes.layer_ids is not None and len(ids) < len(opened.attributes.layer_ids):
-        config = config.replaced(layers=tuple(int(layer) for layer in ids))  # chosen when the store was opened
+        config = config.replaced(layers=tuple(int(layer) for layer in ids))  # selected when the store was opened
     n_columns = sum(part.stop - part.start for part in columns)
     config.check_shape(opened.n_rows, n_columns, given=given is not None)
     config = config.replaced(pool=min(config.ranking.pool, opened.n_rows // 2))
-    if config.solver.scale == "layer-rms" and not layers:
+    if config.solver.scale == LAYER_RMS and not layers:
         raise UsageError(
             "--scale layer-rms: this store does not say which columns are which layer; ingest it with --layer-ids and "
             "--hidden, or type --scale column-std"
@@ -103,7 +108,7 @@ def prepare(
         device=device.device,
         options=config.solver,
         layers=layers,
-        skip_bad_rows=config.input.bad_rows == "skip",
+        skip_bad_rows=config.input.bad_rows == SKIP,
         storage_bound=streams is not None,
     )
     choice = choose_solver(opened.n_rows, n_columns, config.solver.components, config.solver.solver)
@@ -120,7 +125,7 @@ def prepare(
         rates=rates,
     )
     return Job(
-        "discover" if given is None else "apply",
+        DISCOVER if given is None else APPLY,
         opened,
         config,
         solver,
@@ -146,7 +151,12 @@ def _layers_in_use(store: Store, columns: tuple[slice, ...]) -> tuple[tuple[slic
 
 
 def _check_store(store: Store, world: World) -> None:
-    """Several processes must see one store, wherever each has its copy."""
+    """Check that all processes have the same store, each perhaps a copy of it.
+
+    Raises
+    ------
+    StoreError : a process has another store
+    """
     prints = world.all_gather_object(store.fingerprint()) if world.world_size > 1 else []
     others = [str(rank) for rank, found in enumerate(prints) if found != prints[0]]
     if others:

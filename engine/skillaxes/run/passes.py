@@ -1,4 +1,4 @@
-"""One resumable read of the store: the loop over panels, and what the stages of a job share."""
+"""Stages of a job before the solver is done: the sample, the warm start, and the one loop over panels."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Context:
 
     Attributes
     ----------
-    job : on what, how and with whom
-    plan : the job's, or a smaller one where a GPU's memory has run out
+    job : the job
+    plan : the plan of the job, or one with smaller panels after a GPU ran out of memory
     stream : the rows of this process
-    projections : where the kept projections go
-    checkpoint, log, progress : where the stages are put on record, noted and shown
-    problem : the job's, as it is planned
+    projections : the tables of kept projections
+    checkpoint, log, progress : checkpoint, stages and progress of the job
+    problem : the problem of the job with the panels and blocks of the plan
     """
 
     job: Job
@@ -53,17 +53,22 @@ class Context:
         object.__setattr__(self, "problem", self.plan.problem(self.job.problem))
 
     def scope(self, scale: Tensor | None) -> Scope:
-        """What a solver works with."""
+        """The surroundings of a solver, for rows with columns times ``scale`` (d,), float32, or None."""
         results = DeferredResults(devices.device_streams(self.stream.device))
         return Scope(self.job.world, self.projections, results, scale)
 
 
 def run_read(context: Context, name: str, read: Read) -> Read:
-    """One read of the store, or what an earlier attempt has left of it; every panel goes into ``read``.
+    """Pass every panel of the store to ``read``, from the row of the checkpoint on.
+
+    Parameters
+    ----------
+    name : name of the stage
 
     Raises
     ------
-    StoppedEarly : the job is to stop
+    BadRowsError, StoreError : rows that cannot be used
+    StoppedEarly : a stop was requested
     """
     stream, checkpoint = context.stream, context.checkpoint
     row_bytes = stream.store.n_features * stream.store.itemsize
@@ -71,14 +76,14 @@ def run_read(context: Context, name: str, read: Read) -> Read:
     row = checkpoint.begin_read(name, read, stream.panel_rows)
     with (
         context.progress.stage(name, stream.n_rows, unit_bytes=row_bytes) as stage,
-        contextlib.closing(stream.read(row)) as panels,  # a read that fails ends here, not when it is collected
+        contextlib.closing(stream.read(row)) as panels,  # a failed read ends here, not at garbage collection
     ):
         if row > stream.first_row:
             stage.advance(row - stream.first_row)
         for panel in panels:
             read.update(panel)
             done, count = panel.start + panel.count, panel.count
-            del panel  # so that its rows are unmapped by the thread that reads, and not here
+            del panel  # the thread that reads unmaps its rows, not this one
             stage.advance(count)
             checkpoint.after_panel(done)
     if not context.job.world.barrier_or_stop(name):
@@ -87,7 +92,13 @@ def run_read(context: Context, name: str, read: Read) -> Read:
 
 
 def read_sample(context: Context) -> tuple[Tensor, ...]:
-    """The rows that the warm start sees, those of this process, in pieces."""
+    """The rows of this process in the sample of the warm start: tensors of shape (n, D), on the host.
+
+    Raises
+    ------
+    StoreError : rows that cannot be read
+    StoppedEarly : a stop was requested
+    """
     stream, plan = context.stream, context.plan
     segments = sample_segments(context.problem.n_rows, plan.sample_rows, context.problem.options.seed)
     rows = stream.sample_views(clip_segments(segments, (stream.first_row, stream.last_row)))
@@ -97,12 +108,12 @@ def read_sample(context: Context) -> tuple[Tensor, ...]:
 
 
 def start_from(context: Context, sample: Sequence[Tensor], n_directions: int, scale: Tensor | None) -> WarmStart:
-    """Where a solver begins, the same in every process."""
+    """The start of a solver, the same in every process."""
     return warm_start(context.problem, sample, n_directions, scale, context.job.world)
 
 
 def find_scale(context: Context, sample: Sequence[Tensor]) -> Tensor:
-    """One read for the factor of every column, of shape (d,), float32."""
+    """The factor of each column, of shape (d,), float32, from one read."""
     shift = start_from(context, sample, 0, None).shift
     read = ColumnScaleRead(context.problem, shift, context.scope(None))
     return run_read(context, read.title, read).finish()

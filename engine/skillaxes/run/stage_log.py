@@ -1,4 +1,4 @@
-"""What the manifest says of the stages of a job, those of earlier attempts included."""
+"""Log of the stages of a job for its manifest, with those of earlier attempts."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from skillaxes import memory
 from skillaxes.cluster.world import ALONE, World
 from skillaxes.stream.panels import PanelStream
 
+DONE, GIVEN_UP = "done", "given up"  # status of a stage
+
 
 @dataclass
 class StageLog:
-    """The stages so far, and the time that the job has taken.
+    """Stages and time of a job, with those of earlier attempts.
 
     Attributes
     ----------
-    stages : one record a stage
-    world : whose traffic is noted
-    under_way : the stage that runs; None between two
+    stages : one record for each stage
+    world : the processes whose traffic is logged
+    under_way : the running stage; None between two stages
     """
 
     stages: list[dict[str, Any]] = field(default_factory=list)
@@ -33,7 +35,7 @@ class StageLog:
     _spent: tuple[float, int] = (0.0, 0)
 
     def run(self, name: str, stream: PanelStream, work: Callable[[], Any]) -> Any:
-        """Do ``work`` and note what it took."""
+        """Run the stage ``name`` by calling ``work``, and log its time, reads, bytes and memory."""
         self.under_way, self._spent = name, (0.0, 0)
         self._began, self._bytes, reads_before = time.perf_counter(), stream.bytes_read, stream.reads
         sent_before = dict(self.world.bytes_sent)
@@ -42,7 +44,7 @@ class StageLog:
         self.stages.append(
             {
                 "name": name,
-                "status": "done",
+                "status": DONE,
                 "seconds": round(seconds, 4),
                 "reads": stream.reads - reads_before,
                 "bytes": taken,
@@ -50,22 +52,22 @@ class StageLog:
             }
         )
         if self.world.world_size > 1:
-            handed = self.world.bytes_sent
-            self.stages[-1]["bytes_sent"] = {name: handed[name] - sent_before[name] for name in handed}
+            sent = self.world.bytes_sent
+            self.stages[-1]["bytes_sent"] = {name: sent[name] - sent_before[name] for name in sent}
         self.under_way = None
         return result
 
     def note(self, **details: Any) -> None:
-        """Add to the record of the last complete stage."""
+        """Add entries to the record of the last complete stage."""
         self.stages[-1] |= details
 
     def spent(self, stream: PanelStream) -> tuple[float, int]:
-        """Seconds and bytes of the stage under way, in all attempts."""
+        """Seconds and bytes of the running stage in all attempts."""
         seconds, taken = self._spent
         return seconds + time.perf_counter() - self._began, taken + stream.bytes_read - self._bytes
 
     def go_on(self, spent: tuple[float, int], stream: PanelStream) -> None:
-        """The stage under way goes on from where an earlier attempt had spent ``spent`` seconds and bytes on it."""
+        """Resume the running stage, on which an earlier attempt spent ``spent`` seconds and bytes."""
         self._spent, self._bytes = spent, stream.bytes_read
 
     @property
@@ -75,17 +77,17 @@ class StageLog:
 
     @property
     def seconds(self) -> float:
-        """Of the job, in all attempts."""
+        """Seconds of the job in all attempts."""
         return self._seconds_before + time.perf_counter() - self._began_job
 
     def resume(self, stages: list[dict[str, Any]], seconds: float) -> None:
-        """What earlier attempts had done, and behind it what was given up in this one."""
-        kept = {stage["name"] for stage in stages}
-        given_up = [stage for stage in self.stages if stage["status"] != "done" and stage["name"] not in kept]
+        """Log the stages and seconds of earlier attempts, followed by the stages given up in this one."""
+        resumed = {stage["name"] for stage in stages}
+        given_up = [stage for stage in self.stages if stage["status"] != DONE and stage["name"] not in resumed]
         self.stages = [*stages, *given_up]
         self._seconds_before = seconds
 
     def begin_anew(self) -> None:
-        """Say that everything so far has to be done again."""
+        """Mark all stages so far as given up."""
         for stage in self.stages:
-            stage["status"] = "given up"
+            stage["status"] = GIVEN_UP

@@ -1,17 +1,16 @@
-"""The folder ``checkpoint/`` of a run folder: what a job that was cut off goes on from.
+"""Files of the folder ``checkpoint/`` of a run folder, from which an interrupted job is resumed.
 
 =============================  =====================================================================  ==============
 file                           content                                                                written by
 =============================  =====================================================================  ==============
-``state.pt``                   results of the stages that are complete                                process 0
-``part-<rank>-of-<size>.pt``   how far a process got in the read under way, and its sums              each process
+``state.pt``                   results of the complete stages                                         process 0
+``part-<rank>-of-<size>.pt``   row and sums of a process in the read under way                        each process
 ``<name>.f32``                 numbers of every row, in global row order                              each, its rows
-``progress-<rank>-of-<size>``  what was done since: only for counting what a kill made be repeated    each process
+``progress-<rank>-of-<size>``  seconds and rows since the checkpoint, which a killed job repeats      each process
 =============================  =====================================================================  ==============
 
-State and parts appear whole or not at all, and what a row file must hold for one of them is on the disk before it
-appears. Both are torch files of plain values (tensors, numbers, texts) that are loaded with ``weights_only``, with a
-checksum behind them.
+State and parts are replaced atomically. The rows that belong to them are on the disk before. Both are torch files of
+plain values (tensors, numbers, texts), loaded with ``weights_only``, and end with a checksum.
 """
 
 from __future__ import annotations
@@ -28,42 +27,42 @@ from skillaxes.files import atomic_write, read_at, remove, write_at
 from skillaxes.run_folder.schema import CHECKPOINT
 
 _STATE = "state.pt"
-_TRAILER = struct.Struct("<4sI")  # magic, crc32 of all before
+_TRAILER = struct.Struct("<4sI")  # magic, crc32 of all bytes before it
 _MAGIC = b"skax"
 _PROGRESS = struct.Struct("<dq")  # seconds and rows since the last checkpoint
-_STEP = 1 << 20
+_STEP = 1 << 20  # bytes read or written at once
 
 
 class Damaged(Exception):
-    """A file of the checkpoint that is torn or of another kind."""
+    """A file of the checkpoint is torn or of another kind."""
 
 
 class RowTable(Protocol):
-    """Numbers of the rows of one process, ``width`` of them a row, float32."""
+    """Numbers of every row of one process: ``width`` of them a row, float32."""
 
     first_row: int
     n_rows: int
     width: int
 
     def rows(self, start: int, stop: int) -> np.ndarray:
-        """Of rows ``start`` to ``stop`` (global), of shape (stop - start, width)."""
+        """Rows ``start`` to ``stop`` (global), of shape (stop - start, width), float32."""
 
     def write(self, start: int, rows: np.ndarray) -> None:
-        """Put ``rows`` of shape (n, width) at global row ``start``."""
+        """Write ``rows`` (n, width), float32, from global row ``start`` on."""
 
 
 def holds_state(run_dir: Path) -> bool:
-    """Whether a run folder holds something to go on from."""
+    """Whether a run folder holds a checkpoint."""
     return (run_dir / CHECKPOINT / _STATE).is_file()
 
 
 class CheckpointFolder:
-    """Reads and writes the files.
+    """Reads and writes the files of a checkpoint, for one process.
 
     Parameters
     ----------
     run_dir : the run folder
-    rank, size : this process, and how many share the job
+    rank, size : rank of this process, and the number of processes
     """
 
     def __init__(self, run_dir: Path, rank: int, size: int) -> None:
@@ -74,7 +73,7 @@ class CheckpointFolder:
         self._progress_descriptor = -1
 
     def read_state(self) -> dict[str, Any] | None:
-        """The results of complete stages; None where there are none.
+        """The results of the complete stages; None without the file.
 
         Raises
         ------
@@ -83,7 +82,7 @@ class CheckpointFolder:
         return self._load(_STATE)
 
     def read_part(self) -> dict[str, Any] | None:
-        """How far this process got; None where it left nothing.
+        """The part of this process; None without the file.
 
         Raises
         ------
@@ -92,15 +91,35 @@ class CheckpointFolder:
         return self._load(self._part)
 
     def write_state(self, value: dict[str, Any]) -> None:
-        """Replace the state in one step; it is on the disk afterwards."""
+        """Replace the state atomically; it is on the disk afterwards.
+
+        Raises
+        ------
+        OSError : it cannot be written
+        """
         self._save(_STATE, value)
 
     def write_part(self, value: dict[str, Any]) -> None:
-        """Replace this process's part in one step; it is on the disk afterwards."""
+        """Replace the part of this process atomically; it is on the disk afterwards.
+
+        Raises
+        ------
+        OSError : it cannot be written
+        """
         self._save(self._part, value)
 
     def write_rows(self, name: str, table: RowTable, start: int, stop: int, n_rows: int) -> None:
-        """Put rows ``start`` to ``stop`` (global) of ``table`` into a row file for ``n_rows`` rows, and on the disk."""
+        """Write rows ``start`` to ``stop`` (global) of ``table`` to a row file; they are on the disk afterwards.
+
+        Parameters
+        ----------
+        name : name of the file, without its ending
+        n_rows : rows of the store, which the file has room for
+
+        Raises
+        ------
+        OSError : they cannot be written
+        """
         self.path.mkdir(exist_ok=True)
         row_bytes = table.width * 4
         step = max(1, _STEP // row_bytes)
@@ -116,7 +135,7 @@ class CheckpointFolder:
             os.close(descriptor)
 
     def read_rows(self, name: str, table: RowTable, start: int, stop: int) -> None:
-        """Fill rows ``start`` to ``stop`` (global) of ``table`` from a row file.
+        """Read rows ``start`` to ``stop`` (global) of ``table`` from a row file.
 
         Raises
         ------
@@ -135,45 +154,52 @@ class CheckpointFolder:
             raise Damaged(f"{name}.f32: {error}") from None
 
     def holds_rows(self, name: str, width: int, n_rows: int) -> bool:
-        """Whether a row file is as long as it must be."""
+        """Whether a row file has the length of ``n_rows`` rows of ``width`` numbers."""
         try:
             return (self.path / f"{name}.f32").stat().st_size == n_rows * width * 4
         except OSError:
             return False
 
     def write_progress(self, seconds: float, rows: int) -> None:
-        """Note what was done since the last checkpoint; survives the process, not the machine."""
+        """Write seconds and rows since the last checkpoint.
+
+        The file is not synced: it outlives the process, and may be lost with the machine.
+
+        Raises
+        ------
+        OSError : it cannot be written
+        """
         if self._progress_descriptor < 0:
             self.path.mkdir(exist_ok=True)
             self._progress_descriptor = os.open(self.path / self._progress, os.O_WRONLY | os.O_CREAT, 0o666)
         write_at(self._progress_descriptor, _PROGRESS.pack(seconds, rows), 0)
 
     def read_progress(self) -> tuple[float, int]:
-        """Seconds and rows that an earlier process had done since its last checkpoint."""
+        """Seconds and rows of an earlier process since its last checkpoint; zeros without the file."""
         try:
             return _PROGRESS.unpack((self.path / self._progress).read_bytes())
         except (OSError, struct.error):
             return 0.0, 0
 
     def keep_rows(self, names: set[str]) -> None:
-        """Take away the row files that are not named."""
+        """Remove the row files that are not in ``names``."""
         for path in self.path.glob("*.f32"):
             if path.stem not in names:
                 remove(path)
 
     def drop_other_parts(self) -> None:
-        """Take away what another number of processes has left."""
+        """Remove the parts and progress files of another number of processes."""
         for path in (*self.path.glob("part-*"), *self.path.glob("progress-*")):
             if not path.name.removesuffix(".pt").endswith(self._of):
                 remove(path)
 
     def remove(self) -> None:
-        """Take everything away."""
+        """Remove the folder."""
         self.close()
         remove(self.path)
 
     def close(self) -> None:
-        """Give back what is open."""
+        """Close open files."""
         if self._progress_descriptor >= 0:
             os.close(self._progress_descriptor)
             self._progress_descriptor = -1
@@ -183,9 +209,9 @@ class CheckpointFolder:
 
         self.path.mkdir(exist_ok=True)
         with atomic_write(self.path / name, sync_folder=True) as temp, temp.open("wb") as file:
-            summed = _Summed(file)
-            torch.save(value, summed)  # type: ignore[arg-type]  # it only writes
-            file.write(_TRAILER.pack(_MAGIC, summed.crc))
+            checksummed = _ChecksumFile(file)
+            torch.save(value, checksummed)  # type: ignore[arg-type]  # torch only calls write and flush
+            file.write(_TRAILER.pack(_MAGIC, checksummed.crc))
 
     def _load(self, name: str) -> dict[str, Any] | None:
         import torch
@@ -204,15 +230,15 @@ class CheckpointFolder:
             return None
         except Damaged:
             raise
-        except Exception as error:  # whatever a file of another kind makes of torch's reader
+        except Exception as error:  # torch raises errors of many types for files of another kind
             raise Damaged(f"{name} cannot be read: {' '.join(str(error).split())}") from None
         if not isinstance(value, dict):
             raise Damaged(f"{name} holds no checkpoint")
         return value
 
 
-class _Summed:
-    """A file that is only written to, with the crc32 of what was written."""
+class _ChecksumFile:
+    """A write-only file that sums the crc32 of its bytes."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self.crc = file, 0

@@ -1,4 +1,4 @@
-"""A run folder, typed: its arrays and tables as they lie there, or direction by direction with lists and labels."""
+"""Contents of a run folder: its arrays and tables, or its directions one by one with lists and labels."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Discovery:
 
     Attributes
     ----------
-    directions : components (k, d), mean (d,) and their numbers, float32
-    topk : the rows at both ends of every direction, as ``topk.parquet`` holds them
-    manifest : the job, its effort and its findings
-    run_dir : the folder that it was written to; None if it was kept in memory
+    directions : ndarrays of ``directions.safetensors``, float32: components (k, d), mean (d,) and more
+    topk : the table of ``topk.parquet``: the rows at both ends of every direction
+    manifest : ``manifest.json``: the job, its effort and its findings
+    run_dir : the run folder; None for a result in memory
     """
 
     directions: Directions
@@ -44,7 +44,7 @@ def load(run_dir: str | Path) -> Discovery:
 
     Raises
     ------
-    RunFolderError : it is no run folder, or not complete
+    RunFolderError : no run folder, or one without these files
     """
     folder = Path(run_dir)
     manifest = read_manifest(folder)
@@ -53,7 +53,7 @@ def load(run_dir: str | Path) -> Discovery:
 
 @dataclass(frozen=True)
 class ListedRow:
-    """One row of a top-k list; the fields are columns of ``topk.parquet``."""
+    """One row of a top-k list; its fields are columns of ``topk.parquet``."""
 
     row: int
     trace_id: str | None
@@ -63,7 +63,7 @@ class ListedRow:
     certified: bool
 
     def score(self, rank_by: str) -> float | None:
-        """The score that ranked it, by the name of the ranking."""
+        """The score named ``rank_by``, a key of :data:`skillaxes.run_folder.schema.RANKINGS`."""
         return getattr(self, RANKINGS[rank_by].topk_column)
 
 
@@ -74,10 +74,10 @@ class Direction:
     Attributes
     ----------
     index : counted from 0, by falling variance
-    stats : its numbers
+    stats : figures of the direction
     layer_energy : share of its squared entries in each layer; empty where the layers are unknown
-    ends : the listed rows of each side, the most extreme first
-    label : its record of ``labels.jsonl``; None where it has none
+    ends : top-k rows of each side, the most extreme first
+    label : its record of ``labels.jsonl``; None without one
     """
 
     index: int
@@ -96,7 +96,7 @@ class Contents:
     run_dir : the folder
     manifest : ``manifest.json``
     vectors : ``directions.safetensors``
-    directions : the same directions one by one, with what the other files say of each
+    directions : the directions one by one, each with its figures, rows and label
     """
 
     run_dir: Path
@@ -116,7 +116,7 @@ class Contents:
 
     @cached_property
     def histograms(self) -> dict[str, list[Histogram]]:
-        """By score, one a direction; computed at the first use. See :func:`read_histograms`."""
+        """By score, one histogram for each direction; computed at the first use. See :func:`read_histograms`."""
         return read_histograms(self.run_dir, self.vectors)
 
 
@@ -125,7 +125,7 @@ def read_contents(run_dir: str | Path) -> Contents:
 
     Raises
     ------
-    RunFolderError : no finished run lies there, or a file of it cannot be read
+    RunFolderError : no run folder, an unfinished run, or a file that cannot be read
     """
     run_dir = Path(run_dir)
     manifest = read_finished_manifest(run_dir)
@@ -150,11 +150,11 @@ def read_contents(run_dir: str | Path) -> Contents:
 
 
 def read_finished_manifest(run_dir: Path) -> Manifest:
-    """The manifest of a run that is done.
+    """The manifest of a finished run.
 
     Raises
     ------
-    RunFolderError : no run folder, or a run that is under way, stopped or failed
+    RunFolderError : no run folder, or a run that is running, stopped or failed
     """
     manifest = read_manifest(run_dir)
     if manifest.get("status") != DONE:

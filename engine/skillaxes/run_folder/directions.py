@@ -1,4 +1,4 @@
-"""``directions.safetensors``: principal directions with their numbers."""
+"""``directions.safetensors``: principal directions with variances, residuals and mean."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from skillaxes.run_folder.schema import DIRECTIONS
 
 @dataclass(frozen=True)
 class Directions:
-    """What the file holds; float32, k directions, d columns in use.
+    """Arrays of the file, float32, for k directions and d columns in use.
 
     Attributes
     ----------
     components : ndarray of shape (k, d), unit rows
-    mean : ndarray of shape (d,), of the (scaled) rows
+    mean : ndarray of shape (d,), of the rows, or of the scaled rows
     explained_variance, explained_variance_ratio, singular_values, residuals, split_half : ndarrays of shape (k,)
-    scale : ndarray of shape (d,), the factor of each column before anything else; None where rows were taken as they
-        are
+    scale : ndarray of shape (d,), the factor of each column; None where rows were not scaled
     """
 
     components: np.ndarray
@@ -36,14 +35,14 @@ class Directions:
 
 
 def write_directions(run_dir: Path, directions: Directions) -> None:
-    """Put the file in place, atomically."""
+    """Write the file atomically."""
     from safetensors.numpy import save
 
     tensors = {
         name: np.ascontiguousarray(value, np.float32) for name, value in vars(directions).items() if value is not None
     }
     with atomic_write(run_dir / DIRECTIONS) as aside:
-        aside.write_bytes(save(tensors))  # save_file would make it readable by its owner alone
+        aside.write_bytes(save(tensors))  # save_file makes a file that its owner alone can read
 
 
 def read_directions(run_dir: Path) -> Directions:
@@ -51,7 +50,7 @@ def read_directions(run_dir: Path) -> Directions:
 
     Raises
     ------
-    RunFolderError : the file is not there or not whole
+    RunFolderError : the file is missing or damaged
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file

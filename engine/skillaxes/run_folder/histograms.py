@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BINS = 72
-_FINE_BINS = 4800  # of the one pass over the scores, merged into BINS once the range is known
-_SCORES_PER_STEP = 1 << 18
+_FINE_BINS = 4800  # of the one pass over the scores; merged into BINS when the range is known
+_SCORES_PER_STEP = 1 << 18  # scores in memory at once
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Histogram:
 
 
 def read_histograms(run_dir: Path, directions: Directions) -> dict[str, list[Histogram]]:
-    """For each of :data:`RANKINGS` one histogram a direction; empty where the folder holds no scores.
+    """Histograms by score, one of :data:`RANKINGS`, one for each direction; empty without ``scores.zarr``.
 
     One pass over the scores in bounded memory. Rows of zeros and rows left out have no score.
     """
@@ -66,7 +66,7 @@ def read_histograms(run_dir: Path, directions: Directions) -> dict[str, list[His
 
 
 def _merged(fine: NDArray[np.int64], limit: float) -> Histogram:
-    """Fine bins as at most BINS over the range that holds rows."""
+    """Fine bins merged into at most BINS over the range that holds rows."""
     edges = np.linspace(-limit, limit, _FINE_BINS + 1)
     filled = np.flatnonzero(fine)
     if filled.size == 0:

@@ -1,4 +1,4 @@
-"""``labels.jsonl``: one JSON record a line, one line a direction."""
+"""``labels.jsonl``: one JSON record a line, one line for each direction."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from skillaxes.run_folder.schema import LABELS
 
 # A record's ``status``.
 LABELLED = "labelled"
-UNINTERPRETABLE = "uninterpretable"  # the labeler's own answer
+UNINTERPRETABLE = "uninterpretable"  # an answer of the labeler
 FAILED = "failed"
 
 # A record's ``kind``; null when failed.
@@ -20,14 +20,13 @@ NAME = "name"
 
 
 def read_labels(run_dir: Path) -> list[dict[str, Any]]:
-    """The records of a run folder, in the order of the file; none where nothing has been labelled.
+    """The records of a run folder, in the order of the file; empty without the file.
 
-    Every record has ``direction`` (int) and ``configuration`` (str); whoever reads another field expects it to be
-    missing.
+    Every record has ``direction`` (int) and ``configuration`` (str). Every other field may be missing.
 
     Raises
     ------
-    RunFolderError : a line is no record of a label
+    RunFolderError : a line that is no record of a label
     """
     path = Path(run_dir) / LABELS
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""``manifest.json``: what a job was asked, on which store, how it went and what it found."""
+"""``manifest.json``: options, store, effort and findings of a job."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import platform
 from importlib import metadata
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from skillaxes.errors import RunFolderError
 from skillaxes.files import remove, write_json
@@ -18,6 +18,7 @@ from skillaxes.run_folder.schema import (
     FORMAT_VERSION,
     LABELS,
     MANIFEST,
+    RENAMED,
     REPORT,
     SCORES,
     SELECTION,
@@ -26,7 +27,7 @@ from skillaxes.run_folder.schema import (
 )
 
 RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
-_OURS = (DIRECTIONS, SCORES, TOPK, SELECTION, LABELS, REPORT, CHECKPOINT)
+_JOB_FILES = (DIRECTIONS, SCORES, TOPK, SELECTION, LABELS, REPORT, CHECKPOINT)
 _PACKAGES = ("skillaxes", "torch", "numpy", "zarr", "zarrs", "triton", "pyarrow", "safetensors")
 
 
@@ -52,35 +53,21 @@ def read_manifest(run_dir: Path) -> Manifest:
         raise RunFolderError(
             f"{run_dir} has format {version}, this skillaxes reads up to {FORMAT_VERSION}: update skillaxes"
         )
-    return _as_version_2(manifest) if version < 2 else manifest
-
-
-def _as_version_2(manifest: dict[str, Any]) -> Manifest:
-    """A manifest of format version 1 with the names of version 2."""
-    found = {**manifest, "format_version": FORMAT_VERSION}
-    if "announcements" in found:
-        found["diagnostics"] = found.pop("announcements")
-    if "directions" in found:
-        found["directions"] = [_renamed(entry, "settled", "certified") for entry in found["directions"]]
-    if "stages" in found:
-        found["stages"] = [_renamed(stage, "handed_over", "bytes_sent") for stage in found["stages"]]
-    if (found.get("plan") or {}).get("outlook"):
-        outlook = _renamed(found["plan"]["outlook"], "handed_over", "bytes_sent")
-        found["plan"] = {**found["plan"], "outlook": outlook}
-    return cast(Manifest, found)
-
-
-def _renamed(entry: dict[str, Any], old: str, new: str) -> dict[str, Any]:
-    return {new if name == old else name: value for name, value in entry.items()}
+    return {**_as_version_2(manifest), "format_version": FORMAT_VERSION} if version < 2 else manifest
 
 
 def write_manifest(run_dir: Path, manifest: Manifest) -> None:
-    """Put the manifest in place, atomically; NaN becomes null."""
+    """Write the manifest atomically; NaN and infinity become null."""
     write_json(run_dir / MANIFEST, _plain(manifest))
 
 
 def mark_failed(run_dir: Path, message: str) -> None:
-    """Put on record that the job has failed, and why; what the manifest says else stays."""
+    """Set the status of a running job to failed, with ``message`` as the reason.
+
+    Raises
+    ------
+    RunFolderError : no run folder
+    """
     manifest = read_manifest(run_dir)
     if manifest.get("status") == RUNNING:
         manifest["status"], manifest["failure"] = FAILED, message
@@ -88,23 +75,23 @@ def mark_failed(run_dir: Path, message: str) -> None:
 
 
 def claim(run_dir: Path, command: str, config: dict[str, Any], fingerprint: str, overwrite: bool) -> Manifest | None:
-    """Hold a run folder against a job that is about to begin.
+    """Compare a run folder with a job that is about to begin; with ``overwrite``, clear it.
 
     Parameters
     ----------
-    run_dir : the folder; need not exist
+    run_dir : the folder, which may not exist yet
     command : ``discover`` or ``apply``
     config : the options that change the result
     fingerprint : of the store
-    overwrite : start afresh whatever is there
+    overwrite : remove the results of any job that is there
 
     Returns
     -------
-    The manifest of the same job where it is done or was begun, else None. Results of another job are gone afterwards.
+    The manifest of the same job if it has begun before, else None.
 
     Raises
     ------
-    RunFolderError : the folder belongs to something else, and what differs
+    RunFolderError : another job without ``overwrite``, or a folder of other files
     """
     if run_dir.exists() and not run_dir.is_dir():
         raise RunFolderError(f"{run_dir} is a file; type the name of a folder for the results")
@@ -127,26 +114,14 @@ def claim(run_dir: Path, command: str, config: dict[str, Any], fingerprint: str,
     return before
 
 
-def _refuse_foreign(run_dir: Path) -> None:
-    """A manifest.json is a common name: what was not made by a job is not replaced."""
-    try:
-        found = json.loads((run_dir / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return  # a damaged one, which is what --overwrite is for
-    if not (isinstance(found, dict) and {"format_version", "command"} <= found.keys()):
-        raise RunFolderError(
-            f"{run_dir} holds a {MANIFEST} that no job of skillaxes wrote, so it is not replaced; type another folder"
-        )
-
-
 def clear(run_dir: Path) -> None:
-    """Take away what a job wrote; files that are not ours stay."""
-    for name in (*_OURS, MANIFEST):
+    """Remove the files of a job, and no others."""
+    for name in (*_JOB_FILES, MANIFEST):
         remove(run_dir / name)
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes."""
+    """Versions of Python and of the packages that a job uses."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -157,7 +132,7 @@ def versions() -> dict[str, str]:
 
 
 def machine(device: str, threads: int, memory_bytes: int) -> dict[str, Any]:
-    """Where a job runs."""
+    """The machine of a job: platform, processor, threads, memory and device."""
     cpu = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -171,6 +146,30 @@ def machine(device: str, threads: int, memory_bytes: int) -> dict[str, Any]:
         "memory_bytes": memory_bytes,
         "device": device,
     }
+
+
+def _as_version_2(value: Any) -> Any:
+    """A manifest of format version 1, or a value in one, with the keys of version 2."""
+    if isinstance(value, dict):
+        return {RENAMED.get(key, key): _as_version_2(item) for key, item in value.items()}
+    return [_as_version_2(item) for item in value] if isinstance(value, list) else value
+
+
+def _refuse_foreign(run_dir: Path) -> None:
+    """Refuse a ``manifest.json`` that no job wrote: the name is common.
+
+    Raises
+    ------
+    RunFolderError : it lacks the keys of a manifest
+    """
+    try:
+        found = json.loads((run_dir / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # a damaged manifest: --overwrite replaces it
+    if not (isinstance(found, dict) and {"format_version", "command"} <= found.keys()):
+        raise RunFolderError(
+            f"{run_dir} holds a {MANIFEST} that no job of skillaxes wrote, so it is not replaced; type another folder"
+        )
 
 
 def _differences(before: Manifest, command: str, config: dict[str, Any], fingerprint: str) -> list[str]:
@@ -191,7 +190,7 @@ def _show(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """JSON's own types: tuples as lists, NaN and infinity as null, numbers of libraries as numbers."""
+    """``value`` in types of JSON: tuples as lists, NaN and infinity as null, numbers of numpy and torch as numbers."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

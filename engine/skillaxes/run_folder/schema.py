@@ -1,8 +1,6 @@
-"""Contents of a run folder: names of files, columns of tables, numbers of a direction, the manifest. Format version 2.
+"""Schema of a run folder, format version 2: names of files, columns of tables, figures of a direction, manifest.
 
-Rooms that only read or write run folders (labeling, report, export) depend on this module and on no solver. Version 1
-called ``certified`` ``settled``, ``diagnostics`` ``announcements`` and ``bytes_sent`` ``handed_over``; it is read as
-version 2.
+Packages that only read or write run folders (labeling, report, export) depend on this module and on no solver.
 """
 
 from __future__ import annotations
@@ -16,6 +14,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT_VERSION = 2
+# Keys and columns of version 1 that have another name in version 2, which version 1 is read as.
+RENAMED = {"announcements": "diagnostics", "settled": "certified", "handed_over": "bytes_sent"}
 MANIFEST = "manifest.json"
 DIRECTIONS = "directions.safetensors"
 SCORES = "scores.zarr"
@@ -24,6 +24,7 @@ SELECTION = "selection.parquet"
 LABELS = "labels.jsonl"
 REPORT = "report.html"
 CHECKPOINT = "checkpoint"
+DISCOVER, APPLY = "discover", "apply"  # commands that write run folders
 POSITIVE = "positive"
 NEGATIVE = "negative"
 SIDES = (POSITIVE, NEGATIVE)
@@ -33,14 +34,14 @@ PROJECTION = "projection"
 
 
 class ScoreBlock(NamedTuple):
-    """Some rows of ``scores.zarr`` and what belongs to their k directions; all float32.
+    """Some rows of ``scores.zarr``, with the mean and the deviation along their k directions; all float32.
 
     Attributes
     ----------
-    projection : (n, k), of the rows less the mean
-    norm, centered_norm : (n,), of the rows and of the rows less the mean
-    along_mean : (k,), projection of the mean row
-    deviation : (k,), standard deviation of the projections
+    projection : ndarray of shape (n, k), of the rows less the mean
+    norm, centered_norm : ndarrays of shape (n,), of the rows and of the rows less the mean
+    along_mean : ndarray of shape (k,), projection of the mean row
+    deviation : ndarray of shape (k,), standard deviation of the projections
     """
 
     projection: NDArray[np.float32]
@@ -51,13 +52,13 @@ class ScoreBlock(NamedTuple):
 
 
 class StoredScore(NamedTuple):
-    """A score that rows can be ranked by, as a run folder holds it: in ``topk.parquet`` and behind ``scores.zarr``.
+    """A score that ranks rows, in ``topk.parquet`` and from ``scores.zarr``.
 
     Attributes
     ----------
-    title : its name for people, with the unit of ``values``
+    title : its name on the page, with the unit of ``values``
     topk_column : its column of ``topk.parquet``
-    values : (n, k) scores of a block of rows; NaN or infinity where a row has none
+    values : scores of a block of rows, of shape (n, k); NaN or infinity for rows without one
     limit : histograms cover ``-limit`` to ``limit``
     listed_alike : whether ``topk_column`` has the unit of ``values``
     """
@@ -69,7 +70,7 @@ class StoredScore(NamedTuple):
     listed_alike: bool
 
 
-# How each is computed of kept projections stands in skillaxes.ranking.scores.
+# skillaxes.ranking.scores computes each from kept projections.
 RANKINGS = {
     RAW_COSINE: StoredScore(
         "Raw cosine",
@@ -96,14 +97,14 @@ RANKINGS = {
 
 
 class Column(NamedTuple):
-    """A column of a table: its name, its type in arrow's words, and whether it may be null."""
+    """A column of a table: its name, the alias of its arrow type, and whether it may be null."""
 
     name: str
     type: str
     nullable: bool = False
 
 
-# By run_folder.tables.arrow_schema these become schemas of pyarrow, which takes long to import.
+# Plain tuples, since pyarrow takes long to import: run_folder.tables.arrow_schema makes schemas of them.
 TOPK_COLUMNS = (
     Column("direction", "int32"),
     Column("side", "string"),
@@ -116,8 +117,8 @@ TOPK_COLUMNS = (
     Column("certified", "bool"),  # no error of the direction can take the row out of the list
 )
 # Roles of a row in selection.parquet.
-SHOWN = "shown"  # the first `top` positions of a side: what a labeler may see
-HELD_OUT = "held_out"  # the positions behind them, down to `pool`: what scores are made on
+SHOWN = "shown"  # the first `top` positions of a side, which a labeler may see
+HELD_OUT = "held_out"  # the positions behind them, up to `pool`, on which labels are scored
 MIDDLE = "middle"  # rows from the quantiles in between
 SAMPLE = "sample"  # a seeded sample of all rows (all of them in a small store): confounds, baselines
 ROLES = (SHOWN, HELD_OUT, MIDDLE, SAMPLE)
@@ -138,14 +139,14 @@ SELECTION_COLUMNS = (
 # One JSON object under this key of the schema's metadata. Its fields:
 #   n_rows        int            rows of the store
 #   rank_by       str            one of RANKINGS
-#   top, pool     int            positions shown and kept a side
-#   split_half    [float]        |cos| between halves, a component direction each; null where unknown
-#   token_range   any            what part of the text the row has seen; null where unknown
+#   top, pool     int            positions of a side in the role shown, and in both roles
+#   split_half    [float]        |cos| between halves for each component; null where unknown
+#   token_range   any            part of the text that the row is computed from; null where unknown
 #   store         {fingerprint, model, revision, hook, pooling}   as far as known
 SELECTION_META = b"skillaxes"
 
 REPRODUCIBLE = 0.9  # |cos| between the directions of two random halves, below which a direction is sample-dependent
-NORM_CORRELATED = 0.3  # |correlation| with the row norm that is worth a word
+NORM_CORRELATED = 0.3  # |correlation| with the row norm, from which on a direction is reported
 
 
 def percent(share: float) -> str:
@@ -156,20 +157,20 @@ def percent(share: float) -> str:
 
 @dataclass(frozen=True)
 class Stat:
-    """How a number of a direction is shown, in the terminal's table and on the page.
+    """Presentation of a figure of a direction, in the terminal's table and on the page.
 
     Attributes
     ----------
     title : head of its column in the table; None for no column
-    form : format string of the table
-    phrase : behind the number on the page; may name ``{side}`` and ``{bound}``
-    page : the number, and the length of the list that it is about, as the page's text
-    heading : of its column in the page's overview; None for no column
-    help : one sentence for the legends, without its end
-    warn_below, warn_beyond : the value, or its magnitude, from which on it needs a warning
-    of_list : whether it counts members of a list, so that fewer than all need a warning
+    form : format string in the table
+    phrase : text after the figure on the page; may hold ``{side}`` and ``{bound}``
+    page : text of the figure on the page, given its value and the length of its list
+    heading : head of its column in the overview of the page; None for no column
+    help : one sentence for the legends, without a full stop
+    warn_below, warn_beyond : values below the first, or magnitudes from the second on, need a warning
+    of_list : whether it counts members of a list; fewer than all need a warning
     by_side : whether it holds a value for each side
-    absent : the page's text where there is no value; None to leave the number out
+    absent : text on the page without a value; None to omit the figure
     """
 
     title: str | None
@@ -185,13 +186,13 @@ class Stat:
     absent: str | None = None
 
     def cell(self, value: Any) -> str:
-        """The table's text; a dash where the number is unknown."""
+        """Text in the table; a dash for an unknown figure."""
         if self.by_side:
             return " / ".join("–" if one is None else self.form.format(one) for one in map((value or {}).get, SIDES))
         return "–" if value is None else self.form.format(value)
 
     def warns(self, value: float, n_listed: int) -> bool:
-        """Whether a value needs a warning, given the length of the list."""
+        """Whether a value needs a warning, for a list of ``n_listed`` rows."""
         return (
             (self.warn_below is not None and value < self.warn_below)
             or (self.warn_beyond is not None and abs(value) >= self.warn_beyond)
@@ -200,15 +201,15 @@ class Stat:
 
 
 def stat(title: str | None, form: str, *, phrase: str, page: Callable[[Any, int], str], **about: Any) -> Any:
-    """A field of :class:`DirectionStats` that is shown; keywords are the attributes of :class:`Stat`."""
+    """A shown field of :class:`DirectionStats`; keyword arguments are the attributes of :class:`Stat`."""
     return field(metadata={"stat": Stat(title, form, phrase, page, **about)})
 
 
 @dataclass(frozen=True)
 class DirectionStats:
-    """The numbers of one direction: a field is a key of the manifest, a column of the table and a figure of the page.
+    """Figures of one direction; None for unknown ones.
 
-    None where a number is unknown.
+    A field is a key of the manifest, a column of the table and a figure of the page.
     """
 
     index: int
@@ -259,13 +260,13 @@ class DirectionStats:
 
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> DirectionStats:
-        """The numbers as a manifest holds them; unknown keys are left out, missing ones are None."""
+        """The figures of an entry of a manifest; unknown keys are ignored, missing ones are None."""
         found: dict[str, Any] = {one.name: entry.get(one.name) for one in fields(cls)}
         found |= {"certified": entry.get("certified") or {}, "subspace": tuple(entry.get("subspace") or ())}
         return cls(**found)
 
     def as_json(self) -> dict[str, Any]:
-        """The numbers as a manifest holds them."""
+        """The figures as an entry of a manifest."""
         return {**asdict(self), "subspace": list(self.subspace)}
 
 
@@ -275,7 +276,7 @@ SHOWN_STATS: dict[str, Stat] = {
 
 
 class Diagnostic(TypedDict):
-    """A property of the data or of the result that the plain method hides: one sentence and its numbers."""
+    """A property of the data or of the result: one sentence and its numbers."""
 
     kind: str
     text: str
@@ -285,15 +286,14 @@ class Diagnostic(TypedDict):
 class Manifest(TypedDict, total=False):
     """``manifest.json``.
 
-    What a job was asked and on which store stands there from its beginning, stages from wherever it has ended, what was
-    found when ``status`` is ``done``.
+    A job writes options and store when it begins, stages when it ends in any way, and findings when it is done.
     """
 
     format_version: int
-    command: str  # discover or apply
+    command: str  # DISCOVER or APPLY
     status: str  # running, done, stopped or failed
-    config: dict[str, Any]  # all options by name, and what identifies given directions
-    store: dict[str, Any]  # path, fingerprint, shape, dtype, chunk_rows, what its attributes say
+    config: dict[str, Any]  # all options by name, and the digest of given directions
+    store: dict[str, Any]  # path, fingerprint, shape, dtype, chunk_rows and attributes
     versions: dict[str, str]
     machine: dict[str, Any]
     plan: dict[str, Any]
@@ -307,7 +307,7 @@ class Manifest(TypedDict, total=False):
     reads: float
     bytes_read: int
     peak_memory_bytes: int
-    repeated: dict[str, Any]  # seconds and rows that killed attempts had done after their last checkpoint
+    repeated: dict[str, Any]  # seconds and rows of killed attempts after their last checkpoint
     processes: list[dict[str, Any]]
     gpu: dict[str, Any]
     # findings
@@ -320,5 +320,5 @@ class Manifest(TypedDict, total=False):
 
 
 def direction_stats(manifest: Manifest) -> tuple[DirectionStats, ...]:
-    """The numbers of every direction."""
+    """The figures of every direction."""
     return tuple(map(DirectionStats.from_json, manifest["directions"]))

@@ -1,4 +1,4 @@
-"""``scores.zarr``: projection and norms of every row, from which every cosine follows."""
+"""``scores.zarr``: projections and norms of every row; cosines are their quotients."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ _COLUMNS = ("projection", "norm", "centered_norm")
 
 
 class ScoresWriter:
-    """A zarr v3 group with ``projection`` (N, k), ``norm`` (N,) and ``centered_norm`` (N,), float32, in chunks of
-    8,192 rows.
+    """Writes a zarr v3 group with ``projection`` (N, k), ``norm`` (N,) and ``centered_norm`` (N,), float32.
 
-    Chunks are uncompressed and little-endian, and their rows are written straight into their files. So several
-    processes can write their own rows, into the same chunk where it belongs to two of them.
+    Chunks have 8,192 rows and are uncompressed and little-endian. Rows are written at their offset in the file of their
+    chunk, so that several processes can write to one chunk.
 
     Parameters
     ----------
-    folder : of the group; one process makes it with :meth:`create` before any process writes
+    folder : folder of the group; one process makes it with :meth:`create` before any process writes
     n_rows, n_components : N and k
     """
 
@@ -33,7 +32,7 @@ class ScoresWriter:
         self._widths = {"projection": n_components, "norm": 0, "centered_norm": 0}
 
     def create(self, attributes: dict[str, Any]) -> None:
-        """Make the group, with some attributes, and its arrays."""
+        """Make the group with ``attributes``, and its arrays."""
         import zarr
 
         group = zarr.create_group(self._folder, zarr_format=3, attributes=attributes)
@@ -50,7 +49,17 @@ class ScoresWriter:
             (self._folder / name / "c").mkdir()
 
     def write(self, start: int, projection: np.ndarray, norm: np.ndarray, centered_norm: np.ndarray) -> None:
-        """Write rows from ``start`` on, all of one chunk. Rows that are never written are zero."""
+        """Write rows from ``start`` on, all of one chunk; rows that are never written are zero.
+
+        Parameters
+        ----------
+        start : global row
+        projection, norm, centered_norm : ndarrays of shape (n, k), (n,) and (n,), any float dtype
+
+        Raises
+        ------
+        OSError : they cannot be written
+        """
         number, within = divmod(start, CHUNK_ROWS)
         for name, values in zip(_COLUMNS, (projection, norm, centered_norm), strict=True):
             width = self._widths[name]
@@ -68,11 +77,11 @@ class ScoresWriter:
 
 
 def read_scores(run_dir: Path) -> dict[str, np.ndarray]:
-    """All three arrays of a run folder, in memory, by name.
+    """The three arrays of a run folder by name, in memory, float32.
 
     Raises
     ------
-    RunFolderError : the run folder holds no scores
+    RunFolderError : a run folder without scores
     """
     import zarr
 
