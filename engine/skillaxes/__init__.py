@@ -1,4 +1,4 @@
-"""skillaxes: named principal directions of activation matrices that no memory holds.
+"""skillaxes: named principal directions of activation matrices that are larger than memory.
 
 ::
 
@@ -8,7 +8,7 @@
     found.directions.components      # (10, n_features), unit rows
     found.topk                       # the rows at both ends of every direction
 
-Importing loads nothing heavy; a name is loaded when it is first used.
+Importing this package imports nothing heavy: each name is imported at its first use.
 """
 
 from __future__ import annotations

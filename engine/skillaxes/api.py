@@ -1,4 +1,4 @@
-"""The public functions ``discover``, ``apply`` and ``plan``: checks at the door, then ``run``."""
+"""The public functions ``discover``, ``plan`` and ``apply``."""
 
 from __future__ import annotations
 
@@ -42,26 +42,47 @@ def discover(
     ----------
     store : a store or its path
     run_dir : folder for the results; None keeps them in memory
-    overwrite : replace what another job left in ``run_dir``; it is taken away before the first read
-    progress : where remarks and progress go
-    world : the processes that share the job; alone by default
-    **options : the fields of :class:`skillaxes.config.DiscoverConfig`
+    overwrite : remove the results of another job in ``run_dir`` before the first read
+    progress : receiver of remarks and progress
+    world : the processes that share the job; one by default
+    **options : the fields of the groups of :class:`skillaxes.config.DiscoverConfig`
+
+    Returns
+    -------
+    Discovery : directions, float32: ``components`` (k, d) with unit rows and their figures; the table of top-k rows;
+        the manifest
 
     Raises
     ------
-    UsageError, StoreError, BadRowsError, RunFolderError, DeviceError : see :mod:`skillaxes.errors`
-    StoppedEarly : the process was told to stop (see :mod:`skillaxes.cluster.signals`); the same call goes on
+    UsageError : an option or a combination of options that cannot be served
+    StoreError, BadRowsError : a store or rows that cannot be used
+    RunFolderError : a run folder of another job, without ``overwrite``
+    DeviceError, DeviceMemoryError : a device that is missing, or a GPU without memory for the smallest panels
+    StoppedEarly : a stop was requested, see :mod:`skillaxes.cluster.signals`; the same call resumes the job
+
+    Notes
+    -----
+    The solvers are block Krylov iteration (Musco & Musco 2015, algorithm 2), the covariance matrix for few columns, and
+    incremental principal components (Ross et al. 2008); see :func:`skillaxes.pca.solvers.choose_solver`.
     """
     return run_job(prepare(store, options, world=world), run_dir, overwrite, progress)
 
 
 def plan(store: Store | str | Path, *, world_size: int = 1, rates: Rates = STATED, **options: Any) -> Plan:
-    """What ``discover`` would do with these options, without doing it.
+    """The plan of ``discover`` with these options: solver, reads, panels and memory.
 
     Parameters
     ----------
-    world_size : processes that would share it; the plan is that of the first one, on a host of its own
-    rates : what time and traffic of several processes are predicted from
+    store : a store or its path
+    world_size : processes that share the job; the plan is that of the first one, on a host of its own
+    rates : rates of the forecast of several processes
+    **options : the fields of the groups of :class:`skillaxes.config.DiscoverConfig`
+
+    Raises
+    ------
+    UsageError : an option that cannot be served, or a budget below the least that the job needs
+    StoreError : a store that cannot be used
+    DeviceError : a device that is missing
     """
     return prepare(store, options, world=World(0, world_size), rates=rates).plan
 
@@ -78,24 +99,31 @@ def apply(
 ) -> Discovery:
     """Rank the rows of a store against given directions.
 
-    The directions are taken as they are, brought to unit length. Their variances, shares and residuals are those of
-    this store. Centred cosines and projections are relative to the mean that came with the directions, else to the
-    store's own; in the latter case a ranking by centred cosine takes a second read, and ``scores.zarr`` holds no
-    centred norms otherwise.
+    The directions are normalised to unit length and not changed otherwise. Variances, shares and residuals are those of
+    this store. Centred cosines and projections are relative to the mean of the directions' file, or without one to the
+    mean of the store. In the latter case a ranking by centred cosine takes a second read; without it ``scores.zarr``
+    holds no centred norms.
 
     Parameters
     ----------
     store : a store or its path
     run_dir : folder for the results; None keeps them in memory
-    world : the processes that share the job; alone by default
     directions : ``.safetensors`` (``components``, and ``mean`` and ``scale`` if there), ``.npz``, ``.npy``, or a
         pickled array or tensor of shape (k, d)
-    **options : the fields of :class:`skillaxes.config.DiscoverConfig` that concern ranking, reading and the device
+    overwrite : remove the results of another job in ``run_dir`` before the first read
+    progress : receiver of remarks and progress
+    world : the processes that share the job; one by default
+    **options : the fields of the groups of :class:`skillaxes.config.DiscoverConfig` but ``solver`` and ``scale``
+
+    Returns
+    -------
+    Discovery : the given directions with their figures, float32; the table of top-k rows; the manifest
 
     Raises
     ------
-    SourceError : the file cannot be read
-    UsageError : directions of another width than the rows
+    SourceError : a file of directions that cannot be read
+    UsageError : directions of another width than the rows, or an option that cannot be served
+    StoreError, BadRowsError, RunFolderError, DeviceError, DeviceMemoryError, StoppedEarly : as for :func:`discover`
     """
     from skillaxes.ingest.directions import GivenDirections, read_given_directions
 
@@ -117,6 +145,7 @@ def apply(
 
 
 def _digest(given: GivenDirections) -> str:
+    """16 hexadecimal digits that identify given directions."""
     digest = hashlib.sha256()
     for part in (given.components, given.mean, given.scale):
         digest.update(b"-" if part is None else np.ascontiguousarray(part).tobytes())

@@ -1,4 +1,4 @@
-"""Options of a job, declared once: default, check, flags and help of each. The command line is made from them."""
+"""Options of a job: default, check, flags and help of each, declared once. The command line is made from them."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ FAIL, SKIP = BAD_ROWS = ("error", "skip")
 
 @dataclass(frozen=True)
 class Option:
-    """One option: everything that a check, a message and the command line need of it.
+    """Declaration of an option, for its check, its messages and the command line.
 
     Attributes
     ----------
-    flags : names on the command line besides the one that follows from the field's name, ``-k``
+    flags : further names on the command line, such as ``-k``
     at_least : smallest whole number
-    choices : the values it may have
-    accepts, needs : a check, and the end of the message "--option value: needs ..."
-    convert : what a value of another type becomes; by the type of the default where None
-    help, metavar, panel : of the command line
-    shown_default : the default as the command line's help shows it; where None, the default itself
+    choices : allowed values
+    accepts, needs : a check, and the end of its message "--option value: needs ..."
+    convert : converts a value given the name on the command line; None for the conversion of the default's type
+    help, metavar, panel : help text, placeholder and group of the option on the command line
+    shown_default : default in the help of the command line; None for the default itself
     """
 
     flags: tuple[str, ...] = ()
@@ -45,11 +45,13 @@ class Option:
 
 
 def option(default: Any, *flags: str, between: tuple[float, float] | None = None, **about: Any) -> Any:
-    """A dataclass field that is an option; keywords are the attributes of :class:`Option`.
+    """A dataclass field that is an option.
 
     Parameters
     ----------
-    between : the open interval that a number must lie in
+    flags : see :class:`Option`
+    between : the open interval of allowed numbers
+    **about : further attributes of :class:`Option`
     """
     if between is not None:
         low, high = between
@@ -58,21 +60,21 @@ def option(default: Any, *flags: str, between: tuple[float, float] | None = None
 
 
 def option_of(one: Field[Any]) -> Option:
-    """The option that a dataclass field declares."""
+    """The declaration of a dataclass field that is an option."""
     return one.metadata["option"]
 
 
 def flag(name: str) -> str:
-    """The command line's name of a field."""
+    """The name of a field on the command line: ``--max-reads`` for ``max_reads``."""
     return f"--{name.replace('_', '-')}"
 
 
 def converted(group: Any, name: str, value: Any) -> Any:
-    """``value`` in the type of the field ``name`` of a class of options.
+    """``value`` converted to the type of the field ``name`` of a class of options.
 
     Raises
     ------
-    UsageError : no such value
+    UsageError : a value that cannot be converted
     """
     one = group.__dataclass_fields__[name]
     convert = option_of(one).convert or _BY_TYPE.get(type(one.default))
@@ -80,11 +82,11 @@ def converted(group: Any, name: str, value: Any) -> Any:
 
 
 def check(group: Any) -> None:
-    """Hold each option of a value against its declaration.
+    """Check the options of a group against their declarations.
 
     Raises
     ------
-    UsageError : the first one that does not fit
+    UsageError : the first option with a value that is not allowed
     """
     for one in fields(group):
         about, value = option_of(one), getattr(group, one.name)
@@ -102,7 +104,7 @@ def check(group: Any) -> None:
 
 
 def _whole(name: str, value: Any) -> int:
-    """``value`` as an int, for whole numbers of any library."""
+    """``value`` as an int; integers of numpy and torch are accepted."""
     try:
         if isinstance(value, bool):
             raise TypeError
@@ -112,6 +114,7 @@ def _whole(name: str, value: Any) -> int:
 
 
 def _number(name: str, value: Any) -> float:
+    """``value`` as a float."""
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -135,14 +138,14 @@ def parse_layer_ids(name: str, text: str) -> tuple[int, ...]:
 
 
 def _bytes(name: str, value: Any) -> int | None:
-    """Bytes, or a text such as ``2GiB``; ``auto`` is None."""
+    """Bytes from an int or a text such as ``2GiB``; None for ``auto``."""
     if value == AUTO:
         return None
     return parse_bytes(name, value) if isinstance(value, str) else _whole(name, value)
 
 
 def _layer_ids(name: str, value: Any) -> tuple[int, ...]:
-    """Layer ids in ascending order, or a text such as ``15,19``."""
+    """Layer ids in ascending order, from integers or a text such as ``15,19``."""
     if isinstance(value, str):
         value = parse_layer_ids(name, value)
     ids = tuple(sorted({_whole(name, layer) for layer in value}))
@@ -152,12 +155,12 @@ def _layer_ids(name: str, value: Any) -> tuple[int, ...]:
 
 
 def as_path(name: str, value: Any) -> Path:
-    """A path."""
+    """``value`` as a path."""
     return Path(value)
 
 
 def as_names(name: str, value: Any) -> tuple[str, ...]:
-    """Some names; one alone may be given as it is."""
+    """Names as a tuple, from a sequence or a single name."""
     return (value,) if isinstance(value, str) else tuple(value)
 
 
@@ -172,17 +175,17 @@ _BY_TYPE: dict[type, Callable[[str, Any], Any]] = {int: _whole, float: _number}
 
 @dataclass(frozen=True)
 class SolverConfig:
-    """How the directions are found.
+    """Options of the solver.
 
     Attributes
     ----------
     components : directions to find, k
     solver : one of :data:`skillaxes.pca.solvers.SOLVERS`, or ``auto``
-    tolerance : a direction is done when ||C v - lambda v|| / lambda is below it, or below what float32 resolves
+    tolerance : bound on ||C v - lambda v|| / lambda, below which a direction is done; float32 may resolve less
     max_reads : most reads of the store by the Krylov solver
     scale : ``none``; ``layer-rms`` divides each layer by the root mean variance of its columns; ``column-std``
         divides each column by its standard deviation. Both cost one further read.
-    seed : of the warm start, the splits and the samples
+    seed : seed of the warm start, the splits and the samples
     """
 
     components: int = option(10, "-k", at_least=1, metavar="N", help="Directions to find.")
@@ -211,7 +214,7 @@ class SolverConfig:
 
 @dataclass(frozen=True)
 class RankingConfig:
-    """Which rows stand at the ends of a direction.
+    """Options of the ranking of rows.
 
     Attributes
     ----------
@@ -234,7 +237,7 @@ class RankingConfig:
 
 @dataclass(frozen=True)
 class InputConfig:
-    """Which part of a store is used.
+    """Options of the part of a store that is used.
 
     Attributes
     ----------
@@ -255,14 +258,14 @@ class InputConfig:
 
 @dataclass(frozen=True)
 class MachineConfig:
-    """What the job may use. None of these changes a result.
+    """Options of the machine, which do not change a result.
 
     Attributes
     ----------
     device : ``auto``, ``cpu`` or ``cuda``
-    memory : bytes the process may hold, interpreter included; None for 60% of what the machine grants
-    scratch : folder for what memory does not hold; None for $SLURM_TMPDIR, then $TMPDIR
-    no_gds : never fetch chunks straight into a GPU's memory
+    memory : most bytes of the process, interpreter included; None for 60% of the memory that the machine grants
+    scratch : folder for projections on disk; None for $SLURM_TMPDIR, then $TMPDIR
+    no_gds : whether GPUDirect Storage is forbidden
     checkpoint_every : seconds between two checkpoints within a read; 0 for one at every panel
     """
 
@@ -292,7 +295,12 @@ class MachineConfig:
 
 @dataclass(frozen=True)
 class DiscoverConfig:
-    """The options of ``discover``, in groups; :func:`make_config` takes them one by one."""
+    """The options of ``discover`` in groups; :func:`make_config` takes them by name.
+
+    Raises
+    ------
+    UsageError : an option with a value that is not allowed
+    """
 
     solver: SolverConfig = SolverConfig()
     ranking: RankingConfig = RankingConfig()
@@ -304,11 +312,15 @@ class DiscoverConfig:
             check(group)
 
     def check_shape(self, n_rows: int, n_features: int, *, given: bool = False) -> None:
-        """Hold the options against the matrix that will be used; any number of given directions can be applied.
+        """Check the options against the shape of the matrix in use.
+
+        Parameters
+        ----------
+        given : whether directions are given, of which there may be any number
 
         Raises
         ------
-        UsageError : more components than the matrix has, or lists that would overlap
+        UsageError : fewer than two rows, more components than the matrix has, or lists that would overlap
         """
         if n_rows < 2:
             raise UsageError(f"a matrix of {n_rows} row has no directions and no two ends: needs at least 2 rows")
@@ -325,20 +337,20 @@ class DiscoverConfig:
             )
 
     def as_dict(self) -> dict[str, Any]:
-        """All options by name, without their groups, as JSON can hold them."""
+        """All options by name, without groups, as plain values for JSON."""
         return {name: _plain(value) for group in self._groups() for name, value in asdict(group).items()}
 
     def result_changing(self) -> dict[str, Any]:
-        """The options that change the result, for comparing two jobs: all but the machine's."""
+        """The options that change a result, for comparing two jobs: all but those of the machine."""
         machine = {one.name for one in fields(MachineConfig)}
         return {name: value for name, value in self.as_dict().items() if name not in machine}
 
     def replaced(self, **options: Any) -> DiscoverConfig:
-        """The same with other values of some options, by name.
+        """The options with some values replaced, by name.
 
         Raises
         ------
-        UsageError : an unknown option, or a value that it cannot have
+        UsageError : an unknown option, or a value that is not allowed
         """
         known = {one.name: group for group in _GROUPS for one in fields(GROUPS[group])}
         unknown = sorted(set(options) - set(known))
@@ -363,16 +375,17 @@ _GROUPS = tuple(GROUPS)
 
 
 def make_config(**options: Any) -> DiscoverConfig:
-    """A :class:`DiscoverConfig` from the options by name.
+    """A :class:`DiscoverConfig` from options by name; the others have their defaults.
 
     Raises
     ------
-    UsageError : an unknown option, or a value that it cannot have
+    UsageError : an unknown option, or a value that is not allowed
     """
     return DiscoverConfig().replaced(**options)
 
 
 def _plain(value: Any) -> Any:
+    """``value`` as JSON holds it: paths as text, tuples as lists."""
     if isinstance(value, Path):
         return str(value)
     return list(value) if isinstance(value, tuple) else value

@@ -1,6 +1,6 @@
-"""Which device computes: what was asked for, what there is, and why.
+"""Choice of the device, with its reason.
 
-A named device is that device or an error; ``auto`` takes the best one there is and says why.
+A named device is taken or refused. ``auto`` takes a GPU if torch can use one.
 """
 
 from __future__ import annotations
@@ -20,25 +20,24 @@ _DRIVER_VERSION = Path("/proc/driver/nvidia/version")
 
 
 class Resolved(NamedTuple):
-    """A device and the reason why it is this one, a phrase such as ``"no CUDA build of torch"``."""
+    """A device and the reason for it, a phrase such as ``"no NVIDIA driver"``."""
 
     device: torch.device
     reason: str
 
 
 def resolve(name: str = "auto", *, local_rank: int = 0) -> Resolved:
-    """The device that ``name`` stands for.
+    """The device named ``name``.
 
     Parameters
     ----------
     name : ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``
-    local_rank : which process of this host asks; ``auto`` and ``cuda`` take GPU ``local_rank`` modulo
-        the visible GPUs
+    local_rank : rank of this process on its host; ``auto`` and ``cuda`` take GPU ``local_rank`` modulo the number of
+        visible GPUs
 
     Raises
     ------
-    DeviceError
-        For an unknown name, or a GPU that is not there: the message says what is missing.
+    DeviceError : an unknown name, or a GPU that cannot be used
     """
     import torch
 
@@ -63,7 +62,7 @@ def resolve(name: str = "auto", *, local_rank: int = 0) -> Resolved:
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    """torch's dtype of a store's: ``"float16"``, ``"bfloat16"``, ``"float32"`` or ``"float64"``."""
+    """The torch dtype of a store's dtype: ``"float16"``, ``"bfloat16"``, ``"float32"`` or ``"float64"``."""
     import torch
 
     return {
@@ -75,7 +74,7 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 def missing_for_cuda() -> str | None:
-    """What keeps torch from using a GPU here, as one phrase; None when nothing does."""
+    """The reason why torch cannot use a GPU here, as one phrase; None if it can."""
     import torch
 
     if getattr(torch.version, "hip", None) is not None:  # an AMD build calls its devices "cuda" too
@@ -99,7 +98,7 @@ def missing_for_cuda() -> str | None:
 
 
 def driver_version() -> str | None:
-    """The NVIDIA driver's version, ``"unknown"`` where it is loaded but does not tell, None without one."""
+    """The version of the NVIDIA driver; ``"unknown"`` for a loaded driver without a version, None without a driver."""
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:

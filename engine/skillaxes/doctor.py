@@ -1,6 +1,6 @@
-"""What this machine can do, and which read paths and kernels a job would take here.
+"""Examination of this machine: hardware, software, and the read paths and kernels of a job here.
 
-Looking changes nothing: no kernel is compiled or launched, and nothing is allocated on a GPU.
+No kernel is compiled or launched, and nothing is allocated on a GPU.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _COMPILERS = ("cc", "gcc", "clang")
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """One result of the examination.
 
     Attributes
     ----------
     group : ``"machine"``, ``"software"`` or ``"read path"``
-    name : what was looked at
-    ok : whether it can be used (of a read path: would be taken); None where that is no question
-    value : what was found, one line
+    name : name of the examined thing
+    ok : whether it can be used, or for a read path whether it would be taken; None for neither
+    value : one line
     """
 
     group: str
@@ -41,7 +41,12 @@ class Finding:
 
 
 def examine(scratch: Path | None = None) -> list[Finding]:
-    """Everything that decides how a job runs here, in the order worth reading."""
+    """Examine this machine, from hardware to read paths.
+
+    Parameters
+    ----------
+    scratch : folder for projections on disk; None for the default
+    """
     return [*_machine(scratch), *_software(), *_read_paths()]
 
 
@@ -93,8 +98,8 @@ def _software() -> Iterator[Finding]:
     yield Finding(SOFTWARE, "Python", None, f"{platform.python_version()} ({sys.executable})")
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "built for the CPU"
     threads = torch.get_num_threads()
-    at_work = f"{threads} thread{'s' if threads > 1 else ''}"
-    yield Finding(SOFTWARE, "torch", True, f"{torch.__version__}, {build}, {at_work}")
+    in_threads = f"{threads} thread{'s' if threads > 1 else ''}"
+    yield Finding(SOFTWARE, "torch", True, f"{torch.__version__}, {build}, {in_threads}")
     yield _triton()
     yield _optional("cupy", ("cupy-cuda13x", "cupy-cuda12x", "cupy"), "pip install 'skillaxes[cuda]'")
     yield _optional("kvikio", ("kvikio-cu13", "kvikio-cu12", "kvikio"), "pip install kvikio-cu13")
@@ -132,7 +137,7 @@ def _read_paths() -> Iterator[Finding]:
     yield _compiled_products()
     missing = "no usable GPU, see above" if missing_for_cuda() else None
     yield _fused_kernel(missing)
-    yield from _straight(missing)
+    yield from _gpudirect(missing)
     if missing:
         yield Finding(READ_PATH, "pinned staging", False, f"the panels stay on the CPU: {missing}")
     else:
@@ -144,16 +149,16 @@ def _read_paths() -> Iterator[Finding]:
         )
 
 
-def _straight(missing: str | None) -> Iterator[Finding]:
-    """The two halves of the path past host memory: CuPy's arrays take the chunks, GPUDirect brings them."""
+def _gpudirect(missing: str | None) -> Iterator[Finding]:
+    """The two parts of the read path past host memory: chunks in CuPy arrays, and GPUDirect Storage."""
     from skillaxes.stream import gds
 
     cupy = missing or gds.missing_package("cupy")
     decodes = "zarr decodes into CuPy arrays, wherever GPUDirect brings the chunks"
     yield Finding(READ_PATH, "CuPy read", cupy is None, cupy or decodes)
     direct = missing or gds.missing()
-    which = "taken for uncompressed chunks without checksums in local files; --no-gds forbids it"
-    yield Finding(READ_PATH, "GPUDirect", direct is None, direct or which)
+    taken = "taken for uncompressed chunks without checksums in local files; --no-gds forbids it"
+    yield Finding(READ_PATH, "GPUDirect", direct is None, direct or taken)
 
 
 def _compiled_products() -> Finding:
@@ -165,10 +170,10 @@ def _compiled_products() -> Finding:
         choice = select_backend(PanelSpec(0, 4096, torch.float16, torch.device("cpu")))
     except BackendError as error:
         return Finding(READ_PATH, "compiled", False, str(error))
-    fast = choice.name in ("amx", "avx512")
-    said = "; ".join(choice.reasons[1:])
+    fast = not choice.converts
+    reasons = "; ".join(choice.reasons[1:])
     value = f"{choice.name} multiplies panels on the CPU" if fast else "plain torch multiplies panels on the CPU"
-    return Finding(READ_PATH, "compiled", fast, f"{value}; {said}" if said else value)
+    return Finding(READ_PATH, "compiled", fast, f"{value}; {reasons}" if reasons else value)
 
 
 def _fused_kernel(missing: str | None) -> Finding:
@@ -180,7 +185,7 @@ def _fused_kernel(missing: str | None) -> Finding:
     from skillaxes_kernels import PanelSpec, select_backend
 
     choice = select_backend(PanelSpec(0, 4096, torch.float16, torch.device("cuda")))
-    return Finding(READ_PATH, name, choice.name == "triton", "; ".join(choice.reasons))
+    return Finding(READ_PATH, name, not choice.converts, "; ".join(choice.reasons))
 
 
 def _cores() -> int:
@@ -191,7 +196,7 @@ def _cores() -> int:
 
 
 def _cpu_quota() -> float | None:
-    """Cores that the cgroup (version 2) grants; None without a limit."""
+    """Cores granted by the cgroup (version 2); None without a limit."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
     except (OSError, ValueError):

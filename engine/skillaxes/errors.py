@@ -1,11 +1,11 @@
-"""The failures of skillaxes, as types.
+"""Exceptions of skillaxes and the exit codes of the command line.
 
 ::
 
     SkillaxesError            the job failed                          exit code 1
     ├── UsageError            wrong usage: an option, a combination   exit code 2
     ├── InputError            unusable input                          exit code 2
-    │   ├── StoreError        a store that is missing, misshapen or damaged
+    │   ├── StoreError        a store that is missing, damaged or of a wrong shape
     │   ├── BadRowsError      rows with NaN or infinity
     │   ├── SourceError       a file that ``ingest`` or ``apply`` cannot take
     │   ├── TracesError       texts that do not belong to the rows
@@ -14,14 +14,14 @@
     ├── DeviceMemoryError     a GPU without room for the smallest panels  exit code 1
     └── StoppedEarly          stopped with a checkpoint               exit code 75
 
-A message is one line: what was given, what is needed, what to type instead.
+A message is one line: the given value, the requirement, the remedy to type.
 """
 
 from __future__ import annotations
 
 
 class SkillaxesError(Exception):
-    """The root: the job failed."""
+    """Base of all exceptions: the job failed."""
 
     exit_code = 1
 
@@ -39,7 +39,7 @@ class InputError(SkillaxesError):
 
 
 class StoreError(InputError):
-    """A store that is missing, misshapen or damaged."""
+    """A store that is missing, damaged or of a wrong shape."""
 
 
 class BadRowsError(InputError):
@@ -73,6 +73,6 @@ class DeviceMemoryError(SkillaxesError):
 
 
 class StoppedEarly(SkillaxesError):
-    """Stopped early with a checkpoint: the same command goes on from there."""
+    """The job was stopped; with a checkpoint the same command resumes it."""
 
     exit_code = 75

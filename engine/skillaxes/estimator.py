@@ -1,4 +1,4 @@
-"""``StreamingPCA``: principal components of rows that arrive in batches, with scikit-learn's names."""
+"""``StreamingPCA``: principal components of rows in batches, with the interface of scikit-learn."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from skillaxes.pca.incremental import IncrementalState
 
 
-_LARGEST = 1e15  # its square, summed over ten thousand columns and a million rows, still is a float32
+_LARGEST = 1e15  # float32 holds the sum of its square over ten thousand columns and a million rows
 _FITTED = (
     "components_",
     "mean_",
@@ -29,11 +29,10 @@ _FITTED = (
 
 
 class StreamingPCA:
-    """Principal components from rows that arrive once (Ross et al. 2008), duck-typed after scikit-learn's
-    ``IncrementalPCA``.
+    """Incremental principal components of rows in batches: Ross et al. 2008, section 3.1.
 
-    A batch may have any number of rows. For a store that can be read again use :func:`skillaxes.discover`, which is
-    exact.
+    The interface is that of scikit-learn's ``IncrementalPCA``. A batch may have any number of rows. For a store, which
+    can be read again, :func:`skillaxes.discover` is exact.
 
     Parameters
     ----------
@@ -44,18 +43,23 @@ class StreamingPCA:
     components_ : ndarray of shape (k, n_features), float32, unit rows; the entry of largest magnitude is positive
     mean_ : ndarray of shape (n_features,), float64
     explained_variance_, explained_variance_ratio_, singular_values_ : ndarrays of shape (k,), float64
-    n_samples_seen_, n_features_in_, n_components_ : int
+    n_samples_seen_, n_features_in_, n_components_ : int; n_components_ is smaller than k for rows of lower rank
     """
 
     def __init__(self, n_components: int = 10) -> None:
         self.n_components = n_components
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The parameters, as scikit-learn's ``clone`` wants them."""
+        """The parameters by name, for scikit-learn's ``clone``."""
         return {"n_components": self.n_components}
 
     def set_params(self, **params: Any) -> StreamingPCA:
-        """Set parameters."""
+        """Set parameters by name.
+
+        Raises
+        ------
+        UsageError : an unknown parameter
+        """
         for name, value in params.items():
             if name != "n_components":
                 raise UsageError(f"{name!r} is no parameter of StreamingPCA: it has n_components")
@@ -63,17 +67,22 @@ class StreamingPCA:
         return self
 
     def fit(self, X: ArrayLike, y: None = None) -> StreamingPCA:
-        """Forget everything and fit to ``X`` of shape (n_samples, n_features)."""
+        """Fit to ``X`` of shape (n_samples, n_features) alone; rows from before are dropped.
+
+        Raises
+        ------
+        UsageError, BadRowsError : as for :meth:`partial_fit`
+        """
         self.__dict__.pop("_state", None)
         return self.partial_fit(X)
 
     def partial_fit(self, X: ArrayLike, y: None = None) -> StreamingPCA:
-        """Add the rows of ``X`` (n_samples, n_features), any float dtype, numpy or torch.
+        """Add the rows of ``X`` (n_samples, n_features), of any float dtype, from numpy or torch.
 
         Raises
         ------
         UsageError : another number of columns than before, or fewer columns than components
-        BadRowsError : NaN, infinity, or values whose squares float32 cannot hold; rows count from the first batch on
+        BadRowsError : NaN, infinity or values above 1e15; row numbers count from the first batch on
         """
         import torch
 
@@ -101,7 +110,12 @@ class StreamingPCA:
         return self
 
     def transform(self, X: ArrayLike) -> np.ndarray:
-        """Projections of the centred rows of ``X`` (n_samples, n_features), of shape (n_samples, k), float64."""
+        """Projections of the centred rows of ``X`` (n_samples, n_features), of shape (n_samples, k), float64.
+
+        Raises
+        ------
+        UsageError : no rows so far
+        """
         if "_state" not in self.__dict__:
             raise UsageError("this StreamingPCA has seen no rows: call fit or partial_fit first")
         return (_float64(X) - self.mean_) @ self.components_.T.astype(np.float64)
@@ -111,17 +125,17 @@ class StreamingPCA:
         return self.fit(X).transform(X)
 
     def inverse_transform(self, X: ArrayLike) -> np.ndarray:
-        """Rows from projections (n_samples, k), of shape (n_samples, n_features), float64."""
+        """Rows from projections ``X`` (n_samples, k), of shape (n_samples, n_features), float64."""
         return _float64(X) @ self.components_.astype(np.float64) + self.mean_
 
     def __getattr__(self, name: str) -> Any:
         if name not in _FITTED or "_state" not in self.__dict__:
             raise AttributeError(f"StreamingPCA has no {name!r}" + (" before fit" if name in _FITTED else ""))
-        self._publish()  # when asked for: a flush costs an eigenproblem, small batches would pay it each time
+        self._publish()  # at first use: a flush costs an eigenproblem, too much for each small batch
         return self.__dict__[name]
 
     def _publish(self) -> None:
-        """The attributes of scikit-learn, from a state with no rows waiting; the state itself stays as it is."""
+        """Set the attributes of scikit-learn from the flushed state; the state keeps its pending rows."""
         import torch
 
         from skillaxes.pca import incremental
@@ -144,20 +158,29 @@ class StreamingPCA:
 
 
 def _float64(X: ArrayLike) -> np.ndarray:
-    """As numpy, which knows no bfloat16."""
+    """``X`` as a numpy array of float64, by way of torch for bfloat16."""
     import torch
 
     return X.double().cpu().numpy() if isinstance(X, torch.Tensor) else np.asarray(X, np.float64)
 
 
 def _check_values(rows: torch.Tensor, seen: int) -> None:
-    """Refuse rows that cannot be squared in float32; ``seen`` rows came before them."""
+    """Refuse rows that float32 cannot square.
+
+    Parameters
+    ----------
+    seen : rows before them, for the numbers in the message
+
+    Raises
+    ------
+    BadRowsError : NaN, infinity or values above 1e15
+    """
     import torch
 
     too_large = f"values above {_LARGEST:.0e}"
-    for unfit, what in ((~torch.isfinite(rows), "NaN or infinity"), (rows.abs() > _LARGEST, too_large)):
+    for unfit, problem in ((~torch.isfinite(rows), "NaN or infinity"), (rows.abs() > _LARGEST, too_large)):
         bad = unfit.any(dim=1).nonzero()[:, 0]
         if len(bad):
             found = tuple(seen + row for row in bad.tolist())
             more = f" and {len(found) - 1:,} more" if len(found) > 1 else ""
-            raise BadRowsError(f"{what} in row {found[0]:,}{more}, counting all batches: leave such rows out", found)
+            raise BadRowsError(f"{problem} in row {found[0]:,}{more}, counting all batches: leave such rows out", found)

@@ -1,27 +1,27 @@
-"""Directions of a run for steering: what to add to a model's hidden states, layer by layer.
+"""Export of the directions of a run for steering: vectors to add to the hidden states of a model, layer by layer.
 
-A file holds, with k directions, L layers and H hidden units (``flat``: D columns in place of L and H):
+A file holds, for k directions, L layers and H hidden units (``flat``: D columns in place of L and H):
 
 ==============  ===================  =========================================================================
-``directions``  (k, L, H) float32    unit vectors over all layers together: what is added
+``directions``  (k, L, H) float32    vectors to add, of unit length over all layers together
 ``deviation``   (k,) float32         standard deviation of the rows' projections: ``h + c * deviation[i] *
                                      directions[i]`` moves an activation by c standard deviations along axis i
 ``mean``        (L, H) float32       the mean row
 ``layer_ids``   (L,) int64           the model's own layer numbers; not in a flat file
-``readers``     (k, L, H) float32    only of a run with ``--scale``: see below
+``readers``     (k, L, H) float32    vectors that read the score, of a run with ``--scale`` only
 ==============  ===================  =========================================================================
 
 Without ``--scale`` the score of a row x on axis i is ``directions[i] . (x - mean)``. With it, directions were found on
-scaled columns y = s * x. What moves y along a unit vector v is then v / s in the raw space, and what reads the score
-there is s * v: the first, brought to unit length with its deviation to match, is ``directions``, the second
-``readers``. Model, revision, hook, pooling and the store's fingerprint, as far as known, stand in the metadata of a
-``.safetensors`` and as one JSON text ``about`` in an ``.npz``.
+scaled columns y = s * x. Adding v / s to x moves y along a unit vector v: ``directions`` holds v / s at unit length,
+and ``deviation`` is scaled to match. The score of x along v is s * v . (x - mean): ``readers`` holds s * v.
+
+Model, revision, hook, pooling and fingerprint of the store, as far as known, are in the metadata of a
+``.safetensors`` file and in the JSON text ``about`` of an ``.npz`` file.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from skillaxes.errors import RunFolderError, UsageError
 from skillaxes.files import atomic_write
 from skillaxes.run_folder.contents import read_finished_manifest
 from skillaxes.run_folder.directions import Directions, read_directions
+from skillaxes.run_folder.schema import Manifest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,13 +47,17 @@ def export(run_dir: str | Path, file: str | Path, *, flat: bool = False, overwri
     ----------
     run_dir : a finished run
     file : a path that ends in ``.safetensors`` or ``.npz``
-    flat : keep the columns side by side, for stores whose layers are unknown
-    overwrite : replace an existing file
+    flat : whether columns stay side by side, for stores with unknown layers
+    overwrite : whether an existing file is replaced
+
+    Returns
+    -------
+    file
 
     Raises
     ------
-    UsageError : another ending, or a file that is there already
-    RunFolderError : no finished run, or one whose layers are unknown although ``flat`` was not asked for
+    UsageError : another ending, a missing folder, or an existing file without ``overwrite``
+    RunFolderError : no finished run, or one with unknown layers without ``flat``
     """
     run_dir, file = Path(run_dir), Path(file)
     if file.suffix not in SUFFIXES:
@@ -67,13 +72,13 @@ def export(run_dir: str | Path, file: str | Path, *, flat: bool = False, overwri
         tensors = _by_layer(tensors, *_layers(run_dir, manifest, tensors["mean"].size))
     store = manifest.get("store") or {}
     about = {name: store[name] for name in _ABOUT if store.get(name) is not None}
-    with atomic_write(file) as aside:
-        _write(aside, file.suffix, tensors, about)
+    with atomic_write(file) as temp:
+        _write(temp, file.suffix, tensors, about)
     return file
 
 
 def _raw_space(found: Directions) -> dict[str, NDArray[Any]]:
-    """Directions, deviations and mean in the space of the rows as the store holds them."""
+    """Directions, deviations and mean in the space of the unscaled rows, float32."""
     deviation = np.sqrt(np.maximum(found.explained_variance.astype(np.float64), 0))
     if found.scale is None:
         tensors = {"directions": found.components, "deviation": deviation, "mean": found.mean}
@@ -92,8 +97,13 @@ def _raw_space(found: Directions) -> dict[str, NDArray[Any]]:
     return {name: np.ascontiguousarray(value, np.float32) for name, value in tensors.items()}
 
 
-def _layers(run_dir: Path, manifest: Mapping[str, Any], n_columns: int) -> tuple[list[int], int]:
-    """Ids and width of the layers in use."""
+def _layers(run_dir: Path, manifest: Manifest, n_columns: int) -> tuple[list[int], int]:
+    """Ids and width of the layers in use.
+
+    Raises
+    ------
+    RunFolderError : unknown layers
+    """
     ids = (manifest.get("layers") or {}).get("ids") or []
     hidden = (manifest.get("store") or {}).get("hidden")
     if not hidden or not ids or not all(isinstance(layer, int) for layer in ids) or len(ids) * hidden != n_columns:

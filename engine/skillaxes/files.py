@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and whole reads and writes at an offset."""
+"""Atomic replacement of files, and whole reads and writes at an offset."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ from typing import Any
 
 @contextmanager
 def atomic_write(path: Path, *, shared: bool = False, sync_folder: bool = False) -> Iterator[Path]:
-    """A path beside ``path`` to write a file or a folder to, which replaces ``path`` when the block ends well.
+    """A temporary path for a file or a folder, which replaces ``path`` when the block ends without an exception.
 
-    A file is on the disk before it replaces ``path``. If the block raises, ``path`` stays as it was.
+    A file is on the disk before it replaces ``path``. If the block raises, ``path`` does not change.
 
     Parameters
     ----------
-    shared : several processes may write ``path`` at once, so each writes to a path of its own; the last one wins
-    sync_folder : the new name is on the disk too when this returns
+    shared : whether several processes may write ``path`` at once, each at a temporary path of its own
+    sync_folder : whether the new name is on the disk too afterwards
+
+    Raises
+    ------
+    OSError : the file cannot be replaced
     """
     temp = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial") if shared else temp_path(path)
     remove(temp)
@@ -45,18 +49,18 @@ def atomic_write(path: Path, *, shared: bool = False, sync_folder: bool = False)
 
 
 def temp_path(path: Path) -> Path:
-    """Where :func:`atomic_write` has the file or folder that is to take the place of ``path``."""
+    """The temporary path of :func:`atomic_write` for ``path``, without ``shared``."""
     return path.with_name(f".{path.name}.partial")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Put ``value`` at ``path`` as JSON, atomically."""
+    """Write ``value`` to ``path`` as JSON, atomically."""
     with atomic_write(path) as temp:
         temp.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there. Of a link, the link."""
+    """Remove a file or a folder if it exists; of a link, the link alone."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -64,17 +68,15 @@ def remove(path: Path) -> None:
 
 
 def write_at(descriptor: int, values: Any, offset: int) -> int:
-    """Write all bytes of ``values``, a contiguous array or bytes, from ``offset`` on.
-
-    The system may take them in parts.
+    """Write all bytes of ``values``, a contiguous array or bytes, from ``offset`` on, in as many calls as needed.
 
     Returns
     -------
-    the offset behind them
+    the offset of the next byte
 
     Raises
     ------
-    OSError : they cannot be written, e.g. because the disk is full
+    OSError : they cannot be written, e.g. to a full disk
     """
     view = _bytes_of(values)
     while view:
@@ -84,11 +86,11 @@ def write_at(descriptor: int, values: Any, offset: int) -> int:
 
 
 def read_at(descriptor: int, values: Any, offset: int) -> int:
-    """Fill ``values``, a contiguous array or bytearray, from ``offset`` on. The system may give them in parts.
+    """Fill ``values``, a contiguous array or bytearray, from ``offset`` on, in as many calls as needed.
 
     Returns
     -------
-    bytes that were read: fewer than ``values`` has only where the file ends too early
+    number of bytes read, fewer than ``values`` has if the file ends too early
 
     Raises
     ------
@@ -104,10 +106,11 @@ def read_at(descriptor: int, values: Any, offset: int) -> int:
 
 
 def default_scratch() -> Path:
-    """The folder for what memory does not hold: $SLURM_TMPDIR, or the system's temporary folder ($TMPDIR)."""
+    """The default folder for projections on disk: $SLURM_TMPDIR, or the temporary folder of the system ($TMPDIR)."""
     return Path(os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir())
 
 
 def _bytes_of(values: Any) -> memoryview:
+    """The memory of ``values`` as bytes; an empty array has no valid cast."""
     view = memoryview(values)
     return view.cast("B") if view.nbytes else memoryview(b"")

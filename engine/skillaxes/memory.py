@@ -1,6 +1,6 @@
-"""How much memory a process may hold, and how much it holds.
+"""Memory budget and memory use of a process, in bytes.
 
-All figures in bytes. A memory map counts as resident, so nothing here maps files.
+Resident memory includes the pages of mapped files.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 
 from skillaxes.errors import UsageError
 
-LEAST = 512 << 20
-SHARE = 0.6  # of what is granted: the rest is for the page cache and for neighbours
+LEAST = 512 << 20  # the smallest budget
+SHARE = 0.6  # of the granted memory; the rest is for the page cache and other processes
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-_MOST_MMAP_THRESHOLD = 32 << 20  # that glibc takes
+_MOST_MMAP_THRESHOLD = 32 << 20  # the largest that glibc accepts
 _UNITS = {
     "": 1,
     "k": 10**3,
@@ -45,18 +45,18 @@ def parse_size(text: str) -> int:
 
 
 def granted() -> int:
-    """What this machine grants the process: the tightest of its cgroups, else the machine's memory."""
+    """Bytes granted to this process: the smallest limit of its cgroups, at most the memory of the machine."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     limits += [limit for file in _cgroup_files() if (limit := _read_limit(file)) is not None]
     return min(limits)
 
 
 def budget(requested: int | None, processes_here: int = 1) -> int:
-    """The bytes one process may hold, interpreter included.
+    """Bytes that one process may hold, interpreter included.
 
     Parameters
     ----------
-    requested : what the user asked for; None for a fair share of what is granted
+    requested : the value of ``--memory``; None for a fair share of the granted memory
     processes_here : processes of this job on this host
 
     Raises
@@ -71,17 +71,17 @@ def budget(requested: int | None, processes_here: int = 1) -> int:
 
 
 def resident() -> int:
-    """Bytes resident now."""
+    """Resident bytes now."""
     return _status_field("VmRSS")
 
 
 def peak() -> int:
-    """The most bytes that were resident at once since the process began."""
+    """The largest number of resident bytes since the start of the process."""
     return _status_field("VmHWM")
 
 
 def show(size: float) -> str:
-    """A size for people, in binary units."""
+    """A size as text in binary units: ``"1.5 GiB"``."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(size) < 1024:
             return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
@@ -91,10 +91,10 @@ def show(size: float) -> str:
 
 @contextlib.contextmanager
 def freed_is_kept() -> Iterator[None]:
-    """Within it glibc keeps what is freed for what is allocated next.
+    """A context in which glibc reuses freed memory instead of returning it to the system.
 
-    Otherwise it gives megabytes back and faults them in again, page by page, a hundred times a job. The most that is
-    held at once stays what it was, and what is free in the end is given back.
+    By default it returns megabytes and faults them in again, page by page, a hundred times a job. The peak does not
+    change, and free memory is returned at the end of the context.
     """
     try:
         libc = ctypes.CDLL(None)
@@ -112,6 +112,7 @@ def freed_is_kept() -> Iterator[None]:
 
 
 def _cgroup_files() -> list[Path]:
+    """Files with the memory limits of the cgroups of this process and of their parents, of versions 1 and 2."""
     root = Path("/sys/fs/cgroup")
     files = [root / "memory.max", root / "memory" / "memory.limit_in_bytes"]
     try:
@@ -129,6 +130,7 @@ def _cgroup_files() -> list[Path]:
 
 
 def _read_limit(file: Path) -> int | None:
+    """The limit in a file of a cgroup; None without one."""
     try:
         text = file.read_text().strip()
     except OSError:
@@ -137,6 +139,7 @@ def _read_limit(file: Path) -> int | None:
 
 
 def _status_field(name: str) -> int:
+    """A field of ``/proc/self/status`` in bytes; the peak where there is no such file."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:  # not Linux

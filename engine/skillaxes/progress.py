@@ -1,7 +1,7 @@
-"""How long work speaks: one protocol, so that the engine never prints.
+"""The protocol by which the engine reports progress; the engine itself prints nothing.
 
-The engine reports through a :class:`Progress`; the command line draws it as a bar on a terminal
-and as plain lines elsewhere; from Python nothing is shown unless a ``Progress`` is given.
+The command line shows a :class:`Progress` as a bar on a terminal and as plain lines elsewhere. In Python nothing is
+shown unless a ``Progress`` is given.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from typing import Protocol
 
 
 class Stage(Protocol):
-    """One stretch of work under way."""
+    """A running stage of a job."""
 
     def advance(self, rows: int) -> None:
-        """``rows`` further units are done."""
+        """Report that ``rows`` more units are done."""
 
 
 class Progress(Protocol):
-    """Where stages and remarks go."""
+    """A receiver of stages and remarks."""
 
     def note(self, text: str) -> None:
-        """One remark that the user should see, without a newline."""
+        """Show one remark, a text without a newline."""
 
     def stage(self, name: str, total: int, *, unit: str = "rows", unit_bytes: int = 0):  # type: ignore[no-untyped-def]
-        """A context manager yielding a :class:`Stage`.
+        """A context manager that yields a :class:`Stage`.
 
         Parameters
         ----------
-        name : what is going on, e.g. ``"read 2"``
-        total : how many units it takes
-        unit : what is counted
-        unit_bytes : bytes behind one unit; 0 where a rate in GB/s means nothing
+        name : name of the stage, e.g. ``"read 2"``
+        total : number of units
+        unit : name of the units
+        unit_bytes : bytes of one unit; 0 for no rate in GB/s
         """
 
 
@@ -42,7 +42,7 @@ class _SilentStage:
 
 
 class Silent:
-    """The :class:`Progress` that says nothing."""
+    """A :class:`Progress` that shows nothing."""
 
     def note(self, text: str) -> None:
         pass
@@ -56,7 +56,7 @@ SILENT = Silent()
 
 
 def format_duration(seconds: float) -> str:
-    """``"0.42 s"``, ``"12 s"``, ``"3 min 20 s"``, ``"2 h 5 min"``."""
+    """A duration as text: ``"0.42 s"``, ``"12 s"``, ``"3 min 20 s"``, ``"2 h 5 min"``."""
     if seconds < 10:
         return f"{seconds:.2g} s"
     if seconds < 120:

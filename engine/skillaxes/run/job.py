@@ -33,7 +33,7 @@ class Job:
     layers, layer_ids : columns of each layer among those in use, and the ids of the layers; empty where unknown
     device : the device, and the reason for it
     plan : solver, panels, reads and memory
-    identity : what distinguishes two jobs with the same options and store: the digest of given directions
+    identity : number and digest of given directions, for comparing two jobs; empty without them
     world : the processes that share the job
     """
 
