@@ -16,7 +16,7 @@ from skillaxes.pca.solvers import choose_solver, make_solver
 from skillaxes.run.forecast import STATED, Rates
 from skillaxes.run.plan import Plan, make_plan
 from skillaxes.store import Store, open_store
-from skillaxes.stream.device import device_streams
+from skillaxes.stream import device as devices
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def prepare(
             f"{given.source}: directions with {given.components.shape[1]:,} columns, but {n_columns:,} columns of the "
             "store are in use: take directions of that width, or choose their layers with --layers"
         )
-    streams = device_streams(device.device)
+    streams = devices.device_streams(device.device)
     problem = Problem(
         n_rows=opened.n_rows,
         n_columns=n_columns,

@@ -19,7 +19,8 @@ from skillaxes.run.checkpoint import Checkpoint
 from skillaxes.run.job import Job
 from skillaxes.run.plan import Plan
 from skillaxes.run.stage_log import StageLog
-from skillaxes.stream.device import DeferredResults, device_streams
+from skillaxes.stream import device as devices
+from skillaxes.stream.device import DeferredResults
 from skillaxes.stream.panels import PanelStream, sample_segments
 
 Read = TypeVar("Read", bound=Reduction)
@@ -53,7 +54,8 @@ class Context:
 
     def scope(self, scale: Tensor | None) -> Scope:
         """What a solver works with."""
-        return Scope(self.job.world, self.projections, DeferredResults(device_streams(self.stream.device)), scale)
+        results = DeferredResults(devices.device_streams(self.stream.device))
+        return Scope(self.job.world, self.projections, results, scale)
 
 
 def run_read(context: Context, name: str, read: Read) -> Read:
