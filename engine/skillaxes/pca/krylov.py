@@ -754,7 +754,7 @@ class BlockSolver(Solver[Any]):
         return _KRYLOV.remark(state)
 
 
-_ONE_READ = Iteration(least_reads=1, most_reads=1)
+_ONE_READ = Iteration(least_reads=1, most_reads=1, rounds_basis=False)  # no later read would mend the rounding
 _KRYLOV = Krylov()
 
 
