@@ -1,4 +1,4 @@
-"""The laws of whole jobs live beside the tests that hold them on the CPU; test files are no package."""
+"""The laws of jobs and kernels live beside the tests that hold them on the CPU; test files are no package."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "stream"), str(Path(__file__).parent)]
+TESTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(TESTS / name) for name in ("stream", "kernels", "gpu")]
 
 
 @pytest.fixture(scope="session")

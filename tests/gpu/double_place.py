@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from support.cuda_double import Counts, cuda_double
 
 import skillaxes
 from skillaxes import devices
+from skillaxes.pca.krylov import KrylovRead
 from skillaxes.stream import device as streams
 from skillaxes.stream import gds
 
@@ -71,3 +73,38 @@ class DoublePlace(Place):
         """``skillaxes.apply`` there."""
         with self.card():
             return skillaxes.apply(store, *arguments, device="cuda", **options)
+
+    def panels(self, store: Path, **options: Any) -> list[list[PanelCounts]]:
+        """What each panel of each read of the block Krylov iteration asks of the card, in a job there."""
+        reads: dict[int, list[PanelCounts]] = {}
+        original = KrylovRead.update
+
+        def update(read: KrylovRead, panel: Any) -> None:
+            before = self.counts.launches.total(), self.counts.waits.total(), self.counts.copies_to_host
+            original(read, panel)
+            after = self.counts.launches.total(), self.counts.waits.total(), self.counts.copies_to_host
+            seen = PanelCounts(*(new - old for new, old in zip(after, before, strict=True)))
+            reads.setdefault(id(read), []).append(seen)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(KrylovRead, "update", update)
+            self.discover(store, **options)
+        return list(reads.values())
+
+
+@dataclass(frozen=True)
+class PanelCounts:
+    """Of one panel: operations launched on the card, waits of the host for it, copies to the host."""
+
+    launches: int
+    waits: int
+    copies_to_host: int
+
+    @classmethod
+    def most(cls, panels: Sequence[PanelCounts]) -> PanelCounts:
+        """The most of each that one of the panels asks."""
+        return cls(*(max(getattr(panel, one.name) for panel in panels) for one in fields(cls)))
+
+    def within(self, most: PanelCounts) -> bool:
+        """Whether none of them is above ``most``."""
+        return all(getattr(self, one.name) <= getattr(most, one.name) for one in fields(self))
