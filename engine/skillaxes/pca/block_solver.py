@@ -25,7 +25,7 @@ from skillaxes.pca.krylov import Iteration, Krylov, KrylovState, init
 from skillaxes.pca.row_moments import MomentRows
 from skillaxes.pca.warm_start import WarmStart
 
-_ONE_READ = Iteration(least_reads=1, most_reads=1)
+_ONE_READ = Iteration(least_reads=1, most_reads=1, rounds_basis=False)  # no later read would mend the rounding
 _KRYLOV = Krylov()  # the second read
 
 

@@ -130,7 +130,8 @@ def angle_bounds(
     squares = residual_norms.square()
     shift = _eigenvalue_shifts(values, squares, gap)
     apart = values[:k, None] - values[None, :]
-    order = torch.arange(len(values))[None, :] - torch.arange(k)[:, None]
+    places = torch.arange(len(values), device=values.device)
+    order = places[None, :] - places[:k, None]
     near = torch.where(order > 0, apart, -apart - shift[:, None])  # |theta_j - lambda_i|, from below
     near = torch.where(order == 0, torch.inf, near)
     effective = gap - (squares[None, :] / near.clamp(min=1e-300)).sum(dim=1)
@@ -156,7 +157,8 @@ def _eigenvalue_shifts(values: Tensor, squares: Tensor, gap: Tensor) -> Tensor:
     gap : Tensor of shape (k,), theta_i - c
     """
     k = len(gap)
-    below = torch.arange(len(values))[None, :] >= torch.arange(k)[:, None]
+    places = torch.arange(len(values), device=values.device)
+    below = places[None, :] >= places[:k, None]
     apart = (values[:k, None] - values[None, :]).clamp(min=0)
     squares = torch.where(below, squares[None, :], 0.0)
     low = torch.zeros_like(gap)
@@ -171,7 +173,8 @@ def _eigenvalue_shifts(values: Tensor, squares: Tensor, gap: Tensor) -> Tensor:
 def _rounding(values: Tensor, k: int, total: float, n_samples: int) -> Tensor:
     """Angle by which rounded projections turn each direction towards the others, of shape (k,), radians."""
     apart = (values[:k, None] - values[None, :]).abs()
-    apart[torch.arange(k), torch.arange(k)] = torch.inf
+    places = torch.arange(k, device=values.device)
+    apart[places, places] = torch.inf
     larger = torch.maximum(values[:k, None], values[None, :]).clamp(min=0)
     noise = ROUNDING * (total / n_samples * larger).sqrt()
     return (noise / apart.clamp(min=1e-300)).square().sum(dim=1).sqrt()
