@@ -6,7 +6,6 @@ All figures in bytes. A memory map counts as resident, so nothing here maps file
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import re
 from collections.abc import Iterator
@@ -133,6 +132,8 @@ def freed_is_kept() -> Iterator[None]:
     Otherwise it gives megabytes back and faults them in again, page by page, a hundred times a job. The most that is
     held at once stays what it was, and what is free in the end is given back.
     """
+    import ctypes
+
     try:
         libc = ctypes.CDLL(None)
         adjust, trim = libc.mallopt, libc.malloc_trim
