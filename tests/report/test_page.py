@@ -71,7 +71,7 @@ def test_everything_is_on_the_page(run_folder: Path) -> None:
     page = page_of(run_folder)
     manifest = json.loads((run_folder / "manifest.json").read_text())
     assert [a["id"] for a in page.all("section")] == ["d0", "d1", "d2", "d3"]
-    for said in manifest["announcements"]:
+    for said in manifest["diagnostics"]:
         assert said["text"][1:] in page.text
     for record in map(json.loads, (run_folder / "labels.jsonl").read_text().splitlines()):
         for words in record["keywords"].values():
@@ -184,13 +184,13 @@ def test_kinds_of_label(run_folder: Path, status: str, kind: str | None, text: s
         ({"split_half": None}, 0),
         ({"norm_correlation": -0.29}, 0),
         ({"norm_correlation": -0.3}, 1),
-        ({"settled": {"positive": 10, "negative": 10}}, 0),
-        ({"settled": {"positive": 9, "negative": 10}}, 1),
-        ({"residual": None, "angle_bound": None, "shared_top": None, "settled": None}, 0),
+        ({"certified": {"positive": 10, "negative": 10}}, 0),
+        ({"certified": {"positive": 9, "negative": 10}}, 1),
+        ({"residual": None, "angle_bound": None, "shared_top": None, "certified": None}, 0),
     ],
 )
 def test_a_number_to_doubt_is_marked(run_folder: Path, change: dict[str, Any], marked: int) -> None:
-    good = {"split_half": 1.0, "norm_correlation": 0.0, "settled": {"positive": 10, "negative": 10}}
+    good = {"split_half": 1.0, "norm_correlation": 0.0, "certified": {"positive": 10, "negative": 10}}
     directions = json.loads((run_folder / "manifest.json").read_text())["directions"]
     directions = [{**entry, **good} for entry in directions]
     directions[1].update(change)
