@@ -6,7 +6,6 @@ Resident memory includes the pages of mapped files.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import re
 from collections.abc import Iterator
@@ -96,6 +95,8 @@ def freed_is_kept() -> Iterator[None]:
     By default it returns megabytes and faults them in again, page by page, a hundred times a job. The peak does not
     change, and free memory is returned at the end of the context.
     """
+    import ctypes
+
     try:
         libc = ctypes.CDLL(None)
         adjust, trim = libc.mallopt, libc.malloc_trim

@@ -71,7 +71,7 @@ def test_everything_is_on_the_page(run_folder: Path) -> None:
     page = page_of(run_folder)
     manifest = json.loads((run_folder / "manifest.json").read_text())
     assert [a["id"] for a in page.all("section")] == ["d0", "d1", "d2", "d3"]
-    for said in manifest["announcements"]:
+    for said in manifest["diagnostics"]:
         assert said["text"][1:] in page.text
     for record in map(json.loads, (run_folder / "labels.jsonl").read_text().splitlines()):
         for words in record["keywords"].values():

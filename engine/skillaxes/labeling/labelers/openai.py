@@ -12,9 +12,6 @@ from urllib.parse import urlsplit, urlunsplit
 from skillaxes.errors import UsageError
 from skillaxes.labeling.labelers.base import Labeler
 from skillaxes.labeling.labels import Label, LabelFailure, Usage
-from skillaxes.labeling.llm.client import Client, ServerError
-from skillaxes.labeling.llm.cost import UNKNOWN_CONTEXT, SpendingLimit, find_price
-from skillaxes.labeling.llm.tokens import DoesNotFit, PromptBudget, counter_for
 from skillaxes.run_folder.labels import NAME
 
 if TYPE_CHECKING:
@@ -51,6 +48,8 @@ class OpenAILabeler(Labeler):
     @classmethod
     def check(cls, options: LabelOptions) -> None:
         """Refuse a job without an API key, and a limit of money for a model without a price."""
+        from skillaxes.labeling.llm.cost import find_price
+
         if not _key():
             raise UsageError(
                 f"--labeler {cls.name}: {KEY} is not set; type export {KEY}=... (any word for a local server that asks "
@@ -75,7 +74,10 @@ class OpenAILabeler(Labeler):
 
     def __init__(self, options: LabelOptions, run_dir: Path) -> None:
         from skillaxes.labeling.llm.cache import Cache, usage_log
+        from skillaxes.labeling.llm.client import Client
+        from skillaxes.labeling.llm.cost import UNKNOWN_CONTEXT, SpendingLimit, find_price
         from skillaxes.labeling.llm.structured import StructuredClient
+        from skillaxes.labeling.llm.tokens import PromptBudget, counter_for
 
         self.workers = options.concurrency
         self._options = options
@@ -115,6 +117,8 @@ class OpenAILabeler(Labeler):
         )
 
     def prepare(self, examples: Examples, progress: Progress) -> None:
+        from skillaxes.labeling.llm.cost import UNKNOWN_CONTEXT
+
         if self._context is None:
             progress.note(
                 f"nothing is known of model {self._options.model!r}: prompts stay within {UNKNOWN_CONTEXT:,} tokens; "
@@ -172,6 +176,9 @@ class OpenAILabeler(Labeler):
         return self._within_budget(ask).group()
 
     def _within_budget(self, ask: Callable[[int], T]) -> T:
+        from skillaxes.labeling.llm.client import ServerError
+        from skillaxes.labeling.llm.tokens import DoesNotFit
+
         for attempt in range(_SHRINKS + 1):
             tokens = self._budget.tokens
             try:
