@@ -15,9 +15,10 @@ from skillaxes import config
 from skillaxes.cli.app import app
 from skillaxes.cli.launch import ProcessOptions
 from skillaxes.cli.options import APPLY_OPTIONS, DISCOVER_OPTIONS, Values, takes
-from skillaxes.config import DiscoverConfig, SolverConfig, flag, make_config, option, option_of
+from skillaxes.config import DiscoverConfig, SolverConfig, make_config
 from skillaxes.errors import UsageError
 from skillaxes.labeling.options import LabelOptions, make_options
+from skillaxes.options import as_names, as_path, converted, flag, option, option_of
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 OFFERED: dict[str, tuple[Any, ...]] = {
@@ -65,7 +66,7 @@ def test_every_default_is_the_fields_own(command: str) -> None:
     offered = options_of(command)
     for group, one in declared(command):
         typed = offered[one.name].default
-        made = one.default if typed is None else config.converted(group, one.name, typed)
+        made = one.default if typed is None else converted(group, one.name, typed)
         assert made == one.default, one.name
 
 
@@ -97,8 +98,8 @@ class First:
 class Second:
     shared: str = option("b", metavar="TEXT", help="Not shown.")
     size: int | None = option(None, convert=config._bytes, metavar="SIZE", help="Bytes.", shown_default="auto")
-    names: tuple[str, ...] = option((), convert=config.as_names, metavar="NAME", help="Names.")
-    path: Path | None = option(None, convert=config.as_path, metavar="FILE", help="A path.")
+    names: tuple[str, ...] = option((), convert=as_names, metavar="NAME", help="Names.")
+    path: Path | None = option(None, convert=as_path, metavar="FILE", help="A path.")
 
 
 def toy(*arguments: str) -> tuple[Values, Values]:

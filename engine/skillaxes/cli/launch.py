@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from skillaxes.cli.options import Values
-from skillaxes.config import option
 from skillaxes.errors import StoppedEarly
+from skillaxes.options import option
 
 if TYPE_CHECKING:
     from skillaxes.cluster.launch import Process

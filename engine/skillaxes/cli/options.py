@@ -1,7 +1,7 @@
 """The options of the commands, made from the fields of dataclasses of options.
 
 ``@takes`` gives a command an option for every field of the dataclasses that it names. A field declares its default, its
-flags and its help by :func:`skillaxes.config.option`; nothing of that stands here. The parameters that only commands
+flags and its help by :func:`skillaxes.options.option`; nothing of that stands here. The parameters that only commands
 have (``STORE``, ``--json``, ...) are declared below.
 """
 
@@ -16,7 +16,8 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from skillaxes.config import GROUPS, SolverConfig, flag, option_of
+from skillaxes.config import GROUPS, SolverConfig
+from skillaxes.options import flag, option_of
 
 Store = Annotated[Path, typer.Argument(metavar="STORE", help="A zarr array of activations: one row per trace.")]
 RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder that everything is written to.")]

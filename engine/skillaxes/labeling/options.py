@@ -11,10 +11,10 @@ from json import dumps
 from pathlib import Path
 from typing import Any
 
-from skillaxes.config import as_names, as_path, check, converted, option, option_of
 from skillaxes.errors import UsageError
 from skillaxes.labeling.labelers import LABELERS, KeywordsLabeler, Labeler
 from skillaxes.labeling.texts import PARTS, WINDOWS
+from skillaxes.options import as_names, as_path, check, converted, option, option_of
 
 # Panels: groups of options in the help.
 LABELS = "labels"
