@@ -109,5 +109,5 @@ def test_the_plan_is_in_the_manifest_and_on_the_command_line(tmp_path: Path) -> 
     found = Place("cpu", lambda device: HostStreams(free=GB)).discover(make_store(tmp_path)).manifest
     assert set(found["plan"]["gpu"]) >= {"free", "working", "ring", "kept", "kept_rows"}
     assert found["plan"]["gds"].startswith("not taken: its chunks carry checksums")
-    assert found["gpu"]["road"] == "plain files"
+    assert found["gpu"]["read_path"] == "plain files"
     assert plan_table(found["plan"]) is not None

@@ -20,7 +20,7 @@ from skillaxes.pca.base import (
     basis_bytes,
     rounded_up,
 )
-from skillaxes.pca.krylov import Iteration, Krylov, KrylovRead, KrylovState, init, left_out, scored_rows, with_read
+from skillaxes.pca.krylov import Iteration, Krylov, KrylovRead, KrylovState, bad_rows, init, scored_rows, with_read
 from skillaxes.pca.stability import Stability
 from skillaxes.pca.warm_start import WarmStart
 
@@ -121,7 +121,7 @@ class Given(Solver[KrylovState]):
         elif state.reads == 1:
             rows = replace(rows, centered_known=False)
         unknown = torch.full((k,), torch.nan, dtype=torch.float64)
-        return Solution(result, Stability(unknown, unknown), rows, self.scale, left_out(state), searched=False)
+        return Solution(result, Stability(unknown, unknown), rows, self.scale, bad_rows(state), searched=False)
 
     def record(self, state: KrylovState, read: KrylovRead) -> dict[str, Any]:
         """As of any read of the block Krylov iteration."""

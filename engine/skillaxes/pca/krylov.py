@@ -374,7 +374,7 @@ class Krylov(Solver[KrylovState]):
         mixing = torch.randn((weights.shape[1], RANDOM_DIRECTIONS), generator=generator, dtype=torch.float64)
         mixing /= torch.linalg.vector_norm(mixing, dim=0)
         combined = torch.cat([weights[:, :k], weights @ mixing], dim=1)
-        return Solution(result, stability, scored_rows(state, combined), state.scope.scale, left_out(state))
+        return Solution(result, stability, scored_rows(state, combined), state.scope.scale, bad_rows(state))
 
     def record(self, state: KrylovState, read: Any) -> dict[str, Any]:
         """Matrix products of the read (kind, dtype of the operands, rows, columns) and columns of each block of its
@@ -513,7 +513,7 @@ def scored_rows(state: KrylovState, weights: Tensor) -> RowScores:
     return row_scores(basis.blocks, basis.tables, basis.holds_mean_correction, state.moments, state.shift, weights)
 
 
-def left_out(state: KrylovState) -> np.ndarray:
+def bad_rows(state: KrylovState) -> np.ndarray:
     """Global numbers of the bad rows of all processes, ascending, int64."""
     moments = state.moments
     return np.concatenate(state.scope.world.all_gather_object(moments.first_row + np.flatnonzero(moments.bad)))
