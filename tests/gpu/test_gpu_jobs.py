@@ -159,7 +159,8 @@ def test_chunks_past_host_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     store = skillaxes.open_store(path)
     assert gds.declined(store) in (None, gds.missing())
     monkeypatch.setattr(gds, "missing", lambda: None)
-    reader = gds.DirectReader(store, 0, N, CudaStreams(torch.device("cuda", 0)).from_dlpack)
+    device = torch.device("cuda", 0)
+    reader = gds.DirectReader(store, 0, N, CudaStreams(device).from_dlpack, device)
     for start, unit in reader.fetch_units(verify=False):
         assert unit.is_cuda and torch.equal(unit.cpu(), torch.from_numpy(rows[start : start + len(unit)]))
     place, options = Place("cuda", device_streams), {"solver": "krylov", "max_reads": 3}

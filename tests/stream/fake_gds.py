@@ -7,13 +7,36 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+
+
+class Cards:
+    """CuPy's current device, which is the thread's own.
+
+    Attributes
+    ----------
+    allocated : the device of every allocation, as they come
+    """
+
+    def __init__(self) -> None:
+        self._thread = threading.local()
+        self.allocated: list[int] = []
+
+    def device(self, index: int) -> Any:
+        """``cupy.cuda.Device``."""
+        return SimpleNamespace(use=lambda: setattr(self._thread, "current", index))
+
+    def allocate(self, array: np.ndarray) -> DeviceArray:
+        """``array`` on the device that is current."""
+        self.allocated.append(getattr(self._thread, "current", 0))
+        return array.view(DeviceArray)
 
 
 class DeviceArray(np.ndarray):
@@ -32,7 +55,10 @@ def install(patch: pytest.MonkeyPatch, *, available: bool = True) -> list[str]:
 
     fetched: list[str] = []
     cupy = _module(patch, "cupy")
-    cupy.empty = lambda *a, **k: np.empty(*a, **k).view(DeviceArray)  # type: ignore[attr-defined]
+    cards = Cards()
+    cupy.cards = cards  # type: ignore[attr-defined]
+    cupy.cuda = SimpleNamespace(Device=cards.device)  # type: ignore[attr-defined]
+    cupy.empty = lambda *a, **k: cards.allocate(np.empty(*a, **k))  # type: ignore[attr-defined]
     cupy.asarray = lambda a: np.asanyarray(a).view(DeviceArray)  # type: ignore[attr-defined]
     cupy.array = lambda *a, **k: np.array(*a, **k).view(DeviceArray)  # type: ignore[attr-defined]
     cupy.asanyarray = cupy.asarray  # type: ignore[attr-defined]
@@ -46,9 +72,9 @@ def install(patch: pytest.MonkeyPatch, *, available: bool = True) -> list[str]:
             found = await super().get(key, default_buffer_prototype(), byte_range)
             if found is None or prototype is None or prototype.buffer is not zarr.core.buffer.gpu.Buffer:
                 return found
-            await asyncio.sleep(0)
             fetched.append(key)
-            return prototype.buffer.from_array_like(cupy.asarray(found.as_numpy_array()))  # type: ignore[attr-defined]
+            held = await asyncio.to_thread(cards.allocate, found.as_numpy_array())  # as kvikio's own does
+            return prototype.buffer.from_array_like(held)
 
     kvikio = _module(patch, "kvikio")
     kvikio.zarr = _module(patch, "kvikio.zarr")  # type: ignore[attr-defined]

@@ -70,6 +70,18 @@ def test_bfloat16_keeps_its_bits(tmp_path: Path, rows: np.ndarray, fetched: list
     assert found.dtype == torch.bfloat16 and torch.equal(found, bits)
 
 
+def test_every_thread_allocates_on_the_card_of_the_job(tmp_path: Path, rows: np.ndarray, fetched: list[str]) -> None:
+    """CuPy's current device is the thread's: where none was set, chunks go to the first card."""
+    import cupy
+
+    store = open_store(unchecked_store(tmp_path / "store", rows))
+    for device, expected in ((torch.device("cuda", 1), {1}), (None, {0})):
+        cupy.cards.allocated.clear()
+        found = list(gds.DirectReader(store, 0, N, HostStreams().from_dlpack, device).fetch_units(verify=False))
+        assert sum(len(unit) for _, unit in found) == N
+        assert len(cupy.cards.allocated) >= 2 * len(found) and set(cupy.cards.allocated) == expected
+
+
 @pytest.mark.parametrize("schedule", ["compute first", "done at once"])
 def test_a_job_takes_the_path_and_finds_the_same(
     tmp_path: Path, rows: np.ndarray, fetched: list[str], schedule: str
@@ -125,7 +137,11 @@ def test_what_fails_is_typed(tmp_path: Path, rows: np.ndarray, fetched: list[str
     class Broken:
         error: Exception = ValueError("cut off")
 
-        def get_basic_selection(self, *_: object, **__: object) -> None:
+        @property
+        def async_array(self) -> Broken:
+            return self
+
+        async def getitem(self, *_: object, **__: object) -> None:
             raise self.error
 
     reader._array = Broken()

@@ -131,7 +131,7 @@ class TorchWorld(World):
         import torch
         import torch.distributed as dist
 
-        found = self.all_gather_object((device.type, self.host, str(device)))
+        found = self.all_gather_object((device.type, self.host, _device_id(device)))
         kinds = {kind for kind, *_ in found}
         if len(kinds) > 1:
             listed = ", ".join(f"process {rank}: {kind}" for rank, (kind, *_) in enumerate(found))
@@ -279,6 +279,13 @@ class _PeerFailure(SkillaxesError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def _device_id(device: torch.device) -> str:
+    """What tells a device from others of its host: a GPU's UUID, since each process numbers the GPUs that it sees."""
+    import torch
+
+    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else str(device)
 
 
 def _nbytes(tensors: tuple[Tensor, ...]) -> int:

@@ -7,6 +7,7 @@ work. No card has run it yet.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -68,13 +69,21 @@ class DirectReader:
     store : one for which :func:`declined` returns None
     first_row, last_row : the part, last_row excluded
     from_dlpack : makes a torch tensor of another library's device memory
+    device : the GPU that chunks go to; None for CuPy's default
     """
 
     on_device = True
 
-    def __init__(self, store: Store, first_row: int, last_row: int, from_dlpack: Callable[[Any], Tensor]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        first_row: int,
+        last_row: int,
+        from_dlpack: Callable[[Any], Tensor],
+        device: torch.device | None = None,
+    ) -> None:
         self._store, self._first, self._last = store, first_row, last_row
-        self._from_dlpack = from_dlpack
+        self._from_dlpack, self._device = from_dlpack, device
         self._array = _open(store)
         self.bytes_read = 0
 
@@ -90,24 +99,44 @@ class DirectReader:
         first = self._first if from_row is None else from_row
         starts = deque(range(first // rows * rows, self._last, rows))
         coming: deque[tuple[int, Future[Any]]] = deque()
-        with ThreadPoolExecutor(1, thread_name_prefix="skillaxes-gds") as fetcher:
-            while starts or coming:
-                while starts and len(coming) < _AHEAD:
-                    start = max(starts[0], self._first)
-                    stop = min(starts.popleft() + rows, self._last)
-                    coming.append((start, fetcher.submit(self._fetch, start, stop)))
-                start, fetched = coming.popleft()
-                unit = self._from_dlpack(fetched.result())
-                if self._store.dtype == "bfloat16":
-                    unit = unit.view(torch.bfloat16)
-                self.bytes_read += unit.nbytes
-                yield start, unit
+        runner = asyncio.Runner(loop_factory=self._event_loop)
+        with self._threads(1) as fetcher:
+            try:
+                while starts or coming:
+                    while starts and len(coming) < _AHEAD:
+                        start = max(starts[0], self._first)
+                        stop = min(starts.popleft() + rows, self._last)
+                        coming.append((start, fetcher.submit(self._fetch, runner, start, stop)))
+                    start, fetched = coming.popleft()
+                    unit = self._from_dlpack(fetched.result())
+                    if self._store.dtype == "bfloat16":
+                        unit = unit.view(torch.bfloat16)
+                    self.bytes_read += unit.nbytes
+                    yield start, unit
+            finally:
+                fetcher.submit(runner.close)
 
-    def _fetch(self, start: int, stop: int) -> Any:
+    def _threads(self, number: int | None = None) -> ThreadPoolExecutor:
+        """Threads in which CuPy's current device is ``device``: it has one for each thread."""
+        return ThreadPoolExecutor(number, thread_name_prefix="skillaxes-gds", initializer=self._use_device)
+
+    def _use_device(self) -> None:
+        if self._device is not None and self._device.type == "cuda":
+            import cupy
+
+            cupy.cuda.Device(self._device.index or 0).use()
+
+    def _event_loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that zarr reads in, in place of its own: kvikio allocates in the threads of the loop."""
+        loop = asyncio.new_event_loop()
+        loop.set_default_executor(self._threads())
+        return loop
+
+    def _fetch(self, runner: asyncio.Runner, start: int, stop: int) -> Any:
         from zarr.core.buffer.gpu import buffer_prototype
 
         try:
-            values = self._array.get_basic_selection((slice(start, stop),), prototype=buffer_prototype)
+            values = runner.run(self._array.async_array.getitem((slice(start, stop),), prototype=buffer_prototype))
         except MemoryError as error:  # CuPy's own is one
             raise torch.OutOfMemoryError(str(error)) from error
         except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:

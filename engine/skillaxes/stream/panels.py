@@ -97,7 +97,7 @@ class PanelStream:
             empty=self._streams.pinned_empty,
         )
         if direct:
-            self._direct = gds.DirectReader(store, self.first_row, self.last_row, self._streams.from_dlpack)
+            self._direct = gds.DirectReader(store, self.first_row, self.last_row, self._streams.from_dlpack, device)
         self._copied_before, self._position = 0, 0
         self._prefetcher = self._make_prefetcher(resident_bytes)
 
