@@ -1,6 +1,7 @@
 """Examination of this machine: hardware, software, and the read paths and kernels of a job here.
 
-No kernel is compiled or launched, and nothing is allocated on a GPU.
+On a GPU one small kernel is compiled and launched, as at the start of a job: only that shows that Triton works there.
+Nothing else is allocated on it, and no file is written but in Triton's cache.
 """
 
 from __future__ import annotations
@@ -18,8 +19,6 @@ from pathlib import Path
 MACHINE = "machine"
 SOFTWARE = "software"
 READ_PATH = "read path"
-
-_COMPILERS = ("cc", "gcc", "clang")
 
 
 @dataclass(frozen=True)
@@ -107,12 +106,15 @@ def _software() -> Iterator[Finding]:
 
 
 def _triton() -> Finding:
+    from skillaxes_kernels.backends.triton import c_compiler
+
     version = _version("triton")
     if version is None:
         return Finding(SOFTWARE, "triton", False, "not installed; a CUDA build of torch brings it")
-    compiler = _c_compiler()
+    compiler = c_compiler()
     if compiler is None:
-        return Finding(SOFTWARE, "triton", False, f"{version}, but no C compiler to launch kernels with (cc, or $CC)")
+        lacking = f"{version}, but no C compiler to launch kernels with (gcc or clang, or what $CC names)"
+        return Finding(SOFTWARE, "triton", False, lacking)
     return Finding(SOFTWARE, "triton", True, f"{version}, C compiler {compiler}")
 
 
@@ -202,11 +204,6 @@ def _cpu_quota() -> float | None:
     except (OSError, ValueError):
         return None
     return None if quota == "max" else int(quota) / int(period)
-
-
-def _c_compiler() -> str | None:
-    named = os.environ.get("CC")
-    return shutil.which(named) if named else next(filter(None, map(shutil.which, _COMPILERS)), None)
 
 
 def _version(distribution: str) -> str | None:

@@ -120,7 +120,7 @@ def test_a_run_folder_of_another_configuration(skillaxes: Command, store: Path, 
     before = (run_dir / "directions.safetensors").read_bytes()
     refused(skillaxes("discover", store, run_dir, "--components", 4), "--components was 3, now 4", "--overwrite")
     assert (run_dir / "directions.safetensors").read_bytes() == before
-    how = ["--memory", "1GiB", "--device", "cpu"]  # how a job runs does not count
+    how = ["--memory", "4GiB", "--device", "cpu"]  # how a job runs does not count; the process of all tests is large
     assert skillaxes("discover", store, run_dir, "--components", 3, *how).code == 0
     assert skillaxes("discover", store, run_dir, "--components", 4, "--overwrite").code == 0
 

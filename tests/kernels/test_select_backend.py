@@ -103,8 +103,13 @@ def test_the_c_compiler_is_the_one_triton_would_call(monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr("shutil.which", lambda name: "/bin/clang" if name == "clang" else None)
     assert fused.c_compiler() == "/bin/clang"
-    monkeypatch.setattr("shutil.which", lambda name: None)
-    assert fused.c_compiler() is None
+    monkeypatch.setattr("shutil.which", lambda name: "/bin/cc" if name == "cc" else None)
+    assert fused.c_compiler() is None, "Triton looks for no cc"
+    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}" if name != "lost" else None)
+    monkeypatch.setenv("CC", "icx")
+    assert fused.c_compiler() == "/bin/icx"
+    monkeypatch.setenv("CC", "lost")
+    assert fused.c_compiler() is None, "Triton takes no other where one is named"
 
 
 def test_importing_loads_nothing() -> None:

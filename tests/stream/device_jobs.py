@@ -264,7 +264,7 @@ def out_of_memory_goes_on_from_the_last_read(place: Place, folder: Path) -> None
     large = plain.manifest["plan"]["panel_rows"]
 
     def update(self: KrylovRead, panel: Any) -> None:
-        if len(panel.rows) > large // 2 and panel.start > N // 2 and self._state.reads == 1:
+        if len(panel.rows) > large // 2 and panel.start > N // 2 and self.reads_before == 1:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
         original(self, panel)
 

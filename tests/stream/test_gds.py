@@ -161,7 +161,7 @@ def test_missing_chunks_are_refused(tmp_path: Path, rows: np.ndarray, fetched: l
 
 def test_doctor_tells_of_both_halves_of_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
     def found_paths() -> dict[str, tuple[bool | None, str]]:
-        return {found.name: (found.ok, found.value) for found in doctor._straight(None)}
+        return {found.name: (found.ok, found.value) for found in doctor._gpudirect(None)}
 
     fake_gds.install(monkeypatch)
     assert all(ok for ok, _ in found_paths().values())
@@ -171,5 +171,5 @@ def test_doctor_tells_of_both_halves_of_the_path(monkeypatch: pytest.MonkeyPatch
         "CuPy read": (False, "cupy is not installed"),
         "GPUDirect": (False, "cupy is not installed"),
     }
-    said = {found.name: found for found in doctor._straight("no usable GPU, see above")}
+    said = {found.name: found for found in doctor._gpudirect("no usable GPU, see above")}
     assert not said["GPUDirect"].ok and said["GPUDirect"].value.startswith("no usable GPU")

@@ -215,6 +215,8 @@ class KrylovRead:
     table : the kept projections
     total : Tensor of shape (d, l), float64: Z, with the sums of the columns in the first mean column
     bits : bits of the operands of Z that count
+    width, basis_widths : columns of the block, and of each block of the basis with it
+    reads_before : complete reads before it
     """
 
     title = ""
@@ -225,7 +227,7 @@ class KrylovRead:
         self._state = state
         self._moments, self._scale, self._results = state.moments, state.scope.scale, state.scope.results
         self._first = state.moments.delta is None
-        self._table_name = _table_name(state.reads)
+        self.reads_before = state.reads
 
     def begin(self) -> None:
         """Round the block, broadcast it and allocate the sums."""
@@ -316,7 +318,7 @@ class KrylovRead:
 
     def row_tables(self) -> dict[str, Projections | MomentRows]:
         """The projections, and in the first read the moments of the rows."""
-        tables: dict[str, Projections | MomentRows] = {self._table_name: self.table}
+        tables: dict[str, Projections | MomentRows] = {_table_name(self.reads_before): self.table}
         if self._first:
             tables[MOMENT_ROWS] = MomentRows(self._moments)
         return tables

@@ -221,10 +221,9 @@ def _has_triton() -> bool:
 
 
 def c_compiler() -> str | None:
-    """The C compiler that Triton would call, or None."""
-    return next(
-        (found for name in (os.environ.get("CC"), "gcc", "clang") if name and (found := shutil.which(name))), None
-    )
+    """The C compiler that Triton would call, or None: what $CC names, and nothing else where it names something."""
+    named = os.environ.get("CC")
+    return shutil.which("gcc") or shutil.which("clang") if named is None else shutil.which(named)
 
 
 def _launch_once(device: torch.device) -> None:
