@@ -15,12 +15,12 @@ from skillaxes.errors import UsageError
 from skillaxes.pca.given import Given
 from skillaxes.pca.solvers import UNSCALED
 from skillaxes.progress import SILENT, Progress
+from skillaxes.ranking.scores import SCORES
 from skillaxes.run.driver import run_job
 from skillaxes.run.forecast import STATED, Rates
 from skillaxes.run.job import prepare
 from skillaxes.run.plan import Plan
 from skillaxes.run_folder.contents import Discovery
-from skillaxes.run_folder.schema import CENTERED_COSINE
 from skillaxes.store import Store
 
 if TYPE_CHECKING:
@@ -131,13 +131,13 @@ def apply(
     k = len(given.components)
     if options.get("scale", UNSCALED) != UNSCALED or options.get("solver", AUTO) != AUTO:
         raise UsageError("apply takes the directions as they are: leave out --scale and --solver")
-    centered = make_config(**options).ranking.rank_by == CENTERED_COSINE
+    score = SCORES[make_config(**options).ranking.rank_by]
     solver = Given(
         components=torch.from_numpy(given.components),
         mean=None if given.mean is None else torch.from_numpy(given.mean),
         scale=None if given.scale is None else torch.from_numpy(given.scale),
         source=given.source,
-        reads=2 if given.mean is None and centered else 1,
+        reads=2 if given.mean is None and score.needs_centered_norms else 1,
     )
     identity = {"components": k, "directions": _digest(given)}
     job = prepare(store, {**options, "components": k}, solver, identity, world)

@@ -22,12 +22,15 @@ class Score(NamedTuple):
     rankable : whether each row of a block has a score, of shape (n,), bool
     to_cosine : scores of any shape, scaled so that an angle bounds their error as it does that of a cosine; the second
         argument is the largest norm of a centred row
+    needs_centered_norms : whether the norms of centred rows must be known, for which given directions need a second
+        read where the mean is the store's own
     """
 
     name: str
     of: Callable[[RowBlock], Tensor]
     rankable: Callable[[RowBlock], Tensor]
     to_cosine: Callable[[Tensor, float], Tensor] = lambda values, largest_norm: values
+    needs_centered_norms: bool = False
 
 
 def _cosines(products: Tensor, norms: Tensor) -> Tensor:
@@ -47,6 +50,7 @@ SCORES = {
             CENTERED_COSINE,
             lambda block: _cosines(block.projection, block.centered_norm),
             lambda block: _not_zero(block) & (block.centered_norm > 0),  # a row equal to the mean has none
+            needs_centered_norms=True,
         ),
         Score(
             PROJECTION,
