@@ -1,4 +1,4 @@
-"""The law: a job asks no more of the card than it does today: launches, waits and copies a panel, and in all.
+"""The law: a panel, and a job, ask no more of the card than today: launches a panel, waits and copies of both.
 
 With plain torch's kernels; those of the fused ones stand in ``test_double_fused.py``. The numbers are today's, to be
 lowered with what asks less.
@@ -54,7 +54,6 @@ def test_a_job(place: DoublePlace, tmp_path: Path) -> None:
     widths = [stage["products"][0]["columns"] for stage in found.manifest["stages"] if "products" in stage]
     of_rows = N * (sum(4 * (width - 1) for width in widths) + ROW_NUMBERS)
     asked = place.counts
-    # 1,660 launches and 91 waits: a tenth more is granted, since last digits, and so the processor, decide on some.
-    assert asked.launches.total() <= 1820 and asked.waits.total() <= 100, "more than today"
+    assert asked.waits.total() <= 100, f"more than today: {asked.waits}"
     assert asked.copies_to_host <= 45 and asked.bytes_to_host <= of_rows + 344_000, "more than today"
     assert asked.bytes_to_card <= 2_300_000, "more than today: the rows once (1.2 MB), and what was sampled of them"
