@@ -57,24 +57,36 @@ def test_a_heavy_import_would_be_noticed() -> None:
     assert loaded_by("import skillaxes; skillaxes.discover") != []
 
 
-# With the output of a pipe, which is buffered, and work that others have left for the end.
+# The output of a pipe is buffered; a thread is still at work, and others have left work for the end.
 AT_THE_END = """
-import atexit, gc, sys
+import atexit, sys, threading, time
 from skillaxes import cli
-def last():
-    print(gc.get_freeze_count() > 1000, len(gc.get_objects()) < 1000)
-atexit.register(last)
+def work():
+    time.sleep(0.3)
+    print("threads")
 def main():
     print("printed")
-    return 75
+    threading.Thread(target=work).start()
+    %s
+atexit.register(lambda: print("handlers"))
 cli.main = main
 cli.entry()
 """
 
 
-def test_nothing_is_lost_at_the_end_and_little_is_left_to_collect() -> None:
-    done = subprocess.run([sys.executable, "-c", AT_THE_END], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (75, "printed\nTrue True\n", "")
+ENDS = [
+    ("return 75", 75, ""),
+    ("sys.exit(2)", 2, ""),
+    ("sys.exit('a text')", 1, "a text"),
+    ("1 / 0", 1, "ZeroDivisionError"),
+]
+
+
+@pytest.mark.parametrize(("end", "code", "said"), ENDS)
+def test_nothing_is_lost_at_the_end(end: str, code: int, said: str) -> None:
+    done = subprocess.run([sys.executable, "-c", AT_THE_END % end], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (code, "printed\nthreads\nhandlers\n")
+    assert said in done.stderr and bool(said) is bool(done.stderr)
 
 
 @pytest.mark.parametrize("command", [["--version"], ["doctor", "--json"]])
