@@ -60,7 +60,10 @@ def test_a_heavy_import_would_be_noticed() -> None:
 # The output of a pipe is buffered; a thread is still at work, and others have left work for the end.
 AT_THE_END = """
 import atexit, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
 from skillaxes import cli
+pool = ThreadPoolExecutor(1)  # its thread ends with the interpreter alone
+pool.submit(int).result()
 def work():
     time.sleep(0.3)
     print("threads")

@@ -36,9 +36,7 @@ def entry() -> NoReturn:
             print(request.code, file=sys.stderr)
     except BaseException:
         traceback.print_exc()
-    for thread in threading.enumerate():
-        if not thread.daemon and thread is not threading.current_thread():
-            thread.join()
+    threading._shutdown()  # type: ignore[attr-defined]  # thread pools end in it, and a thread may be at work
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         try:
