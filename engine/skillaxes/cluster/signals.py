@@ -119,7 +119,7 @@ def _sbatch() -> str:
 
 
 def _batch_script() -> str | None:
-    """The path of the batch script as Slurm knows it; None where it does not."""
+    """The path of the batch script from Slurm; None where Slurm has none."""
     job = os.environ.get("SLURM_JOB_ID", "")
     try:
         shown = subprocess.run(

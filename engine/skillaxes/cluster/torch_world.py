@@ -282,7 +282,7 @@ class _PeerFailure(SkillaxesError):
 
 
 def _device_id(device: torch.device) -> str:
-    """What tells a device from others of its host: a GPU's UUID, since each process numbers the GPUs that it sees."""
+    """Identifier of a device on its host: the UUID of a GPU, since each process numbers the GPUs that it sees."""
     import torch
 
     return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else str(device)

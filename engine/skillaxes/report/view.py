@@ -82,7 +82,7 @@ class LabelView:
         return (self._part("keywords").get(side) or []) if self.is_labelled else []
 
     def attributes(self, side: str) -> Sequence[str]:
-        """What a language model says of the texts of one side."""
+        """A language model's summary of the texts of one side."""
         return self._part("attributes").get(side) or []
 
     def shown(self, side: str) -> dict[int, Mapping[str, Any]]:
